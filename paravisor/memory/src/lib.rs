@@ -1,0 +1,62 @@
+//! The two kinds of memory as types.
+//!
+//! *Shared* memory is what the host can see and change at any moment. There is
+//! no reference into it: bytes leave it by one copy into a private buffer
+//! ([`SharedMemory::copy_in`]) and enter it by one copy
+//! ([`SharedMemory::copy_out`]); index and flag words are single atomic
+//! accesses. *Guest* memory ([`GuestMemory`]) is private to the VM, but the
+//! guest is hostile too and can change it while we look: the same copy rule.
+#![no_std]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+/// An access did not lie inside the region it was made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfRange;
+
+/// One contiguous region that the host can read and write at any moment.
+///
+/// Offsets are in bytes from the start of the region. Every method touches
+/// shared memory exactly once per byte (or word) and never hands out a
+/// reference. Implementations: `RawShared` in the firmware, `DoubleFetch` (each
+/// byte changes after its first read) and a plain one in tests.
+pub trait SharedMemory {
+    /// Size of the region in bytes.
+    fn len(&self) -> usize;
+    /// Whether the region has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// 4 KiB frame number (GPA >> 12, without C bit) of page `index` of the region.
+    fn pfn(&self, index: usize) -> Option<u64>;
+    /// Copies `dst.len()` bytes at `offset` into private memory.
+    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange>;
+    /// Copies private bytes to `offset`.
+    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange>;
+    /// Writes zeros.
+    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange>;
+    /// One atomic load with acquire ordering; `offset` is a multiple of 4.
+    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange>;
+    /// One atomic store with release ordering; `offset` is a multiple of 4.
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange>;
+    /// Atomic compare-exchange (sequentially consistent); `Ok(true)` if it took place.
+    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange>;
+    /// Atomically takes a 64-bit word and leaves zero; `offset` is a multiple of 8.
+    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange>;
+    /// Full barrier between earlier stores and later loads of shared memory.
+    fn fence(&self);
+}
+
+/// The guest's RAM as the paravisor sees it: guest-physical addresses as the
+/// guest uses them. The paravisor's own region is not part of it.
+pub trait GuestMemory {
+    /// Copies guest memory into a private buffer.
+    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange>;
+    /// Copies private bytes into guest memory.
+    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange>;
+}
