@@ -15,3 +15,4 @@
 
 pub mod config;
 pub mod layout;
+pub mod page_tables;
