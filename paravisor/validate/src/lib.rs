@@ -1,1 +1,71 @@
+//! The rules: private bytes and the little state that a rule needs go in; a
+//! typed message or a [`Violation`] comes out.
+//!
+//! This crate is the audit surface. It has no access to shared memory, to time
+//! or to devices, allocates nothing and cannot panic. The typed results have
+//! private fields, so no other crate can make one: what a state machine is
+//! given has been judged here. Every check carries the id of its rule
+//! ([`Rule`]); `docs/rules.md` is generated from the same tables.
 #![no_std]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+pub mod nvsp;
+pub mod rndis;
+mod rule;
+
+use zerocopy::FromBytes;
+
+pub use rule::{Declaration, Layer, Prefix, Reaction, Rule};
+
+/// A rule did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: Rule,
+    /// Where the field lies: bytes from the start of the judged message or packet.
+    pub offset: u32,
+    /// What stood there (a number of the protocol, never guest data).
+    pub value: u64,
+}
+
+impl Violation {
+    /// `rule` is broken by the field at `offset`, which holds `value`.
+    pub fn new(rule: Rule, offset: usize, value: impl Into<u64>) -> Violation {
+        Violation { rule, offset: u32::try_from(offset).unwrap_or(u32::MAX), value: value.into() }
+    }
+}
+
+impl core::fmt::Display for Violation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} at {}: {:#x}", self.rule, self.offset, self.value)
+    }
+}
+
+/// A result that may be used, with a violation to be counted: the reaction of
+/// its rule is `ignore` or `clamp`, and `value` is what is left after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged<T> {
+    /// The result.
+    pub value: T,
+    /// What was noticed on the way.
+    pub noted: Option<Violation>,
+}
+
+impl<T> Judged<T> {
+    /// A result with nothing to note.
+    pub fn clean(value: T) -> Judged<T> {
+        Judged { value, noted: None }
+    }
+}
+
+/// Reads a `T` from the start of `bytes`, if they are enough.
+pub(crate) fn read_prefix<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+    T::read_from_prefix(bytes).ok().map(|(value, _)| value)
+}

@@ -1,0 +1,1 @@
+//! RNDIS messages (ranges of the receive buffer of a NIC).

@@ -1,0 +1,6 @@
+//! Rules with prefix NVS.
+
+use super::rules;
+
+rules! { Nvs
+}

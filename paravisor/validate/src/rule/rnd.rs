@@ -1,0 +1,6 @@
+//! Rules with prefix RND.
+
+use super::rules;
+
+rules! { Rnd
+}
