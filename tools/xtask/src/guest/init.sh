@@ -1,0 +1,101 @@
+#!/bin/sh
+# First process of the test guest. Every line that starts with @@uc is read by
+# cargo xtask; the rest is for people. It never waits without a limit, and it
+# always ends by switching the machine off.
+export PATH=/bin
+
+say() { echo "@@uc $*"; }
+see() { say see "$@"; }
+clock() { read -r up rest < /proc/uptime; echo "$up"; }
+since() { echo "$1 $(clock)" | awk '{ printf "%.2f", $2 - $1 }'; }
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+say init
+
+url= sha=
+for word in $(cat /proc/cmdline); do
+    case $word in
+        uc.url=*) url=${word#uc.url=} ;;
+        uc.sha=*) sha=${word#uc.sha=} ;;
+    esac
+done
+
+network() {
+    while read -r module; do
+        insmod "/modules/$module.ko" || say error "insmod $module"
+    done < /modules/order
+
+    tries=0
+    while [ ! -e /sys/class/net/eth0 ]; do
+        tries=$((tries + 1))
+        [ "$tries" -gt 200 ] && { say error "no eth0"; return 1; }
+        sleep 0.05
+    done
+    ip link set eth0 up
+    udhcpc -i eth0 -f -n -q -t 15 -T 1 -s /bin/lease > /tmp/udhcpc 2>&1 || {
+        cat /tmp/udhcpc
+        say error "no DHCP lease"
+        return 1
+    }
+    say lease "$(cat /tmp/address)"
+    [ -n "$url" ] || return 0
+
+    start=$(clock)
+    timeout 120 wget -q -O /tmp/file "$url" || { say fetch bad none "$(since "$start")"; return 1; }
+    took=$(since "$start")
+    got=$(sha256sum /tmp/file | cut -d' ' -f1)
+    if [ "$got" = "$sha" ]; then say fetch ok "$got" "$took"; else say fetch bad "$got" "$took"; fi
+
+    # Send it back with its halves swapped, so that nobody can pass by an echo.
+    # busybox wget stops a posted file at its first zero byte: nc does not.
+    size=$(stat -c %s /tmp/file)
+    half=$((size / 2))
+    server=${url#http://}
+    server=${server%%/*}
+    start=$(clock)
+    answer=$({
+        printf 'POST /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$size"
+        tail -c "$half" /tmp/file
+        head -c "$half" /tmp/file
+    } | timeout 120 nc "${server%:*}" "${server##*:}" | tail -n1)
+    if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
+}
+
+flag() { if grep -m1 '^flags' /proc/cpuinfo | grep -qw "$1"; then echo yes; else echo no; fi; }
+
+facts() {
+    see kernel "$(uname -r)"
+    if [ -e /sys/class/net/eth0 ]; then
+        nic=/sys/class/net/eth0/device
+        see nic-driver "$(basename "$(readlink -f "$nic/driver")")"
+        pci=$(readlink -f "$nic/..")
+        [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor" "$pci/device" | tr '\n' ' ')"
+        [ -d "$pci/msi_irqs" ] && see nic-msix-vectors "$(ls "$pci/msi_irqs" | wc -l)"
+        see nic-mac "$(cat /sys/class/net/eth0/address)"
+        see nic-rx-packets "$(cat /sys/class/net/eth0/statistics/rx_packets)"
+        see nic-tx-packets "$(cat /sys/class/net/eth0/statistics/tx_packets)"
+    fi
+    see cpu "$(grep -m1 '^model name' /proc/cpuinfo | cut -d: -f2 | sed 's/^ //')"
+    see clocksource "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    for name in hypervisor sme sev sev_es sev_snp tdx_guest; do see "flag-$name" "$(flag "$name")"; done
+    found=$(dmesg | sed -n 's/.*Hypervisor detected: //p' | head -n1)
+    see hypervisor-detected "${found:-none}"
+    see acpi-vmbus-devices "$(ls /sys/bus/acpi/devices 2>/dev/null | grep -ci vmbus)"
+    encryption=$(dmesg | sed -n 's/.*Memory Encryption Features active: //p' | head -n1)
+    see memory-encryption "${encryption:-none}"
+    # Linux's own VMBus driver is the best judge of whether there is a VMBus.
+    if [ -e /modules/hv_vmbus.ko ]; then
+        if insmod /modules/hv_vmbus.ko 2>/tmp/refusal; then
+            see vmbus-driver loaded
+        else
+            see vmbus-driver "refused ($(sed 's/.*: //' /tmp/refusal))"
+        fi
+    fi
+}
+
+network
+facts
+say end
+poweroff -f

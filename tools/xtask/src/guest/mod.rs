@@ -1,0 +1,57 @@
+//! The test guest: its initrd and what it says on its console.
+
+pub mod cpio;
+pub mod marks;
+pub mod modules;
+pub mod synthetic;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::setup::Kernel;
+use cpio::Cpio;
+use modules::Modules;
+
+/// Drivers for the guest's NIC. Built-in ones are skipped.
+const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
+/// Linux's VMBus driver: the guest tries it last, to show that it finds no VMBus.
+const WITNESS: &str = "hv_vmbus";
+
+/// The busybox programs that `init.sh` and `lease.sh` call.
+const APPLETS: [&str; 30] = [
+    "awk", "basename", "cat", "cut", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mount",
+    "nc", "poweroff", "printf", "readlink", "reboot", "sed", "sh", "sha256sum", "sleep", "stat", "tail",
+    "timeout", "tr", "udhcpc", "uname", "wc", "wget", "[",
+];
+
+/// Builds the initrd that takes a lease, fetches a file and sends it back.
+pub fn initrd(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
+    let modules = Modules::open(&kernel.modules, busybox)?;
+    let drivers = modules.load_order(&DRIVERS)?;
+    let witness = modules.load_order(&[WITNESS])?;
+    let program = std::fs::read(busybox).context("cannot read busybox")?;
+
+    let mut cpio = Cpio::new();
+    for dir in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
+        cpio.directory(dir);
+    }
+    cpio.char_device("dev/console", 5, 1);
+    cpio.file("bin/busybox", true, &program);
+    for applet in APPLETS {
+        cpio.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    cpio.file("bin/lease", true, include_bytes!("lease.sh"));
+    cpio.file("init", true, include_bytes!("init.sh"));
+    let mut order = String::new();
+    for module in &drivers {
+        cpio.file(&format!("modules/{}.ko", module.name), false, &module.data);
+        order.push_str(&module.name);
+        order.push('\n');
+    }
+    cpio.file("modules/order", false, order.as_bytes());
+    for module in &witness {
+        cpio.file(&format!("modules/{}.ko", module.name), false, &module.data);
+    }
+    Ok(cpio.finish())
+}

@@ -1,0 +1,292 @@
+//! One QEMU run: started, watched, ended in time. COM1 is QEMU's standard output,
+//! COM2 (the record channel) a unix socket that we listen on.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::guest::marks::Marks;
+use crate::process::{Guarded, last_lines};
+use crate::records::Records;
+
+/// Longest line that is kept of what a guest writes without a newline.
+const LONGEST_LINE: usize = 4096;
+/// Bytes of console kept for error messages.
+const KEPT_CONSOLE: usize = 256 << 10;
+const TICK: Duration = Duration::from_millis(20);
+/// What pipes may take to run dry after QEMU has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What QEMU is to boot.
+pub struct Boot {
+    /// QEMU's program.
+    pub qemu: PathBuf,
+    /// QEMU's `-kernel`: the rig or, in a plain boot, the guest's kernel.
+    pub kernel: PathBuf,
+    /// QEMU's `-initrd`: the image or the guest's initrd, if it has one.
+    pub initrd: Option<PathBuf>,
+    /// QEMU's `-append`.
+    pub append: String,
+    /// Memory of the QEMU machine in MiB.
+    pub memory: u32,
+    /// Whether COM2 carries records and port 0xf4 ends the run.
+    pub rig: bool,
+    /// When to give up.
+    pub timeout: Duration,
+    /// Whether the console is shown as it comes.
+    pub show: bool,
+}
+
+/// What came out.
+pub struct Ran {
+    /// QEMU's exit status; `None` if we killed it or a signal did.
+    pub status: Option<i32>,
+    /// Whether the time was up.
+    pub timed_out: bool,
+    /// Seconds from the start of QEMU to its end.
+    pub seconds: f64,
+    /// The guest's story.
+    pub marks: Marks,
+    /// What rig and paravisor recorded.
+    pub records: Records,
+    /// The console's last part.
+    pub console: String,
+    /// What QEMU itself complained about.
+    pub complaint: String,
+}
+
+enum Event {
+    Console(Instant, Vec<u8>),
+    Record(Instant, Vec<u8>),
+    Complaint(Vec<u8>),
+}
+
+/// Boots and waits for the end.
+pub fn boot(boot: &Boot) -> Result<Ran> {
+    let dir = tempfile::Builder::new()
+        .prefix("undercroft")
+        .tempdir()
+        .context("cannot create a temporary folder")?;
+    let socket = dir.path().join("records");
+    let listener = UnixListener::bind(&socket).context("cannot open the record socket")?;
+
+    let mut command = Command::new(&boot.qemu);
+    command
+        .args(arguments(boot, &socket))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let started = Instant::now();
+    let child = Guarded::spawn(&mut command)?;
+
+    let (sender, receiver) = channel();
+    let (out, err) = child.with(|child| (child.stdout.take(), child.stderr.take()));
+    pump(out, sender.clone(), |bytes| Event::Console(Instant::now(), bytes));
+    pump(err, sender.clone(), Event::Complaint);
+    // QEMU connects while it starts. If it never does, accept() stays behind until
+    // the socket goes with its folder; it holds nothing but a thread.
+    std::thread::spawn(move || {
+        if let Ok((stream, _)) = listener.accept() {
+            read_all(stream, &sender, |bytes| Event::Record(Instant::now(), bytes));
+        }
+    });
+
+    let mut watch = Watch::new(started, boot.show);
+    let mut timed_out = false;
+    let mut status = None;
+    loop {
+        watch.take(&receiver, TICK);
+        if let Some(end) = child.poll()? {
+            status = end.code();
+            break;
+        }
+        if started.elapsed() > boot.timeout {
+            timed_out = true;
+            child.end();
+            break;
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    // Wakes the accept() above if QEMU died before it connected.
+    drop(UnixStream::connect(&socket));
+    let drained = Instant::now();
+    while drained.elapsed() < DRAIN && watch.take(&receiver, TICK) {}
+    Ok(watch.finish(status, timed_out, seconds))
+}
+
+fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48", "-accel", "tcg"]);
+    add(&["-m", &format!("{}M", boot.memory), "-smp", "1"]);
+    add(&["-nodefaults", "-display", "none", "-no-reboot"]);
+    add(&["-netdev", "user,id=n0"]);
+    add(&["-device", "virtio-net-pci,netdev=n0,disable-legacy=on,romfile="]);
+    add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    add(&["-chardev", &format!("socket,id=records,path={}", socket.display())]);
+    add(&["-serial", "chardev:records"]);
+    if boot.rig {
+        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+    }
+    add(&["-append", &boot.append]);
+    args.extend(["-kernel".into(), boot.kernel.clone().into_os_string()]);
+    if let Some(initrd) = &boot.initrd {
+        args.extend(["-initrd".into(), initrd.clone().into_os_string()]);
+    }
+    args
+}
+
+fn pump<R: Read + Send + 'static>(
+    from: Option<R>,
+    to: Sender<Event>,
+    event: impl Fn(Vec<u8>) -> Event + Send + 'static,
+) {
+    if let Some(from) = from {
+        std::thread::spawn(move || read_all(from, &to, event));
+    }
+}
+
+fn read_all(mut from: impl Read, to: &Sender<Event>, event: impl Fn(Vec<u8>) -> Event) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n) = from.read(&mut buffer) {
+        if n == 0 || to.send(event(buffer[..n].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+/// Bytes cut into lines.
+#[derive(Default)]
+struct Lines {
+    part: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&str)) {
+        for byte in bytes {
+            match byte {
+                b'\n' => {
+                    line(String::from_utf8_lossy(&self.part).trim_end_matches('\r'));
+                    self.part.clear();
+                }
+                other if self.part.len() < LONGEST_LINE => self.part.push(*other),
+                _ => {}
+            }
+        }
+    }
+}
+
+struct Watch {
+    started: Instant,
+    show: bool,
+    console_lines: Lines,
+    record_lines: Lines,
+    ran: Ran,
+}
+
+impl Watch {
+    fn new(started: Instant, show: bool) -> Watch {
+        let ran = Ran {
+            status: None,
+            timed_out: false,
+            seconds: 0.0,
+            marks: Marks::default(),
+            records: Records::default(),
+            console: String::new(),
+            complaint: String::new(),
+        };
+        Watch {
+            started,
+            show,
+            console_lines: Lines::default(),
+            record_lines: Lines::default(),
+            ran,
+        }
+    }
+
+    /// Takes what has come; waits up to `wait` for the first. False if nobody will
+    /// send any more.
+    fn take(&mut self, receiver: &Receiver<Event>, wait: Duration) -> bool {
+        let mut event = match receiver.recv_timeout(wait) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        loop {
+            self.event(&event);
+            match receiver.try_recv() {
+                Ok(next) => event = next,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        let since = |at: &Instant| at.duration_since(self.started).as_secs_f64();
+        match event {
+            Event::Console(at, bytes) => {
+                if self.show {
+                    // Raw, so that half a line is seen too. A closed pipe is no reason to stop.
+                    let mut out = std::io::stdout().lock();
+                    let _ = out.write_all(bytes).and_then(|()| out.flush());
+                }
+                let (seconds, ran) = (since(at), &mut self.ran);
+                if ran.console.len() < KEPT_CONSOLE {
+                    ran.console.push_str(&String::from_utf8_lossy(bytes));
+                }
+                self.console_lines.push(bytes, |line| ran.marks.line(line, seconds));
+            }
+            Event::Record(at, bytes) => {
+                let (seconds, ran) = (since(at), &mut self.ran);
+                let show = self.show;
+                self.record_lines.push(bytes, |line| {
+                    if let Some(text) = ran.records.line(line, seconds)
+                        && show
+                    {
+                        eprintln!("  {text}");
+                    }
+                });
+            }
+            Event::Complaint(bytes) => {
+                self.ran.complaint.push_str(&String::from_utf8_lossy(bytes));
+            }
+        }
+    }
+
+    fn finish(mut self, status: Option<i32>, timed_out: bool, seconds: f64) -> Ran {
+        self.ran.status = status;
+        self.ran.timed_out = timed_out;
+        self.ran.seconds = seconds;
+        self.ran
+    }
+}
+
+impl Ran {
+    /// The console's last lines, for an error message.
+    pub fn tail(&self) -> String {
+        last_lines(self.console.trim_end(), 12)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_joined_across_reads_and_bounded() {
+        let mut lines = Lines::default();
+        let mut seen = Vec::new();
+        lines.push(b"one\r\ntw", |l| seen.push(l.to_owned()));
+        lines.push(b"o\n", |l| seen.push(l.to_owned()));
+        lines.push(&vec![b'x'; 3 * LONGEST_LINE], |l| seen.push(l.to_owned()));
+        lines.push(b"\n", |l| seen.push(l.to_owned()));
+        assert_eq!(seen[..2], ["one", "two"]);
+        assert_eq!(seen[2].len(), LONGEST_LINE);
+    }
+}

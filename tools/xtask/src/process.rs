@@ -1,0 +1,153 @@
+//! Child processes: run one to its end and keep what it said, or keep one alive
+//! while others watch it. Every long-lived child is known to [`end_all`], so that
+//! Ctrl-C, SIGTERM and a timeout take it along.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often a waiting thread looks after its child.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Ends all guarded children on Ctrl-C, SIGTERM and SIGHUP, then the program.
+pub fn install_handler() -> Result<()> {
+    ctrlc::set_handler(|| {
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        end_all();
+        eprintln!("\nxtask: interrupted");
+        std::process::exit(130);
+    })
+    .context("cannot install the Ctrl-C handler")
+}
+
+fn end_all() {
+    let children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    for child in children.iter() {
+        let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
+        // Already gone is as good as killed.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A child that is killed when it is dropped, interrupted or told to end.
+pub struct Guarded(Arc<Mutex<Child>>);
+
+impl Guarded {
+    /// Starts `command` and registers it.
+    pub fn spawn(command: &mut Command) -> Result<Guarded> {
+        let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            bail!("interrupted");
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let child = Arc::new(Mutex::new(child));
+        children.push(child.clone());
+        Ok(Guarded(child))
+    }
+
+    /// Access to the pipes, before any thread waits.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Child) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The status if the child has ended.
+    pub fn poll(&self) -> Result<Option<ExitStatus>> {
+        self.with(Child::try_wait).context("cannot wait for a child process")
+    }
+
+    /// Kills the child and collects it.
+    pub fn end(&self) {
+        self.with(|child| {
+            let _ = child.kill();
+            let _ = child.wait();
+        });
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.end();
+        let mut children = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|other| !Arc::ptr_eq(other, &self.0));
+    }
+}
+
+/// Runs `command` to its end with no input; returns its standard output, or an
+/// error that ends with the last lines it wrote to standard error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let raw = output_bytes(command)?;
+    Ok(String::from_utf8_lossy(&raw).into_owned())
+}
+
+/// As [`output`], for output that is not text.
+pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let out = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {program}"))?;
+    if !out.status.success() {
+        let said = [out.stderr.as_slice(), out.stdout.as_slice()]
+            .into_iter()
+            .map(|raw| String::from_utf8_lossy(raw).trim().to_owned())
+            .find(|text| !text.is_empty())
+            .unwrap_or_default();
+        bail!("{program} failed ({}): {}", out.status, last_lines(&said, 6));
+    }
+    Ok(out.stdout)
+}
+
+/// Runs `command` with its output shown to the user; fails if it fails.
+pub fn shown(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = Guarded::spawn(command.stdin(Stdio::null()))?;
+    loop {
+        if let Some(status) = child.poll()? {
+            if status.success() {
+                return Ok(());
+            }
+            bail!("{program} failed ({status})");
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The last `n` lines of `text`.
+pub fn last_lines(text: &str, n: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(n)..].join("\n")
+}
+
+/// Finds `program` on PATH.
+pub fn on_path(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_command_says_why() {
+        let error = output(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
+        assert!(error.to_string().contains("why"), "{error}");
+    }
+
+    #[test]
+    fn a_guarded_child_dies_with_its_guard() {
+        let child = Guarded::spawn(Command::new("sleep").arg("60")).unwrap();
+        assert!(child.poll().unwrap().is_none());
+        child.end();
+        assert!(child.poll().unwrap().is_some());
+    }
+}

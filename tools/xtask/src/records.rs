@@ -1,0 +1,151 @@
+//! What rig and paravisor say on the record channel (`abi::record`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Most `log` lines that are kept.
+const KEPT_LOG: usize = 500;
+
+/// Counters of one sender: name, then key, then value.
+pub type Counters = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// Everything that was recorded.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Records {
+    /// By sender. A counter that is told again replaces what was told before.
+    pub counts: BTreeMap<String, Counters>,
+    /// By name: the launch digest, versions, the MAC address.
+    pub texts: BTreeMap<String, String>,
+    /// Seconds since the start of QEMU, by name.
+    pub marks: BTreeMap<String, f64>,
+    /// How the run ended; the first word counts, since what follows is fallout.
+    pub outcome: Option<Ending>,
+    /// Log lines.
+    pub log: Vec<String>,
+    /// Lines that could not be read.
+    pub unreadable: u64,
+}
+
+/// The `outcome` record.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ending {
+    /// Who said it.
+    pub from: String,
+    /// One of `abi::record::Outcome`'s names.
+    pub name: String,
+    /// In words.
+    pub msg: String,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    from: String,
+    kind: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    value: serde_json::Value,
+    #[serde(default)]
+    level: String,
+    #[serde(default)]
+    msg: String,
+}
+
+impl Records {
+    /// Takes one line that came `seconds` after the start; returns what a person
+    /// may want to read of it at once.
+    pub fn line(&mut self, line: &str, seconds: f64) -> Option<String> {
+        if line.trim().is_empty() {
+            return None;
+        }
+        let Ok(record) = serde_json::from_str::<Line>(line) else {
+            self.unreadable += 1;
+            return None;
+        };
+        match record.kind.as_str() {
+            "count" => {
+                let value = record.value.as_u64().unwrap_or_default();
+                let counters = self.counts.entry(record.from).or_default();
+                counters.entry(record.name).or_default().insert(record.key, value);
+                None
+            }
+            "text" => {
+                let value = record.value.as_str().unwrap_or_default().to_owned();
+                self.texts.insert(record.name, value);
+                None
+            }
+            "mark" => {
+                let shown = format!("[{}] {}", record.from, record.name);
+                self.marks.insert(record.name, seconds);
+                Some(shown)
+            }
+            "outcome" => {
+                let shown = format!("[{}] outcome {}: {}", record.from, record.name, record.msg);
+                if self.outcome.is_none() {
+                    let (from, name, msg) = (record.from, record.name, record.msg);
+                    self.outcome = Some(Ending { from, name, msg });
+                }
+                Some(shown)
+            }
+            "log" => {
+                let text = format!("[{}] {}: {}", record.from, record.level, record.msg);
+                if self.log.len() < KEPT_LOG {
+                    self.log.push(text.clone());
+                }
+                (record.level != "debug").then_some(text)
+            }
+            _ => {
+                self.unreadable += 1;
+                None
+            }
+        }
+    }
+
+    /// The counter `name`: what the paravisor says, else what the rig says.
+    pub fn counter(&self, name: &str) -> BTreeMap<String, u64> {
+        ["paravisor", "rig"]
+            .into_iter()
+            .filter_map(|from| self.counts.get(from)?.get(name))
+            .next()
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// One value of a counter; zero if nobody counted.
+    pub fn count(&self, name: &str, key: &str) -> u64 {
+        self.counter(name).get(key).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_line_finds_its_place() {
+        let mut records = Records::default();
+        for line in [
+            r#"{"from":"rig","kind":"text","name":"digest","value":"ab"}"#,
+            r#"{"from":"paravisor","kind":"mark","name":"guest-start","us":12}"#,
+            r#"{"from":"paravisor","kind":"count","name":"frame","key":"rx","value":3}"#,
+            r#"{"from":"paravisor","kind":"count","name":"frame","key":"rx","value":5}"#,
+            r#"{"from":"rig","kind":"count","name":"frame","key":"rx","value":99}"#,
+            r#"{"from":"rig","kind":"log","level":"warn","msg":"x"}"#,
+            r#"{"from":"paravisor","kind":"outcome","name":"power-off","msg":"S5"}"#,
+            r#"{"from":"rig","kind":"outcome","name":"reset","msg":"later"}"#,
+            "garbage",
+            "",
+        ] {
+            records.line(line, 1.5);
+        }
+        assert_eq!(records.texts["digest"], "ab");
+        assert_eq!(records.marks["guest-start"], 1.5);
+        assert_eq!(records.count("frame", "rx"), 5);
+        assert_eq!(records.outcome.unwrap().name, "power-off");
+        assert_eq!(records.log.len(), 1);
+        assert_eq!(records.unreadable, 1);
+    }
+}

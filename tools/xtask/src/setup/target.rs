@@ -1,0 +1,87 @@
+//! The Rust target of the firmware: installed, or brought by rustup, or its `core`
+//! and `alloc` built from source.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::Pretend;
+use super::apt::Apt;
+use super::guest::archive;
+use crate::ui::Step;
+use crate::{paths, process};
+
+/// The firmware's target.
+pub const TRIPLE: &str = "x86_64-unknown-none";
+/// The suite that had the source of our compiler's library.
+const SOURCE_SUITE: &str = "trixie-backports";
+/// The compiler's version, as `rust-toolchain.toml` has it.
+const RUST: &str = "1.95.0";
+
+/// How the firmware is built.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// The library's source if `core` has to be built from it.
+    source: Option<PathBuf>,
+}
+
+impl Target {
+    /// Adds what `cargo build` needs for the target.
+    pub fn apply(&self, command: &mut Command) {
+        command.args(["--target", TRIPLE]);
+        if let Some(source) = &self.source {
+            command
+                .env("RUSTC_BOOTSTRAP", "1")
+                .env("__CARGO_TESTS_ONLY_SRC_ROOT", source)
+                .arg("-Zbuild-std=core,alloc,compiler_builtins")
+                .arg("-Zbuild-std-features=compiler-builtins-mem");
+        }
+    }
+}
+
+/// Finds a way to build for the target.
+pub fn ensure(pretend: Pretend) -> Result<Target> {
+    if !pretend.no_target {
+        if installed()? {
+            return Ok(Target::default());
+        }
+        if process::on_path("rustup").is_some() {
+            let step = Step::new(format!("adding the Rust target {TRIPLE}"));
+            let added = process::output(
+                Command::new("rustup").args(["target", "add", TRIPLE]).current_dir(paths::root()),
+            );
+            if added.is_ok() && installed()? {
+                step.done("");
+                return Ok(Target::default());
+            }
+        }
+    }
+    let dir = paths::setup().join(format!("rust-src-{RUST}"));
+    let library = dir.join(format!("usr/src/rustc-{RUST}/library"));
+    if !library.is_dir() {
+        from_debian(&dir, &library).with_context(|| {
+            format!("the Rust target {TRIPLE} is missing: run `rustup target add {TRIPLE}`")
+        })?;
+    }
+    Ok(Target { source: Some(library) })
+}
+
+fn from_debian(dir: &Path, library: &Path) -> Result<()> {
+    let step = Step::new("fetching the source of Rust's core library from Debian");
+    let apt = Apt::new("rust", &archive()?.suite(SOURCE_SUITE))?;
+    let version = apt.unpack("rust-src", dir)?;
+    if !library.is_dir() {
+        bail!("Debian has Rust {version} now, and {RUST} is needed");
+    }
+    step.done(&version);
+    Ok(())
+}
+
+fn installed() -> Result<bool> {
+    let root = process::output(
+        Command::new("rustc").args(["--print", "sysroot"]).current_dir(paths::root()),
+    )?;
+    let lib = Path::new(root.trim()).join("lib/rustlib").join(TRIPLE).join("lib");
+    Ok(lib.is_dir())
+}
