@@ -1,0 +1,10 @@
+//! The pure parts of the rig: they judge and compute, touch no hardware and run
+//! in ordinary tests. The hypervisor around them is the binary of this crate.
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod digest;
+pub mod igvm;
+pub mod nic;
+pub mod rmp;
