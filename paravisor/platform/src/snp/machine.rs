@@ -1,0 +1,27 @@
+//! The instructions that only SEV-SNP has, as a trait: real in the firmware, a
+//! fake host in the tests.
+
+use abi::snp::{SevStatus, Vmsa};
+
+/// What the backend asks of the processor.
+pub trait Machine {
+    /// Writes the GHCB MSR, executes VMGEXIT, reads the MSR.
+    fn vmgexit(&mut self, value: u64) -> u64;
+    /// The same for the request that runs the guest, which changes `vmsa`.
+    fn run(&mut self, value: u64, vmsa: &mut Vmsa);
+    /// Sets the VMSA's BUSY bit atomically, so that the host cannot enter the
+    /// guest behind our back while we look at its state.
+    fn claim(&mut self, vmsa: &mut Vmsa);
+    /// PVALIDATE: return code and carry ("nothing changed").
+    fn pvalidate(&mut self, gpa: u64, large: bool, validate: bool) -> (u32, bool);
+    /// RMPADJUST: return code.
+    fn rmpadjust(&mut self, gpa: u64, large: bool, attributes: u64) -> u32;
+    /// The MSR that names the SEV features which are on.
+    fn sev_status(&mut self) -> SevStatus;
+    /// STI; HLT; CLI.
+    fn wait(&mut self);
+    /// STI; NOP; CLI.
+    fn take_interrupts(&mut self);
+    /// CLI; HLT.
+    fn stop(&mut self);
+}

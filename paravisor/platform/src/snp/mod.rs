@@ -1,0 +1,232 @@
+//! SEV-SNP: the paravisor runs at VMPL0, the guest at VMPL2 with its exits
+//! reflected into its VMSA, the host is reached through the GHCB.
+//!
+//! The order in which a host trusts nothing and is trusted with nothing:
+//! [`Snp::new`] asks for the protocol versions by MSR, makes the GHCB page
+//! shared, zeroes it, registers it. Only then are page requests possible.
+
+mod ghcb;
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+mod hardware;
+mod machine;
+mod pages;
+mod vmsa;
+
+#[cfg(all(target_arch = "x86_64", target_os = "none"))]
+pub use hardware::Hardware;
+pub use machine::Machine;
+pub use vmsa::VmplState;
+
+use crate::{Access, BootState, Error, Exit, Platform};
+use abi::ghcb::{self as wire, features, msr};
+use abi::hyperv::{CallResult, Control, reg};
+use abi::record::{Outcome, TERMINATE_SET};
+use abi::snp::{RmpAttr, Vmsa};
+use ghcb::GhcbPage;
+use memory::SharedMemory;
+
+/// VMPL of the guest.
+pub const GUEST_VMPL: u8 = 2;
+/// Hyper-V's name of the guest's level.
+pub const GUEST_VTL: u8 = 0;
+
+/// Asks the host by the MSR protocol whether it speaks our version and has
+/// SEV-SNP at all. No page is needed and nothing of ours is shown.
+pub fn check_host<M: Machine>(machine: &mut M, c_bit: u32) -> Result<(), Error> {
+    const INFO: &str = "SEV information";
+    const FEATURES: &str = "hypervisor features";
+    let reply = machine.vmgexit(msr::SEV_INFO_REQUEST);
+    if msr::info(reply) != msr::SEV_INFO_RESPONSE {
+        return Err(Error::Malformed {
+            request: INFO,
+            value: reply,
+        });
+    }
+    let (highest, lowest, bit) = msr::sev_info_fields(reply);
+    let ours = wire::PROTOCOL_VERSION;
+    // The C bit in use is the measured one; a host that names another describes
+    // a machine on which our page tables are wrong.
+    if ours < lowest || ours > highest || u32::from(bit) != c_bit {
+        return Err(Error::Unsupported {
+            request: INFO,
+            value: reply,
+        });
+    }
+    let reply = machine.vmgexit(msr::FEATURES_REQUEST);
+    if msr::info(reply) != msr::FEATURES_RESPONSE {
+        return Err(Error::Malformed {
+            request: FEATURES,
+            value: reply,
+        });
+    }
+    if msr::frame(reply) & features::SNP == 0 {
+        return Err(Error::Unsupported {
+            request: FEATURES,
+            value: reply,
+        });
+    }
+    Ok(())
+}
+
+/// Changes the state of one page by the MSR protocol. The reply must be exactly
+/// the response code with no error.
+pub fn change_page_state<M: Machine>(
+    machine: &mut M,
+    gpa: u64,
+    operation: u8,
+) -> Result<(), Error> {
+    const REQUEST: &str = "page state change";
+    let reply = machine.vmgexit(msr::psc(gpa, operation));
+    if reply == msr::PSC_RESPONSE {
+        return Ok(());
+    }
+    if msr::info(reply) == msr::PSC_RESPONSE && reply >> 32 != 0 {
+        return Err(Error::Refused {
+            request: REQUEST,
+            status: reply >> 32,
+        });
+    }
+    Err(Error::Malformed {
+        request: REQUEST,
+        value: reply,
+    })
+}
+
+/// Stops the VM. A host that runs us on gets nothing but halts.
+pub fn terminate<M: Machine>(machine: &mut M, outcome: Outcome) -> ! {
+    machine.vmgexit(msr::terminate(TERMINATE_SET, outcome as u8));
+    loop {
+        machine.stop();
+    }
+}
+
+/// The platform on SEV-SNP.
+pub struct Snp<'a, M, S> {
+    machine: M,
+    ghcb: GhcbPage<S>,
+    guest: VmplState<'a>,
+    guest_vmsa_gpa: u64,
+}
+
+impl<'a, M: Machine, S: SharedMemory> Snp<'a, M, S> {
+    /// Takes the GHCB into use: `page` is one page of the pool that no one uses
+    /// yet; `vmsa` is a private page at `vmsa_gpa`, not 2 MiB aligned.
+    pub fn new(mut machine: M, page: S, vmsa: &'a mut Vmsa, vmsa_gpa: u64) -> Result<Self, Error> {
+        const REGISTER: &str = "GHCB registration";
+        let pfn = page.pfn(0).ok_or(Error::Input { request: REGISTER })?;
+        let gpa = pfn.wrapping_shl(12);
+        change_page_state(&mut machine, gpa, wire::PSC_SHARED)?;
+        let ghcb = GhcbPage::new(page, gpa)?;
+        let reply = machine.vmgexit(msr::register(gpa));
+        if reply != msr::registered(gpa) {
+            return Err(if msr::info(reply) == msr::REGISTER_RESPONSE {
+                Error::Refused {
+                    request: REGISTER,
+                    status: msr::frame(reply),
+                }
+            } else {
+                Error::Malformed {
+                    request: REGISTER,
+                    value: reply,
+                }
+            });
+        }
+        Ok(Snp {
+            machine,
+            ghcb,
+            guest: VmplState::new(vmsa),
+            guest_vmsa_gpa: vmsa_gpa,
+        })
+    }
+
+    /// The machine, for code that stops the VM.
+    pub fn machine(&mut self) -> &mut M {
+        &mut self.machine
+    }
+}
+
+impl<'a, M: Machine, S: SharedMemory> Platform for Snp<'a, M, S> {
+    type Vp = VmplState<'a>;
+
+    fn enter(&mut self) -> Exit {
+        if self.ghcb.prepare_run(GUEST_VTL).is_err() {
+            return Exit::EntryRefused { code: 0 };
+        }
+        let gpa = self.ghcb.gpa();
+        self.guest.before_entry();
+        self.machine.run(msr::page(gpa), self.guest.page());
+        self.ghcb.release();
+        self.machine.claim(self.guest.page());
+        self.guest.after_exit()
+    }
+
+    fn vp(&mut self) -> &mut Self::Vp {
+        &mut self.guest
+    }
+
+    fn start(&mut self, state: &BootState) -> Result<(), Error> {
+        let status = self.machine.sev_status();
+        self.guest.reset(state, status);
+        // The host learns where the VMSA is, then the page becomes one: the order
+        // of `mshv_configure_vmsa_page` (OpenHCL kernel).
+        let assignment = ghcb::set_register(reg::SEV_CONTROL, self.guest_vmsa_gpa | 1, GUEST_VTL);
+        self.hypercall(
+            Control::rep(abi::hyperv::call::SET_VP_REGISTERS, 1),
+            zerocopy::IntoBytes::as_bytes(&assignment),
+        )?;
+        pages::make_vmsa(&mut self.machine, self.guest_vmsa_gpa)
+    }
+
+    fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
+        self.ghcb.hypercall(&mut self.machine, control, input)
+    }
+
+    fn read_register(&mut self, msr: u32) -> Result<u64, Error> {
+        self.ghcb.read_msr(&mut self.machine, msr)
+    }
+
+    fn write_register(&mut self, msr: u32, value: u64) -> Result<(), Error> {
+        self.ghcb.write_msr(&mut self.machine, msr, value)
+    }
+
+    fn write_port(&mut self, port: u16, value: u8) -> Result<(), Error> {
+        self.ghcb.write_port(&mut self.machine, port, value)
+    }
+
+    fn share(&mut self, gpa: u64) -> Result<(), Error> {
+        change_page_state(&mut self.machine, gpa, wire::PSC_SHARED)
+    }
+
+    fn unshare(&mut self, gpa: u64) -> Result<(), Error> {
+        change_page_state(&mut self.machine, gpa, wire::PSC_PRIVATE)
+    }
+
+    fn accept(&mut self, start: u64, end: u64) -> Result<(), Error> {
+        pages::validate(&mut self.machine, start, end)
+    }
+
+    fn protect(&mut self, start: u64, end: u64, access: Access) -> Result<(), Error> {
+        let attr = match access {
+            Access::None => RmpAttr::empty(),
+            Access::All => RmpAttr::RWX,
+        };
+        pages::adjust(&mut self.machine, start, end, attr)
+    }
+
+    fn wait(&mut self) {
+        self.machine.wait();
+    }
+
+    fn take_interrupts(&mut self) {
+        self.machine.take_interrupts();
+    }
+
+    fn terminate(&mut self, outcome: Outcome) -> ! {
+        terminate(&mut self.machine, outcome)
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

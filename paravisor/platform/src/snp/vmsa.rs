@@ -1,0 +1,360 @@
+//! The guest's VMSA: registers, what its exit fields mean, event injection.
+//!
+//! With alternate injection the processor takes `EVENTINJ` and `VINTR_CTRL` from
+//! this page and writes back, of the latter, V_TPR, V_IRQ, V_NMI and the
+//! interrupt shadow only. The loop of one entry is [`VmplState::before_entry`],
+//! the entry, [`VmplState::after_exit`] (APM volume 2, 15.36; the order is that of
+//! OpenVMM `virt_mshv_vtl/src/processor/snp`).
+
+use super::GUEST_VMPL;
+use crate::{BootState, Exit, IoAccess, Reg, Registers, Seg, Segment, StringIo};
+use abi::snp::{SevFeatures, SevStatus, Vmsa, attrib, event, exit, npf, reset, vintr};
+use abi::svm::{self, MSR_INFO_WRITE, ioio};
+use zerocopy::FromZeros;
+
+/// The guest-physical bit above which the guest's memory is shared (vTOM).
+const VTOM: u64 = 1 << 46;
+
+const CR0_PE: u64 = 1 << 0;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NE: u64 = 1 << 5;
+const CR0_PG: u64 = 1 << 31;
+const CR4_PAE: u64 = 1 << 5;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const EFER_NX: u64 = 1 << 11;
+const EFER_SVME: u64 = 1 << 12;
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// Bits of SEV_FEATURES that the guest gets because VMPL0 has them: host
+/// hardening that is the same for all levels.
+const INHERITED: SevFeatures = SevFeatures::DEBUG_SWAP
+    .union(SevFeatures::PREVENT_HOST_IBS)
+    .union(SevFeatures::BTB_ISOLATION)
+    .union(SevFeatures::IBPB_ON_ENTRY);
+
+/// The guest's registers between two entries.
+pub struct VmplState<'a> {
+    page: &'a mut Vmsa,
+}
+
+fn segment(selector: u16, attrib: u16) -> svm::Segment {
+    svm::Segment {
+        selector,
+        attrib,
+        limit: 0xffff_ffff,
+        base: 0,
+    }
+}
+
+/// Splits IOIO information. `None` for a width that does not exist.
+fn io_access(info1: u64) -> Option<IoAccess> {
+    let size = ioio::width(info1);
+    if size == 0 {
+        return None;
+    }
+    let string = (info1 & ioio::STRING != 0).then_some(StringIo {
+        rep: info1 & ioio::REP != 0,
+        address_size: match info1 >> 7 & 7 {
+            1 => 2,
+            2 => 4,
+            _ => 8,
+        },
+        segment: (info1 >> 10 & 7) as u8,
+    });
+    Some(IoAccess {
+        port: ioio::port(info1),
+        size,
+        input: info1 & ioio::IN != 0,
+        string,
+    })
+}
+
+/// What an exit code with its details means.
+pub(super) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
+    let unknown = Exit::Unknown { code, info1, info2 };
+    match code {
+        exit::CPUID => Exit::Cpuid,
+        exit::IOIO => io_access(info1).map_or(unknown, Exit::Io),
+        exit::MSR if info1 == MSR_INFO_WRITE => Exit::WriteMsr,
+        exit::MSR if info1 == 0 => Exit::ReadMsr,
+        exit::NPF if info1 & npf::NOT_RESTARTABLE == 0 => Exit::Mmio {
+            gpa: info2,
+            write: info1 & npf::WRITE != 0,
+            fetch: info1 & npf::FETCH != 0,
+        },
+        exit::HLT | exit::IDLE_HLT => Exit::Halt,
+        exit::INTR | exit::NMI | exit::VINTR => Exit::Interrupted,
+        exit::VMMCALL => Exit::Hypercall,
+        exit::SHUTDOWN => Exit::Shutdown,
+        exit::XSETBV => Exit::Xsetbv,
+        exit::RDPMC => Exit::Rdpmc,
+        exit::WBINVD | exit::INVD => Exit::CacheFlush,
+        exit::PAUSE => Exit::Nothing,
+        exit::MONITOR
+        | exit::MWAIT
+        | exit::MWAIT_ARMED
+        | exit::INVLPGB
+        | exit::INVLPGB_ILLEGAL
+        | exit::TLBSYNC
+        | exit::VMRUN
+        | exit::VMLOAD
+        | exit::VMSAVE
+        | exit::STGI
+        | exit::CLGI
+        | exit::SKINIT
+        | exit::RDPRU
+        | exit::MCOMMIT
+        | exit::VMGEXIT => Exit::Undefined,
+        exit::INVALID | exit::BUSY => Exit::EntryRefused { code },
+        _ => unknown,
+    }
+}
+
+impl<'a> VmplState<'a> {
+    pub(super) fn new(page: &'a mut Vmsa) -> Self {
+        page.zero();
+        VmplState { page }
+    }
+
+    pub(super) fn page(&mut self) -> &mut Vmsa {
+        self.page
+    }
+
+    /// Gives the page to the processor.
+    pub(super) fn before_entry(&mut self) {
+        self.page.vintr_ctrl &= !vintr::BUSY;
+    }
+
+    /// Reads the exit, once, and prepares the next entry: an event whose delivery
+    /// was interrupted is injected again, except those that the instruction
+    /// raises again by itself (software interrupts, #BP, #OF).
+    pub(super) fn after_exit(&mut self) -> Exit {
+        let page = &mut *self.page;
+        page.event_inj = 0;
+        let interrupted = page.guest_exitintinfo;
+        page.guest_exitintinfo = 0;
+        if interrupted & event::VALID != 0 {
+            let kind = interrupted & event::TYPE_MASK;
+            let vector = interrupted & event::VECTOR_MASK;
+            let by_instruction = kind == event::TYPE_SOFTWARE
+                || kind == event::TYPE_EXCEPTION && matches!(vector, 3 | 4);
+            if !by_instruction {
+                let code = if interrupted & event::ERROR_CODE_VALID != 0 {
+                    interrupted >> event::ERROR_CODE_SHIFT << event::ERROR_CODE_SHIFT
+                } else {
+                    0
+                };
+                let keep = event::VECTOR_MASK | event::TYPE_MASK | event::ERROR_CODE_VALID;
+                page.event_inj = interrupted & keep | code | event::VALID;
+            }
+        }
+        let exit = decode(
+            page.guest_exitcode,
+            page.guest_exitinfo1,
+            page.guest_exitinfo2,
+        );
+        // So that the same exit is not handled twice should the next entry come
+        // back without having run.
+        page.guest_exitcode = exit::INTR;
+        exit
+    }
+
+    /// The state of [`BootState`] and everything else as after reset.
+    pub(super) fn reset(&mut self, state: &BootState, status: SevStatus) {
+        let page = &mut *self.page;
+        page.zero();
+        let code = segment(state.code_selector, attrib::CODE64);
+        let data = segment(state.data_selector, attrib::DATA);
+        page.cs = code;
+        page.ss = data;
+        page.ds = data;
+        page.es = data;
+        page.fs = data;
+        page.gs = data;
+        page.gdtr.base = state.gdt_base;
+        page.gdtr.limit = state.gdt_limit.into();
+        page.tr.attrib = attrib::TSS64_BUSY;
+        page.tr.limit = 0xffff;
+        page.ldtr.attrib = attrib::LDT;
+        page.ldtr.limit = 0xffff;
+        page.vmpl = GUEST_VMPL;
+        page.efer = EFER_SVME | EFER_LMA | EFER_LME | EFER_NX;
+        page.cr0 = CR0_PG | CR0_NE | CR0_ET | CR0_PE;
+        page.cr3 = state.cr3;
+        page.cr4 = CR4_PAE;
+        page.dr6 = reset::DR6;
+        page.dr7 = reset::DR7;
+        page.rflags = reset::RFLAGS;
+        page.pat = reset::PAT;
+        page.xcr0 = reset::XCR0;
+        page.mxcsr = reset::MXCSR;
+        page.x87_fcw = reset::X87_FCW;
+        page.x87_ftw = reset::X87_FTW;
+        page.rip = state.rip;
+        page.rsi = state.rsi;
+        let inherited = SevFeatures::from_bits_truncate(status.bits() >> 2) & INHERITED;
+        page.sev_features = (SevFeatures::SNP
+            | SevFeatures::VTOM
+            | SevFeatures::REFLECT_VC
+            | SevFeatures::ALTERNATE_INJECTION
+            | inherited)
+            .bits();
+        page.virtual_tom = VTOM;
+        page.vintr_ctrl = vintr::BUSY;
+        page.guest_exitcode = exit::INTR;
+    }
+
+    fn register(&mut self, reg: Reg) -> &mut u64 {
+        let page = &mut *self.page;
+        match reg {
+            Reg::Rax => &mut page.rax,
+            Reg::Rcx => &mut page.rcx,
+            Reg::Rdx => &mut page.rdx,
+            Reg::Rbx => &mut page.rbx,
+            Reg::Rsp => &mut page.rsp,
+            Reg::Rbp => &mut page.rbp,
+            Reg::Rsi => &mut page.rsi,
+            Reg::Rdi => &mut page.rdi,
+            Reg::R8 => &mut page.r8,
+            Reg::R9 => &mut page.r9,
+            Reg::R10 => &mut page.r10,
+            Reg::R11 => &mut page.r11,
+            Reg::R12 => &mut page.r12,
+            Reg::R13 => &mut page.r13,
+            Reg::R14 => &mut page.r14,
+            Reg::R15 => &mut page.r15,
+            Reg::Rip => &mut page.rip,
+            Reg::Rflags => &mut page.rflags,
+            Reg::Cr0 => &mut page.cr0,
+            Reg::Cr2 => &mut page.cr2,
+            Reg::Cr3 => &mut page.cr3,
+            Reg::Cr4 => &mut page.cr4,
+            Reg::Efer => &mut page.efer,
+            Reg::Xcr0 => &mut page.xcr0,
+            Reg::Pat => &mut page.pat,
+            Reg::Xss => &mut page.xss,
+            Reg::Star => &mut page.star,
+            Reg::Lstar => &mut page.lstar,
+            Reg::Cstar => &mut page.cstar,
+            Reg::Sfmask => &mut page.sfmask,
+            Reg::KernelGsBase => &mut page.kernel_gs_base,
+            Reg::SysenterCs => &mut page.sysenter_cs,
+            Reg::SysenterEsp => &mut page.sysenter_esp,
+            Reg::SysenterEip => &mut page.sysenter_eip,
+            Reg::SpecCtrl => &mut page.spec_ctrl,
+            Reg::Debugctl => &mut page.debugctl,
+        }
+    }
+}
+
+impl Registers for VmplState<'_> {
+    fn get(&self, reg: Reg) -> u64 {
+        let page = &*self.page;
+        match reg {
+            Reg::Rax => page.rax,
+            Reg::Rcx => page.rcx,
+            Reg::Rdx => page.rdx,
+            Reg::Rbx => page.rbx,
+            Reg::Rsp => page.rsp,
+            Reg::Rbp => page.rbp,
+            Reg::Rsi => page.rsi,
+            Reg::Rdi => page.rdi,
+            Reg::R8 => page.r8,
+            Reg::R9 => page.r9,
+            Reg::R10 => page.r10,
+            Reg::R11 => page.r11,
+            Reg::R12 => page.r12,
+            Reg::R13 => page.r13,
+            Reg::R14 => page.r14,
+            Reg::R15 => page.r15,
+            Reg::Rip => page.rip,
+            Reg::Rflags => page.rflags,
+            Reg::Cr0 => page.cr0,
+            Reg::Cr2 => page.cr2,
+            Reg::Cr3 => page.cr3,
+            Reg::Cr4 => page.cr4,
+            // The processor insists on SVME in a VMSA; the guest has no SVM.
+            Reg::Efer => page.efer & !EFER_SVME,
+            Reg::Xcr0 => page.xcr0,
+            Reg::Pat => page.pat,
+            Reg::Xss => page.xss,
+            Reg::Star => page.star,
+            Reg::Lstar => page.lstar,
+            Reg::Cstar => page.cstar,
+            Reg::Sfmask => page.sfmask,
+            Reg::KernelGsBase => page.kernel_gs_base,
+            Reg::SysenterCs => page.sysenter_cs,
+            Reg::SysenterEsp => page.sysenter_esp,
+            Reg::SysenterEip => page.sysenter_eip,
+            Reg::SpecCtrl => page.spec_ctrl,
+            Reg::Debugctl => page.debugctl,
+        }
+    }
+
+    fn set(&mut self, reg: Reg, value: u64) {
+        let value = if reg == Reg::Efer {
+            value | EFER_SVME
+        } else {
+            value
+        };
+        *self.register(reg) = value;
+    }
+
+    fn segment(&self, seg: Seg) -> Segment {
+        let s = match seg {
+            Seg::Es => &self.page.es,
+            Seg::Cs => &self.page.cs,
+            Seg::Ss => &self.page.ss,
+            Seg::Ds => &self.page.ds,
+            Seg::Fs => &self.page.fs,
+            Seg::Gs => &self.page.gs,
+        };
+        Segment {
+            selector: s.selector,
+            base: s.base,
+            limit: s.limit,
+            long: s.attrib & attrib::LONG != 0,
+            big: s.attrib & attrib::DEFAULT_BIG != 0,
+        }
+    }
+
+    fn cpl(&self) -> u8 {
+        self.page.cpl & 3
+    }
+
+    fn next_rip(&self) -> u64 {
+        self.page.guest_nrip
+    }
+
+    fn offer_interrupt(&mut self, vector: Option<u8>) {
+        let word = &mut self.page.vintr_ctrl;
+        *word &= !(vintr::V_IRQ | vintr::VECTOR_MASK | vintr::PRIORITY_MASK | vintr::IGNORE_TPR);
+        if let Some(vector) = vector {
+            *word |= vintr::pending(vector);
+        }
+    }
+
+    fn interrupt_offered(&self) -> bool {
+        self.page.vintr_ctrl & vintr::V_IRQ != 0
+    }
+
+    fn raise(&mut self, vector: u8, error_code: Option<u32>) {
+        self.page.event_inj = match error_code {
+            Some(code) => event::exception_with_code(vector, code),
+            None => event::exception(vector),
+        };
+    }
+
+    fn event_pending(&self) -> bool {
+        self.page.event_inj & event::VALID != 0
+    }
+
+    fn clear_interrupt_shadow(&mut self) {
+        self.page.vintr_ctrl &= !vintr::INT_SHADOW;
+    }
+
+    fn interrupts_enabled(&self) -> bool {
+        self.page.rflags & RFLAGS_IF != 0 && self.page.vintr_ctrl & vintr::INT_SHADOW == 0
+    }
+}
