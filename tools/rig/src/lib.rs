@@ -5,6 +5,12 @@
 extern crate alloc;
 
 pub mod digest;
+pub mod ghcb;
 pub mod igvm;
+pub mod insn;
 pub mod nic;
+pub mod npt;
 pub mod rmp;
+pub mod vc;
+pub mod vmsa;
+pub mod walk;
