@@ -15,6 +15,17 @@
     clippy::arithmetic_side_effects
 )]
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod doubles;
+mod pool;
+mod raw;
+
+pub use pool::{Backing, Owned, PoolError, Purpose, ShareFailed, SharedPool};
+pub use raw::RawShared;
+
+/// Bytes of a page.
+pub const PAGE_SIZE: usize = 4096;
+
 /// An access did not lie inside the region it was made to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfRange;
@@ -59,4 +70,45 @@ pub trait GuestMemory {
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange>;
     /// Copies private bytes into guest memory.
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange>;
+}
+
+impl<T: SharedMemory + ?Sized> SharedMemory for &T {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+    fn pfn(&self, index: usize) -> Option<u64> {
+        (**self).pfn(index)
+    }
+    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        (**self).copy_in(offset, dst)
+    }
+    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+        (**self).copy_out(offset, src)
+    }
+    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        (**self).zero(offset, len)
+    }
+    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
+        (**self).load_u32(offset)
+    }
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
+        (**self).store_u32(offset, value)
+    }
+    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
+        (**self).compare_exchange_u32(offset, from, to)
+    }
+    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
+        (**self).take_u64(offset)
+    }
+    fn fence(&self) {
+        (**self).fence();
+    }
+}
+
+/// `offset..offset + len` lies inside a region of `size` bytes.
+fn check(size: usize, offset: usize, len: usize) -> Result<(), OutOfRange> {
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(OutOfRange),
+    }
 }

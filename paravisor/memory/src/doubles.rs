@@ -1,0 +1,346 @@
+//! Memory for tests: a plain shared region that a host in the same process can
+//! use too, one that punishes a second fetch, and a guest's memory.
+//!
+//! Only built for tests (feature `test-support`).
+
+extern crate alloc;
+
+use crate::{GuestMemory, OutOfRange, PAGE_SIZE, SharedMemory, check};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Shared memory in ordinary memory. Clones and windows see the same bytes, so
+/// a host in the same process takes a clone.
+#[derive(Clone, Debug)]
+pub struct PlainShared {
+    words: Arc<[AtomicU64]>,
+    start: usize,
+    len: usize,
+    first_pfn: u64,
+}
+
+impl PlainShared {
+    /// `pages` zeroed pages; the first has frame number `first_pfn`.
+    pub fn new(pages: usize, first_pfn: u64) -> PlainShared {
+        let len = pages.saturating_mul(PAGE_SIZE);
+        let words = (0..len / 8).map(|_| AtomicU64::new(0)).collect();
+        PlainShared { words, start: 0, len, first_pfn }
+    }
+
+    /// The `len` bytes at `offset`, as a region of their own. `None` if they do
+    /// not lie inside or do not consist of whole pages.
+    pub fn window(&self, offset: usize, len: usize) -> Option<PlainShared> {
+        check(self.len, offset, len).ok()?;
+        if !offset.is_multiple_of(PAGE_SIZE) || !len.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
+        Some(PlainShared {
+            words: self.words.clone(),
+            start: self.start.checked_add(offset)?,
+            len,
+            first_pfn: self.first_pfn.checked_add((offset / PAGE_SIZE) as u64)?,
+        })
+    }
+
+    fn word(&self, offset: usize) -> Result<&AtomicU64, OutOfRange> {
+        self.words.get(self.start.wrapping_add(offset) / 8).ok_or(OutOfRange)
+    }
+
+    /// Replaces, in the word that holds `offset`, the bits of `mask`.
+    fn merge(&self, offset: usize, mask: u64, bits: u64) -> Result<(), OutOfRange> {
+        let word = self.word(offset)?;
+        if mask == u64::MAX {
+            word.store(bits, Ordering::Release);
+        } else {
+            let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
+                Some((old & !mask) | (bits & mask))
+            });
+        }
+        Ok(())
+    }
+
+    fn write_with(
+        &self,
+        offset: usize,
+        len: usize,
+        mut byte: impl FnMut(usize) -> u8,
+    ) -> Result<(), OutOfRange> {
+        check(self.len, offset, len)?;
+        let mut done = 0_usize;
+        while done < len {
+            let at = offset.wrapping_add(done);
+            let lane = at % 8;
+            let count = (8_usize.wrapping_sub(lane)).min(len.wrapping_sub(done));
+            let mut bytes = [0; 8];
+            let mut mask = [0; 8];
+            for i in 0..count {
+                if let (Some(b), Some(m)) =
+                    (bytes.get_mut(lane.wrapping_add(i)), mask.get_mut(lane.wrapping_add(i)))
+                {
+                    *b = byte(done.wrapping_add(i));
+                    *m = 0xff;
+                }
+            }
+            self.merge(at, u64::from_le_bytes(mask), u64::from_le_bytes(bytes))?;
+            done = done.wrapping_add(count);
+        }
+        Ok(())
+    }
+}
+
+impl SharedMemory for PlainShared {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn pfn(&self, index: usize) -> Option<u64> {
+        (index < self.len / PAGE_SIZE).then(|| self.first_pfn.wrapping_add(index as u64))
+    }
+
+    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        check(self.len, offset, dst.len())?;
+        let mut at = offset;
+        let mut rest = dst;
+        while !rest.is_empty() {
+            let word = self.word(at)?.load(Ordering::Acquire).to_le_bytes();
+            let lane = word.get(at % 8..).unwrap_or(&[]);
+            let count = lane.len().min(rest.len());
+            let (now, later) = rest.split_at_mut_checked(count).ok_or(OutOfRange)?;
+            now.copy_from_slice(lane.get(..count).ok_or(OutOfRange)?);
+            rest = later;
+            at = at.wrapping_add(count);
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+        self.write_with(offset, src.len(), |i| src.get(i).copied().unwrap_or(0))
+    }
+
+    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        self.write_with(offset, len, |_| 0)
+    }
+
+    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
+        check(self.len, offset, 4)?;
+        if !offset.is_multiple_of(4) {
+            return Err(OutOfRange);
+        }
+        let word = self.word(offset)?.load(Ordering::Acquire);
+        Ok(if offset.is_multiple_of(8) { word as u32 } else { (word >> 32) as u32 })
+    }
+
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
+        check(self.len, offset, 4)?;
+        match offset % 8 {
+            0 => self.merge(offset, 0xffff_ffff, value.into()),
+            4 => self.merge(offset, 0xffff_ffff << 32, u64::from(value) << 32),
+            _ => Err(OutOfRange),
+        }
+    }
+
+    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
+        check(self.len, offset, 4)?;
+        let shift = match offset % 8 {
+            0 => 0,
+            4 => 32,
+            _ => return Err(OutOfRange),
+        };
+        let word = self.word(offset)?;
+        Ok(word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| {
+                ((old >> shift) as u32 == from)
+                    .then_some((old & !(0xffff_ffff << shift)) | (u64::from(to) << shift))
+            })
+            .is_ok())
+    }
+
+    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
+        check(self.len, offset, 8)?;
+        if !offset.is_multiple_of(8) {
+            return Err(OutOfRange);
+        }
+        Ok(self.word(offset)?.swap(0, Ordering::SeqCst))
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Shared memory that changes every byte as soon as it has been read once.
+///
+/// A reader that fetches a byte twice gets something else the second time, as
+/// from a host that races. Words that the protocol makes a reader look at again
+/// and again (ring indices, event flags, the type and flags of a message slot)
+/// are named as exceptions; everything else, words included, is subject to it.
+#[derive(Clone, Debug)]
+pub struct DoubleFetch<M> {
+    inner: M,
+    steady: Arc<[Range<usize>]>,
+}
+
+impl<M: SharedMemory> DoubleFetch<M> {
+    /// Wraps `inner`; bytes inside `steady` do not change.
+    pub fn new(inner: M, steady: &[Range<usize>]) -> DoubleFetch<M> {
+        DoubleFetch { inner, steady: steady.into() }
+    }
+
+    /// Wraps the memory of a pair of rings: indices, mask and pending size of
+    /// both headers do not change.
+    pub fn rings(inner: M, downstream_page: usize) -> DoubleFetch<M> {
+        let second = downstream_page.saturating_mul(PAGE_SIZE);
+        DoubleFetch::new(inner, &[0..16, second..second.saturating_add(16)])
+    }
+
+    /// Wraps a SynIC message page: type (bytes 0..4) and flags (byte 5) of each
+    /// slot do not change.
+    pub fn message_page(inner: M) -> DoubleFetch<M> {
+        let steady: Vec<_> = (0..16_usize)
+            .map(|slot| slot.wrapping_mul(256))
+            .flat_map(|at| [at..at.wrapping_add(4), at.wrapping_add(5)..at.wrapping_add(6)])
+            .collect();
+        DoubleFetch::new(inner, &steady)
+    }
+
+    /// The memory itself, as the host sees it.
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+
+    fn spoil(&self, offset: usize, seen: &[u8]) -> Result<(), OutOfRange> {
+        let steady = |at: usize| self.steady.iter().any(|range| range.contains(&at));
+        let end = offset.saturating_add(seen.len());
+        let mut spoiled: Vec<u8> = seen.iter().map(|b| b.wrapping_mul(29) ^ 0xb5).collect();
+        if self.steady.iter().any(|range| range.start < end && offset < range.end) {
+            for (i, (new, old)) in spoiled.iter_mut().zip(seen).enumerate() {
+                if steady(offset.wrapping_add(i)) {
+                    *new = *old;
+                }
+            }
+        }
+        self.inner.copy_out(offset, &spoiled)
+    }
+}
+
+impl<M: SharedMemory> SharedMemory for DoubleFetch<M> {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+    fn pfn(&self, index: usize) -> Option<u64> {
+        self.inner.pfn(index)
+    }
+    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        self.inner.copy_in(offset, dst)?;
+        self.spoil(offset, dst)
+    }
+    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+        self.inner.copy_out(offset, src)
+    }
+    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        self.inner.zero(offset, len)
+    }
+    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
+        let value = self.inner.load_u32(offset)?;
+        self.spoil(offset, &value.to_le_bytes())?;
+        Ok(value)
+    }
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
+        self.inner.store_u32(offset, value)
+    }
+    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
+        self.inner.compare_exchange_u32(offset, from, to)
+    }
+    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
+        self.inner.take_u64(offset)
+    }
+    fn fence(&self) {
+        self.inner.fence();
+    }
+}
+
+/// A guest's RAM from guest-physical address 0 on. Clones see the same bytes.
+#[derive(Clone, Debug)]
+pub struct VecGuest {
+    memory: PlainShared,
+}
+
+impl VecGuest {
+    /// `bytes` bytes of zeros, rounded up to whole pages.
+    pub fn new(bytes: usize) -> VecGuest {
+        VecGuest { memory: PlainShared::new(bytes.div_ceil(PAGE_SIZE), 0) }
+    }
+}
+
+impl GuestMemory for VecGuest {
+    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        self.memory.copy_in(usize::try_from(gpa).map_err(|_| OutOfRange)?, dst)
+    }
+    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
+        self.memory.copy_out(usize::try_from(gpa).map_err(|_| OutOfRange)?, src)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_memory_keeps_bytes_at_any_alignment() {
+        let memory = PlainShared::new(1, 5);
+        let pattern: [u8; 37] = core::array::from_fn(|i| i as u8 ^ 0x5a);
+        for offset in 0..16 {
+            memory.copy_out(offset, &pattern).unwrap();
+            let mut back = [0; 37];
+            memory.copy_in(offset, &mut back).unwrap();
+            assert_eq!(back, pattern);
+        }
+        memory.store_u32(4, 0xdead_beef).unwrap();
+        assert_eq!(memory.load_u32(4), Ok(0xdead_beef));
+        assert_eq!(memory.load_u32(5), Err(OutOfRange));
+        assert_eq!(memory.compare_exchange_u32(4, 0xdead_beef, 7), Ok(true));
+        assert_eq!(memory.compare_exchange_u32(4, 0xdead_beef, 8), Ok(false));
+        assert_eq!(memory.take_u64(0).unwrap() >> 32, 7);
+        assert_eq!(memory.load_u32(0), Ok(0));
+        assert_eq!(memory.copy_in(4090, &mut [0; 7]), Err(OutOfRange));
+    }
+
+    #[test]
+    fn a_second_fetch_sees_something_else() {
+        let memory = DoubleFetch::new(PlainShared::new(1, 0), &[8..12]);
+        memory.copy_out(0, &[1; 16]).unwrap();
+        let (mut once, mut twice) = ([0; 16], [0; 16]);
+        memory.copy_in(0, &mut once).unwrap();
+        memory.copy_in(0, &mut twice).unwrap();
+        assert_eq!(once, [1; 16]);
+        assert!((0..16).all(|i| (once[i] == twice[i]) == (8..12).contains(&i)));
+        memory.store_u32(0, 5).unwrap();
+        assert_eq!(memory.load_u32(0), Ok(5));
+        assert_ne!(memory.load_u32(0), Ok(5));
+    }
+
+    #[test]
+    fn a_window_is_the_same_memory() {
+        let memory = PlainShared::new(4, 100);
+        let window = memory.window(2 * PAGE_SIZE, PAGE_SIZE).unwrap();
+        window.copy_out(0, &[9]).unwrap();
+        let mut byte = [0];
+        memory.copy_in(2 * PAGE_SIZE, &mut byte).unwrap();
+        assert_eq!((byte, window.pfn(0), window.pfn(1)), ([9], Some(102), None));
+        assert!(memory.window(PAGE_SIZE, 4 * PAGE_SIZE).is_none());
+    }
+
+    #[test]
+    fn a_guest_reads_what_it_wrote() {
+        let guest = VecGuest::new(5000);
+        guest.write(8000, &[3; 100]).unwrap();
+        let mut back = [0; 100];
+        guest.read(8000, &mut back).unwrap();
+        assert_eq!(back, [3; 100]);
+        assert_eq!(guest.read(8192, &mut [0]), Err(OutOfRange));
+        assert_eq!(guest.read(u64::MAX, &mut [0]), Err(OutOfRange));
+    }
+}

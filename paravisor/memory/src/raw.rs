@@ -1,0 +1,185 @@
+//! The one place that touches shared memory: a mapped range, reached by `rep
+//! movsb` and by single atomic accesses.
+//!
+//! `unsafe` is needed because the host changes these bytes while we look: a
+//! Rust reference to them would promise otherwise. Bulk copies are one string
+//! instruction in inline assembly, which the compiler can neither split, repeat
+//! nor elide; words are atomics.
+#![allow(unsafe_code)]
+
+use crate::{OutOfRange, PAGE_SIZE, SharedMemory, check};
+use core::arch::asm;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// A mapped, page-aligned range of memory that the host can see.
+///
+/// There is no way to a reference or a slice into it.
+#[derive(Debug)]
+pub struct RawShared {
+    base: NonNull<u8>,
+    len: usize,
+    first_pfn: u64,
+}
+
+// SAFETY: every access is a single atomic access or a volatile byte copy made
+// by the processor; nothing is cached in this structure.
+unsafe impl Send for RawShared {}
+// SAFETY: as above; several processors may access the range at once, just as
+// the host does.
+unsafe impl Sync for RawShared {}
+
+impl RawShared {
+    /// Takes the range of `len` bytes at `base`, whose first page has the frame
+    /// number `first_pfn`. `None` if `base` or `len` is not a multiple of the
+    /// page size, or `len` is 0.
+    ///
+    /// # Safety
+    ///
+    /// For as long as the value lives:
+    /// * `base..base + len` is mapped readable and writable, without the C bit,
+    ///   to the consecutive frames that start at `first_pfn`;
+    /// * no Rust reference, of this or another type, points into the range;
+    /// * the pages belong to no other allocation.
+    pub unsafe fn new(base: NonNull<u8>, len: usize, first_pfn: u64) -> Option<RawShared> {
+        let aligned = base.addr().get().is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
+        (aligned && len != 0).then_some(RawShared { base, len, first_pfn })
+    }
+
+    /// Pointer to `offset`, after the bounds check that `len` bytes lie there.
+    fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfRange> {
+        check(self.len, offset, len)?;
+        // SAFETY: `offset <= self.len`, so the result lies inside the range that
+        // `new` was promised, or one past its end for an empty access.
+        Ok(unsafe { self.base.as_ptr().add(offset) })
+    }
+
+    fn word32(&self, offset: usize) -> Result<&AtomicU32, OutOfRange> {
+        if !offset.is_multiple_of(4) {
+            return Err(OutOfRange);
+        }
+        // SAFETY: in bounds and aligned (the base is page-aligned); an atomic
+        // may change at any time, so this reference promises nothing that the
+        // host could break. It does not leave this module.
+        Ok(unsafe { AtomicU32::from_ptr(self.at(offset, 4)?.cast()) })
+    }
+}
+
+impl SharedMemory for RawShared {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn pfn(&self, index: usize) -> Option<u64> {
+        (index < self.len.div_ceil(PAGE_SIZE)).then(|| self.first_pfn.wrapping_add(index as u64))
+    }
+
+    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        let from = self.at(offset, dst.len())?;
+        // SAFETY: `from` is good for `dst.len()` bytes, `dst` is exclusive
+        // private memory; the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep movsb", inout("rcx") dst.len() => _, inout("rsi") from => _,
+                 inout("rdi") dst.as_mut_ptr() => _, options(nostack, preserves_flags));
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+        let to = self.at(offset, src.len())?;
+        // SAFETY: `to` is good for `src.len()` bytes, `src` is private memory;
+        // the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep movsb", inout("rcx") src.len() => _, inout("rsi") src.as_ptr() => _,
+                 inout("rdi") to => _, options(nostack, preserves_flags));
+        }
+        Ok(())
+    }
+
+    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        let to = self.at(offset, len)?;
+        // SAFETY: `to` is good for `len` bytes; the direction flag is clear.
+        unsafe {
+            asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") 0_u8,
+                 options(nostack, preserves_flags));
+        }
+        Ok(())
+    }
+
+    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
+        Ok(self.word32(offset)?.load(Ordering::Acquire))
+    }
+
+    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
+        self.word32(offset)?.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
+        let word = self.word32(offset)?;
+        Ok(word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    }
+
+    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
+        if !offset.is_multiple_of(8) {
+            return Err(OutOfRange);
+        }
+        // SAFETY: as in `word32`, for eight bytes.
+        let word = unsafe { AtomicU64::from_ptr(self.at(offset, 8)?.cast()) };
+        Ok(word.swap(0, Ordering::SeqCst))
+    }
+
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use std::boxed::Box;
+    use std::vec;
+
+    #[repr(align(4096))]
+    struct Page(#[allow(dead_code)] [u8; 2 * PAGE_SIZE]);
+
+    fn region() -> RawShared {
+        let page = NonNull::from(Box::leak(Box::new(Page([0; 2 * PAGE_SIZE])))).cast();
+        // SAFETY: leaked, aligned, and nothing else points there.
+        unsafe { RawShared::new(page, 2 * PAGE_SIZE, 0x1234) }.unwrap()
+    }
+
+    #[test]
+    fn copies_and_words_stay_inside() {
+        let memory = region();
+        let pattern: vec::Vec<u8> = (0..=255).collect();
+        memory.copy_out(4000, &pattern).unwrap();
+        let mut back = [0; 256];
+        memory.copy_in(4000, &mut back).unwrap();
+        assert_eq!(&back[..], &pattern[..]);
+        assert_eq!(memory.load_u32(4004), Ok(0x0706_0504));
+        assert_eq!(memory.compare_exchange_u32(4004, 1, 2), Ok(false));
+        assert_eq!(memory.compare_exchange_u32(4004, 0x0706_0504, 2), Ok(true));
+        assert_eq!(memory.take_u64(4000), Ok(0x0000_0002_0302_0100));
+        memory.zero(4000, 256).unwrap();
+        memory.copy_in(4000, &mut back).unwrap();
+        assert_eq!(back, [0; 256]);
+        assert_eq!(memory.pfn(1), Some(0x1235));
+        assert_eq!(memory.pfn(2), None);
+    }
+
+    #[test]
+    fn out_of_range_touches_nothing() {
+        let memory = region();
+        let mut byte = [0; 1];
+        assert_eq!(memory.copy_in(8192, &mut byte), Err(OutOfRange));
+        assert_eq!(memory.copy_in(usize::MAX, &mut byte), Err(OutOfRange));
+        assert_eq!(memory.copy_out(8191, &[1, 2]), Err(OutOfRange));
+        assert_eq!(memory.zero(1, usize::MAX), Err(OutOfRange));
+        assert_eq!(memory.load_u32(2), Err(OutOfRange));
+        assert_eq!(memory.load_u32(8190), Err(OutOfRange));
+        assert_eq!(memory.take_u64(4), Err(OutOfRange));
+        assert_eq!(memory.copy_in(8192, &mut []), Ok(()));
+    }
+}
