@@ -1,0 +1,300 @@
+//! PACKET: a frame with per-packet information.
+
+use super::slice;
+use crate::{Judged, Rule, Violation, read_prefix};
+use abi::rndis::{self, checksum, packet_id, ppi, vlan};
+use zerocopy::little_endian::U32;
+
+/// Shortest frame: an Ethernet header.
+pub const MIN_FRAME: u32 = 14;
+/// What a frame may have beyond the MTU: Ethernet header and one VLAN tag.
+pub const FRAME_OVERHEAD: u32 = 18;
+/// Most elements of per-packet information.
+pub const MAX_ELEMENTS: usize = 16;
+/// Smallest offset of data and information: behind the PACKET header.
+const MIN_OFFSET: u32 = (core::mem::size_of::<rndis::Packet>() - rndis::OFFSET_BASE) as u32;
+/// EtherTypes of a tag inside the frame: 802.1Q and 802.1ad.
+const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xA8]];
+
+/// What frames are measured against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketContext {
+    /// Payload of the largest frame, in bytes.
+    pub mtu: u32,
+    /// Our address.
+    pub mac: [u8; 6],
+    /// Frames for others are wanted.
+    pub promiscuous: bool,
+    /// 802.1Q information was agreed on.
+    pub vlan: bool,
+    /// Out-of-band data is refused, not only counted (RND-10 is a rule to be
+    /// counted before it is enforced on hosts that nobody has measured).
+    pub refuse_oob: bool,
+}
+
+/// What the host says about a frame's checksums. A hint: the guest gets frames
+/// as unverified whatever stands here (RND-25).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checksum {
+    tcp: bool,
+    udp: bool,
+    ip: bool,
+}
+
+impl Checksum {
+    /// The host says that the TCP checksum is right.
+    pub fn tcp(&self) -> bool {
+        self.tcp
+    }
+    /// The host says that the UDP checksum is right.
+    pub fn udp(&self) -> bool {
+        self.udp
+    }
+    /// The host says that the IP header's checksum is right.
+    pub fn ip(&self) -> bool {
+        self.ip
+    }
+}
+
+/// A frame for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<'a> {
+    frame: &'a [u8],
+    checksum: Checksum,
+    vlan: Option<u16>,
+    hash: Option<u32>,
+}
+
+impl<'a> Packet<'a> {
+    /// The frame from its destination address on, without check sequence.
+    pub fn frame(&self) -> &'a [u8] {
+        self.frame
+    }
+    /// What the host says about checksums.
+    pub fn checksum(&self) -> Checksum {
+        self.checksum
+    }
+    /// 802.1Q tag control information (priority 15:13, eligible 12, id 11:0).
+    pub fn vlan(&self) -> Option<u16> {
+        self.vlan
+    }
+    /// The host's hash of the flow: a hint, never an index (RND-27).
+    pub fn hash(&self) -> Option<u32> {
+        self.hash
+    }
+}
+
+/// Judges the bytes of one PACKET message, no more and no less.
+pub(super) fn judge<'a>(
+    message: &'a [u8],
+    context: &PacketContext,
+) -> Result<Judged<Packet<'a>>, Violation> {
+    let Some(header) = read_prefix::<rndis::Packet>(message) else {
+        return Err(Violation::new(Rule::RND_05, 4, message.len() as u64));
+    };
+    let data_offset = header.data_offset.get();
+    let data_length = header.data_length.get();
+    if data_offset < MIN_OFFSET {
+        return Err(Violation::new(Rule::RND_06, 8, data_offset));
+    }
+    let Some(frame) = slice(message, data_offset, data_length) else {
+        return Err(Violation::new(Rule::RND_07, 12, data_length));
+    };
+    if data_length < MIN_FRAME {
+        return Err(Violation::new(Rule::RND_08, 12, data_length));
+    }
+    if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
+        return Err(Violation::new(Rule::RND_09, 12, data_length));
+    }
+    let oob = [header.oob_offset, header.oob_length, header.oob_count];
+    let mut noted = None;
+    if let Some(word) = oob.iter().map(|word| word.get()).find(|word| *word != 0) {
+        let violation = Violation::new(Rule::RND_10, 16, word);
+        if context.refuse_oob {
+            return Err(violation);
+        }
+        noted = Some(violation);
+    }
+    // RND-11: virtual connection and reserved word are not looked at.
+    let information = information(message, &header)?;
+    let mut packet = Packet {
+        frame,
+        checksum: Checksum::default(),
+        vlan: None,
+        hash: None,
+    };
+    if let Some(information) = information {
+        let bent = walk(information, context, &mut packet)?;
+        noted = noted.or(bent);
+    }
+    destination(&packet, context)?;
+    Ok(Judged {
+        value: packet,
+        noted,
+    })
+}
+
+/// The area of per-packet information, if there is one (RND-12 to RND-15).
+fn information<'a>(
+    message: &'a [u8],
+    header: &rndis::Packet,
+) -> Result<Option<&'a [u8]>, Violation> {
+    let offset = header.ppi_offset.get();
+    let length = header.ppi_length.get();
+    if length == 0 {
+        return Ok(None);
+    }
+    if offset == 0 {
+        return Err(Violation::new(Rule::RND_12, 28, offset));
+    }
+    let room = (message.len().saturating_sub(rndis::OFFSET_BASE)) as u64;
+    if offset < MIN_OFFSET || !offset.is_multiple_of(4) || u64::from(offset) > room {
+        return Err(Violation::new(Rule::RND_13, 28, offset));
+    }
+    let area = match slice(message, offset, length) {
+        Some(area) if area.len() >= ppi::HEADER_SIZE => area,
+        _ => return Err(Violation::new(Rule::RND_14, 32, length)),
+    };
+    // Both ends lie inside the message, so the sums fit.
+    let end = |offset: u32, length: u32| offset.saturating_add(length);
+    let data = header.data_offset.get();
+    if offset < end(data, header.data_length.get()) && data < end(offset, length) {
+        return Err(Violation::new(Rule::RND_15, 28, offset));
+    }
+    Ok(Some(area))
+}
+
+/// Walks the elements once (RND-16 to RND-22) and takes what is understood.
+/// Returns the first rule that a value had to be bent for.
+fn walk(
+    mut area: &[u8],
+    context: &PacketContext,
+    packet: &mut Packet<'_>,
+) -> Result<Option<Violation>, Violation> {
+    let mut seen = [0u32; MAX_ELEMENTS];
+    let mut count = 0usize;
+    let mut at = 0usize;
+    let mut noted = None;
+    while !area.is_empty() {
+        let Some(element) = read_prefix::<rndis::PerPacketInfo>(area) else {
+            return Err(Violation::new(Rule::RND_16, at, area.len() as u64));
+        };
+        let size = element.size.get();
+        if (size as usize) < ppi::HEADER_SIZE {
+            return Err(Violation::new(Rule::RND_16, at, size));
+        }
+        let Some((bytes, rest)) = area.split_at_checked(size as usize) else {
+            return Err(Violation::new(Rule::RND_17, at, size));
+        };
+        if !size.is_multiple_of(4) {
+            return Err(Violation::new(Rule::RND_18, at, size));
+        }
+        let kind = element.kind.get();
+        if seen.iter().take(count).any(|earlier| *earlier == kind) {
+            return Err(Violation::new(Rule::RND_21, at.saturating_add(4), kind));
+        }
+        match seen.get_mut(count) {
+            Some(slot) => *slot = kind,
+            None => return Err(Violation::new(Rule::RND_20, at, count as u64)),
+        }
+        count = count.saturating_add(1);
+        let element = Element {
+            bytes,
+            at,
+            value_offset: element.value_offset.get(),
+        };
+        match kind {
+            ppi::CHECKSUM => {
+                let value = element.value()?;
+                let (checksum, bent) = judge_checksum(value, at);
+                packet.checksum = checksum;
+                noted = noted.or(bent);
+            }
+            ppi::IEEE_8021Q => packet.vlan = Some(judge_vlan(element.value()?, at, context)?),
+            ppi::HASH_VALUE => packet.hash = Some(element.value()?),
+            ppi::PACKET_ID => {
+                // Version, flags and id in one word, in this order.
+                let [_, flags, _, _] = element.value()?.to_le_bytes();
+                if flags & packet_id::SUB_ALLOCATION != 0 {
+                    return Err(Violation::new(Rule::RND_28, at, flags));
+                }
+            }
+            // RND-22: the rest is skipped.
+            _ => {}
+        }
+        at = at.saturating_add(bytes.len());
+        area = rest;
+    }
+    Ok(noted)
+}
+
+/// One element, inside the area.
+struct Element<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    value_offset: u32,
+}
+
+impl Element<'_> {
+    /// The element's value: one word, behind its header and inside it (RND-19).
+    fn value(&self) -> Result<u32, Violation> {
+        let start = self.value_offset as usize;
+        let value = match start >= ppi::HEADER_SIZE {
+            true => self.bytes.get(start..).and_then(read_prefix::<U32>),
+            false => None,
+        };
+        match value {
+            Some(value) => Ok(value.get()),
+            None => Err(Violation::new(
+                Rule::RND_19,
+                self.at.saturating_add(8),
+                self.value_offset,
+            )),
+        }
+    }
+}
+
+/// Failed and succeeded together mean "not verified" (RND-24).
+fn judge_checksum(value: u32, at: usize) -> (Checksum, Option<Violation>) {
+    let mut contradiction = false;
+    let mut good = |succeeded: u32, failed: u32| {
+        let both = value & succeeded != 0 && value & failed != 0;
+        contradiction |= both;
+        value & succeeded != 0 && !both
+    };
+    let result = Checksum {
+        tcp: good(checksum::RX_TCP_SUCCEEDED, checksum::RX_TCP_FAILED),
+        udp: good(checksum::RX_UDP_SUCCEEDED, checksum::RX_UDP_FAILED),
+        ip: good(checksum::RX_IP_SUCCEEDED, checksum::RX_IP_FAILED),
+    };
+    (
+        result,
+        contradiction.then(|| Violation::new(Rule::RND_24, at, value)),
+    )
+}
+
+/// Only where tags were agreed on, with a usable id and no reserved bits (RND-26).
+fn judge_vlan(value: u32, at: usize, context: &PacketContext) -> Result<u16, Violation> {
+    let id = (value >> vlan::ID_SHIFT) & vlan::ID_MASK;
+    if !context.vlan || value & vlan::RESERVED_MASK != 0 || id == vlan::ID_MASK {
+        return Err(Violation::new(Rule::RND_26, at, value));
+    }
+    let priority = (value & vlan::PRIORITY_MASK) << 13;
+    let eligible = if value & vlan::CFI != 0 { 1 << 12 } else { 0 };
+    Ok((priority | eligible | id) as u16)
+}
+
+/// For us (RND-67), and tagged once at most (RND-68).
+fn destination(packet: &Packet<'_>, context: &PacketContext) -> Result<(), Violation> {
+    let address = packet.frame.first_chunk::<6>().copied().unwrap_or_default();
+    let [first, ..] = address;
+    let group = first & 1 != 0;
+    if !group && address != context.mac && !context.promiscuous {
+        return Err(Violation::new(Rule::RND_67, 0, u64::from(first)));
+    }
+    let ethertype = packet.frame.get(12..14);
+    if packet.vlan.is_some() && TAGS.iter().any(|tag| ethertype == Some(tag.as_slice())) {
+        return Err(Violation::new(Rule::RND_68, 12, 0u32));
+    }
+    Ok(())
+}
