@@ -17,6 +17,8 @@
 )]
 
 pub mod nvsp;
+pub mod packet;
+pub mod ring;
 pub mod rndis;
 mod rule;
 

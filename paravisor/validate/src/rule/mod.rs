@@ -95,6 +95,20 @@ impl Prefix {
         (Prefix::Sys, b"SYS", 18),
     ];
 
+    /// Rules of the prefix with this position.
+    const fn size(position: usize) -> usize {
+        let mut rest: &[(Prefix, &[u8; 3], u16)] = &Prefix::SIZES;
+        let mut skip = position;
+        while let [(_, _, size), after @ ..] = rest {
+            if skip == 0 {
+                return *size as usize;
+            }
+            skip = skip.saturating_sub(1);
+            rest = after;
+        }
+        0
+    }
+
     /// Where rules of this prefix are enforced.
     pub const fn layer(self) -> Layer {
         match self {
@@ -184,6 +198,8 @@ const TABLES: [&[Declaration]; 8] = [
     sys::TABLE,
 ];
 
+// Indexing in `const` items fails the build, not the program.
+#[allow(clippy::indexing_slicing)]
 impl Rule {
     /// Number of ids that the catalogue has given out; [`Rule::index`] is below it.
     pub const COUNT: usize = {
@@ -222,19 +238,20 @@ impl Rule {
         let mut i = 0;
         while i < name.len() {
             assert!(name[i] == id[i] || (name[i] == b'_' && id[i] == b'-'));
-            i += 1;
+            i = i.saturating_add(1);
         }
         rule
     }
 
+}
+
+impl Rule {
     /// Number of this rule among all ids of the catalogue, for counters.
     pub const fn index(self) -> usize {
         let mut base = 0_usize;
         let mut i = 0_usize;
         while i < self.prefix as usize && i < Prefix::SIZES.len() {
-            #[allow(clippy::indexing_slicing)] // bounded by the line above
-            let size = Prefix::SIZES[i].2 as usize;
-            base = base.saturating_add(size);
+            base = base.saturating_add(Prefix::size(i));
             i = i.saturating_add(1);
         }
         base.saturating_add(self.number as usize).saturating_sub(1)

@@ -1,0 +1,400 @@
+//! Ring packets: descriptor and extended header, judged on a private copy.
+//!
+//! [`span`] judges the 16 bytes of the descriptor that are copied first and
+//! says how many bytes to copy; [`judge`] gives the meaning of the whole. Both
+//! look at the same private bytes: the ring is not read again.
+
+use crate::{Rule, Violation, read_prefix};
+use abi::vmbus::{
+    PACKET_FLAG_COMPLETION_REQUESTED, PACKET_TRAILER_SIZE, PacketDescriptor, PacketType,
+    TransferPageHeader, TransferPageRange,
+};
+use core::mem::size_of;
+
+/// Bytes of a descriptor.
+pub const DESCRIPTOR: usize = size_of::<PacketDescriptor>();
+/// Most ranges of one transfer-page packet, with receive segment coalescing
+/// (OpenVMM NVSP_MAX_PACKETS_PER_RECEIVE; 375 without).
+pub const MAX_RANGES: u32 = 562;
+/// Where the extended header ends and the ranges start.
+const RANGES_AT: usize = DESCRIPTOR + size_of::<TransferPageHeader>();
+
+/// What the receiver of a channel is ready for.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Id of the receive buffer to which transfer-page packets refer.
+    pub transfer_set: u16,
+    /// Most ranges of such a packet, at most [`MAX_RANGES`].
+    pub max_ranges: u32,
+}
+
+/// How far a packet reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    length: u32,
+}
+
+impl Span {
+    /// Bytes of the packet, a multiple of 8, at least 16, without the trailer.
+    pub const fn length(self) -> u32 {
+        self.length
+    }
+    /// Bytes to move on in the ring.
+    pub const fn total(self) -> u32 {
+        self.length.saturating_add(PACKET_TRAILER_SIZE as u32)
+    }
+}
+
+/// Judges the size of the packet that starts with `descriptor`, when
+/// `available` bytes of the ring are readable and `limit` bytes of private
+/// buffer are ready.
+pub fn span(descriptor: &[u8], available: u32, limit: usize) -> Result<Span, Violation> {
+    let Some(head) = read_prefix::<PacketDescriptor>(descriptor) else {
+        return Err(Violation::new(Rule::RNG_08, 0, descriptor.len() as u64));
+    };
+    let (length8, offset8) = (head.length8.get(), head.data_offset8.get());
+    let span = Span { length: u32::from(length8).wrapping_mul(8) };
+    if length8 < 2 {
+        return Err(Violation::new(Rule::PKT_03, 4, length8));
+    }
+    if span.total() > available {
+        return Err(Violation::new(Rule::RNG_09, 4, length8));
+    }
+    if span.length as usize > limit {
+        return Err(Violation::new(Rule::RNG_22, 4, length8));
+    }
+    if offset8 > length8 {
+        return Err(Violation::new(Rule::PKT_01, 2, offset8));
+    }
+    if offset8 < 2 {
+        return Err(Violation::new(Rule::PKT_02, 2, offset8));
+    }
+    Ok(span)
+}
+
+/// A packet that was judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    kind: Kind<'a>,
+    transaction_id: u64,
+    completion_requested: bool,
+    payload: &'a [u8],
+}
+
+/// What kind of packet it is.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'a> {
+    /// Everything is in the payload.
+    InBand,
+    /// The payload refers to ranges of the receive buffer.
+    TransferPages(Ranges<'a>),
+    /// An answer to one of our packets.
+    Completion,
+}
+
+impl<'a> Packet<'a> {
+    /// What kind of packet it is.
+    pub fn kind(&self) -> Kind<'a> {
+        self.kind
+    }
+    /// The sender's id: opaque, to be echoed. In a completion, ours.
+    pub fn transaction_id(&self) -> u64 {
+        self.transaction_id
+    }
+    /// Whether the host waits for a completion; never for a completion (PKT-06).
+    pub fn completion_requested(&self) -> bool {
+        self.completion_requested
+    }
+    /// The payload with its padding: a multiple of 8 bytes.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// The ranges of a transfer-page packet. Their bounds are judged against the
+/// receive buffer by whoever owns it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranges<'a> {
+    bytes: &'a [u8],
+}
+
+/// Part of the receive buffer, as the host names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Bytes.
+    pub byte_count: u32,
+    /// Offset into the receive buffer.
+    pub byte_offset: u32,
+}
+
+impl<'a> Ranges<'a> {
+    /// How many, from 1 to [`MAX_RANGES`].
+    pub fn len(&self) -> usize {
+        self.bytes.chunks_exact(size_of::<TransferPageRange>()).len()
+    }
+    /// Never: an empty list is refused (PKT-10).
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = Range> + 'a {
+        self.bytes.chunks_exact(size_of::<TransferPageRange>()).filter_map(|bytes| {
+            let range = read_prefix::<TransferPageRange>(bytes)?;
+            Some(Range { byte_count: range.byte_count.get(), byte_offset: range.byte_offset.get() })
+        })
+    }
+}
+
+/// Judges a whole packet (descriptor to the end of the payload) that [`span`]
+/// has measured.
+pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violation> {
+    // The bytes have been measured, but this function stands on its own.
+    let span = span(bytes, u32::MAX, bytes.len())?;
+    let Some(head) = read_prefix::<PacketDescriptor>(bytes) else {
+        return Err(Violation::new(Rule::RNG_08, 0, bytes.len() as u64));
+    };
+    let start = usize::from(head.data_offset8.get()).wrapping_mul(8);
+    let Some(payload) = bytes.get(start..span.length as usize) else {
+        return Err(Violation::new(Rule::PKT_01, 2, head.data_offset8.get()));
+    };
+    let kind = PacketType(head.packet_type.get());
+    if ![PacketType::IN_BAND, PacketType::TRANSFER_PAGES, PacketType::COMPLETION].contains(&kind) {
+        return Err(Violation::new(Rule::PKT_04, 0, kind.0));
+    }
+    let flags = head.flags.get();
+    if flags & !PACKET_FLAG_COMPLETION_REQUESTED != 0 {
+        return Err(Violation::new(Rule::PKT_05, 6, flags));
+    }
+    let transaction_id = head.transaction_id.get();
+    let kind = match kind {
+        PacketType::IN_BAND => Kind::InBand,
+        PacketType::TRANSFER_PAGES => Kind::TransferPages(ranges(bytes, start, policy)?),
+        _ => Kind::Completion,
+    };
+    let completion = matches!(kind, Kind::Completion);
+    if payload.is_empty() && !completion {
+        return Err(Violation::new(Rule::PKT_21, 4, head.length8.get()));
+    }
+    Ok(Packet {
+        kind,
+        transaction_id,
+        completion_requested: !completion && flags & PACKET_FLAG_COMPLETION_REQUESTED != 0,
+        payload,
+    })
+}
+
+/// The ranges between extended header and payload, which starts at `start`.
+fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'a>, Violation> {
+    let extended = bytes.get(DESCRIPTOR..start).and_then(read_prefix::<TransferPageHeader>);
+    let Some(extended) = extended else {
+        return Err(Violation::new(Rule::PKT_07, 2, start as u64));
+    };
+    let count = extended.range_count.get();
+    if count >= 1 << 31 {
+        return Err(Violation::new(Rule::PKT_09, 20, count));
+    }
+    if count == 0 || count > policy.max_ranges.min(MAX_RANGES) {
+        return Err(Violation::new(Rule::PKT_10, 20, count));
+    }
+    let end = (count as usize)
+        .checked_mul(size_of::<TransferPageRange>())
+        .and_then(|len| len.checked_add(RANGES_AT))
+        .filter(|end| *end <= start);
+    let Some(list) = end.and_then(|end| bytes.get(RANGES_AT..end)) else {
+        return Err(Violation::new(Rule::PKT_08, 20, count));
+    };
+    if extended.set_id.get() != policy.transfer_set {
+        return Err(Violation::new(Rule::PKT_11, 16, extended.set_id.get()));
+    }
+    Ok(Ranges { bytes: list })
+}
+
+/// The host's in-band requests that we have not answered stay below `limit`
+/// (PKT-20); `unanswered` counts those before this one.
+pub fn host_request(unanswered: u32, limit: u32) -> Result<(), Violation> {
+    if unanswered < limit {
+        Ok(())
+    } else {
+        Err(Violation::new(Rule::PKT_20, 6, unanswered))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    extern crate std;
+    use std::vec;
+    use std::vec::Vec;
+
+    const POLICY: Policy = Policy { transfer_set: 0xcafe, max_ranges: 562 };
+
+    fn packet(kind: u16, offset8: u16, length8: u16, flags: u16) -> Vec<u8> {
+        let mut bytes = vec![0; (length8 as usize * 8).max(DESCRIPTOR)];
+        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+        bytes[2..4].copy_from_slice(&offset8.to_le_bytes());
+        bytes[4..6].copy_from_slice(&length8.to_le_bytes());
+        bytes[6..8].copy_from_slice(&flags.to_le_bytes());
+        bytes[8..16].copy_from_slice(&0x1122_u64.to_le_bytes());
+        bytes
+    }
+
+    fn transfer(set: u16, count: u32, offset8: u16, length8: u16) -> Vec<u8> {
+        let mut bytes = packet(7, offset8, length8, 1);
+        if bytes.len() >= 24 {
+            bytes[16..18].copy_from_slice(&set.to_le_bytes());
+            bytes[18..20].copy_from_slice(&[0xff, 0xff]); // PKT-12: garbage
+            bytes[20..24].copy_from_slice(&count.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn rule<T: core::fmt::Debug>(result: Result<T, Violation>) -> Rule {
+        result.unwrap_err().rule
+    }
+
+    #[test]
+    fn rng_09_packet_and_trailer_inside_the_available_bytes() {
+        let bytes = packet(6, 2, 4, 0);
+        assert_eq!(rule(span(&bytes, 32, 4096)), Rule::RNG_09);
+        assert_eq!(span(&bytes, 40, 4096).unwrap().total(), 40);
+    }
+
+    #[test]
+    fn rng_22_packet_inside_the_private_buffer() {
+        let bytes = packet(6, 2, 0xffff, 0);
+        assert_eq!(rule(span(&bytes, u32::MAX, 65536)), Rule::RNG_22);
+        assert_eq!(span(&bytes, u32::MAX, 0xffff * 8).unwrap().length(), 0xffff * 8);
+    }
+
+    #[test]
+    fn pkt_01_payload_offset_inside_the_packet() {
+        assert_eq!(rule(span(&packet(6, 5, 3, 0), 4096, 4096)), Rule::PKT_01);
+        assert!(span(&packet(6, 3, 3, 0), 4096, 4096).is_ok());
+    }
+
+    #[test]
+    fn pkt_02_payload_behind_the_descriptor() {
+        assert_eq!(rule(span(&packet(6, 0, 3, 0), 4096, 4096)), Rule::PKT_02);
+        assert_eq!(rule(span(&packet(6, 1, 3, 0), 4096, 4096)), Rule::PKT_02);
+        assert!(span(&packet(6, 2, 3, 0), 4096, 4096).is_ok());
+    }
+
+    #[test]
+    fn pkt_03_packet_holds_its_descriptor() {
+        assert_eq!(rule(span(&packet(6, 0, 0, 0), 4096, 4096)), Rule::PKT_03);
+        assert_eq!(rule(span(&packet(6, 2, 1, 0), 4096, 4096)), Rule::PKT_03);
+        assert!(span(&packet(11, 2, 2, 0), 4096, 4096).is_ok());
+    }
+
+    #[test]
+    fn pkt_04_three_types_only() {
+        for kind in [0, 1, 2, 3, 4, 5, 8, 9, 10, 12, 13, 0xffff] {
+            assert_eq!(rule(judge(&packet(kind, 2, 3, 0), &POLICY)), Rule::PKT_04, "{kind}");
+        }
+        assert!(matches!(judge(&packet(6, 2, 3, 0), &POLICY).unwrap().kind(), Kind::InBand));
+        assert!(matches!(judge(&packet(11, 2, 3, 0), &POLICY).unwrap().kind(), Kind::Completion));
+    }
+
+    #[test]
+    fn pkt_05_one_flag_only() {
+        assert_eq!(rule(judge(&packet(6, 2, 3, 0x8000), &POLICY)), Rule::PKT_05);
+        assert_eq!(rule(judge(&packet(6, 2, 3, 3), &POLICY)), Rule::PKT_05);
+        let bytes = packet(6, 2, 3, 1);
+        let good = judge(&bytes, &POLICY).unwrap();
+        assert!(good.completion_requested());
+        assert_eq!((good.transaction_id(), good.payload().len()), (0x1122, 8));
+    }
+
+    #[test]
+    fn pkt_06_a_completion_is_not_answered() {
+        assert!(!judge(&packet(11, 2, 3, 1), &POLICY).unwrap().completion_requested());
+    }
+
+    #[test]
+    fn pkt_07_transfer_packet_has_its_header() {
+        assert_eq!(rule(judge(&transfer(0xcafe, 1, 2, 5), &POLICY)), Rule::PKT_07);
+        assert!(judge(&transfer(0xcafe, 1, 4, 5), &POLICY).is_ok());
+    }
+
+    #[test]
+    fn pkt_08_ranges_in_front_of_the_payload() {
+        assert_eq!(rule(judge(&transfer(0xcafe, 100, 4, 5), &POLICY)), Rule::PKT_08);
+        assert_eq!(rule(judge(&transfer(0xcafe, 2, 4, 6), &POLICY)), Rule::PKT_08);
+        assert!(judge(&transfer(0xcafe, 2, 5, 6), &POLICY).is_ok());
+    }
+
+    #[test]
+    fn pkt_09_range_count_is_no_negative_number() {
+        assert_eq!(rule(judge(&transfer(0xcafe, u32::MAX, 3, 4), &POLICY)), Rule::PKT_09);
+        assert_eq!(rule(judge(&transfer(0xcafe, 1 << 31, 3, 4), &POLICY)), Rule::PKT_09);
+    }
+
+    #[test]
+    fn pkt_10_one_to_562_ranges() {
+        assert_eq!(rule(judge(&transfer(0xcafe, 0, 3, 4), &POLICY)), Rule::PKT_10);
+        assert_eq!(rule(judge(&transfer(0xcafe, 563, 600, 700), &POLICY)), Rule::PKT_10);
+        let bytes = transfer(0xcafe, 562, 3 + 562, 700);
+        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else { panic!() };
+        assert_eq!((ranges.len(), ranges.iter().count()), (562, 562));
+    }
+
+    #[test]
+    fn pkt_11_our_receive_buffer() {
+        assert_eq!(rule(judge(&transfer(0xbeef, 1, 4, 5), &POLICY)), Rule::PKT_11);
+        assert!(judge(&transfer(0xcafe, 1, 4, 5), &POLICY).is_ok());
+    }
+
+    #[test]
+    fn pkt_12_garbage_in_reserved_bytes_is_ignored() {
+        // `transfer` always writes garbage there.
+        let mut bytes = transfer(0xcafe, 1, 4, 5);
+        bytes[24..28].copy_from_slice(&1500_u32.to_le_bytes());
+        bytes[28..32].copy_from_slice(&4096_u32.to_le_bytes());
+        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else { panic!() };
+        let range = ranges.iter().next().unwrap();
+        assert_eq!(range, Range { byte_count: 1500, byte_offset: 4096 });
+    }
+
+    #[test]
+    fn pkt_20_unanswered_requests_are_bounded() {
+        assert_eq!(rule(host_request(16, 16)), Rule::PKT_20);
+        assert!(host_request(15, 16).is_ok());
+    }
+
+    #[test]
+    fn pkt_21_payload_holds_a_message_type() {
+        assert_eq!(rule(judge(&packet(6, 2, 2, 0), &POLICY)), Rule::PKT_21);
+        assert_eq!(rule(judge(&transfer(0xcafe, 1, 4, 4), &POLICY)), Rule::PKT_21);
+        assert!(judge(&packet(11, 2, 2, 0), &POLICY).unwrap().payload().is_empty());
+    }
+
+    #[test]
+    fn pkt_23_payload_is_a_multiple_of_8() {
+        for length8 in 2..40 {
+            let bytes = packet(11, 2, length8, 0);
+            assert!(judge(&bytes, &POLICY).unwrap().payload().len().is_multiple_of(8));
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic() {
+        let mut state = 1_u64;
+        for _ in 0..200_000 {
+            let mut bytes = [0_u8; 64];
+            for byte in &mut bytes {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *byte = (state >> 56) as u8;
+            }
+            // Small numbers where lengths stand, so that deeper checks are met.
+            bytes[0] &= 15;
+            bytes[1] = 0;
+            bytes[2] &= 15;
+            bytes[3] = 0;
+            bytes[4] &= 15;
+            bytes[5] = 0;
+            let len = (state >> 32) as usize % 65;
+            let _ = judge(&bytes[..len], &POLICY);
+        }
+    }
+}
