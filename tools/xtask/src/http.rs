@@ -43,10 +43,16 @@ impl Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PREFERRED_PORT))
             .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .context("cannot open a port on 127.0.0.1 for the test web server")?;
-        let port = listener.local_addr().context("the web server has no address")?.port();
+        let port = listener
+            .local_addr()
+            .context("the web server has no address")?
+            .port();
         let file = Arc::new(content());
         let (first, second) = file.split_at(FILE_SIZE / 2);
-        let swapped = Sha256::new().chain_update(second).chain_update(first).finalize();
+        let swapped = Sha256::new()
+            .chain_update(second)
+            .chain_update(first)
+            .finalize();
         let sum = hex(&Sha256::digest(file.as_slice()));
         let expected = hex(&swapped);
         let served = Arc::new(Mutex::new(Served::default()));
@@ -65,7 +71,10 @@ impl Server {
 
     /// What the guest's command line must say.
     pub fn append(&self) -> String {
-        format!("uc.url=http://10.0.2.2:{}/file uc.sha={}", self.port, self.sum)
+        format!(
+            "uc.url=http://10.0.2.2:{}/file uc.sha={}",
+            self.port, self.sum
+        )
     }
 
     /// What was served so far; resets the counts.
@@ -109,7 +118,13 @@ fn answer(
         }
         (Some("POST"), Some("/upload")) => {
             let good = length == FILE_SIZE as u64 && sum_of(&mut reader, length)? == expected;
-            count(&|s| if good { s.uploads_ok += 1 } else { s.uploads_bad += 1 });
+            count(&|s| {
+                if good {
+                    s.uploads_ok += 1
+                } else {
+                    s.uploads_bad += 1
+                }
+            });
             respond(&mut stream, "200 OK", if good { b"ok\n" } else { b"bad\n" })?;
         }
         _ => respond(&mut stream, "404 Not Found", b"no such thing\n")?,
@@ -186,9 +201,15 @@ mod tests {
         // The same bytes in the first order are an echo, not what was asked for.
         let echo = talk(server.port, &[head.as_bytes(), body]);
         assert!(echo.ends_with(b"\r\n\r\nbad\n"));
-        let short = talk(server.port, &[b"POST /upload HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"]);
+        let short = talk(
+            server.port,
+            &[b"POST /upload HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"],
+        );
         assert!(short.ends_with(b"bad\n"));
         let served = server.take();
-        assert_eq!((served.downloads, served.uploads_ok, served.uploads_bad), (1, 1, 2));
+        assert_eq!(
+            (served.downloads, served.uploads_ok, served.uploads_bad),
+            (1, 1, 2)
+        );
     }
 }

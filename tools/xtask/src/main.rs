@@ -1,5 +1,8 @@
 //! `cargo xtask`: sets the machine up, builds, runs, tests and measures Undercroft.
 
+mod bench;
+mod faults;
+mod firmware;
 mod guest;
 mod http;
 mod machine;
@@ -7,24 +10,33 @@ mod paths;
 mod plain;
 mod process;
 mod records;
+mod report;
+mod run;
 mod setup;
+mod size;
+mod test;
 mod ui;
+mod unsafe_scan;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
-use plain::{Own, TestGuest};
+use bench::Bench;
+use plain::Own;
+use run::Plan;
 use setup::{KernelVersion, Pretend};
+use test::TestArgs;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Sets up, builds, runs, tests and measures Undercroft")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+#[command(about = "Sets up, builds, runs, tests and measures Undercroft")]
 struct Cli {
     #[command(subcommand)]
-    command: Chore,
+    chore: Chore,
 }
 
 #[derive(Subcommand)]
@@ -40,11 +52,22 @@ enum Chore {
     },
     /// Boot a guest above the paravisor in the rig and let it use the network
     Run(RunArgs),
+    /// Run every test, in process and in QEMU
+    Test(TestArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print sizes: image, memory, crates, unsafe blocks
+    Size {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What `run` takes.
-#[derive(Args, Clone, Debug)]
-pub struct RunArgs {
+#[derive(Args)]
+struct RunArgs {
     /// The guest's kernel (a bzImage); default: Debian's cloud kernel
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -52,25 +75,46 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
     /// Words added to the guest's command line
-    #[arg(long, value_name = "WORDS")]
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     append: Option<String>,
     /// Memory of the VM in MiB, 256 to 2048, an even number
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     memory: u32,
+    /// Write a report to this file (JSON)
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Debian's kernel to use
     #[arg(long, value_enum, default_value = "6.1")]
     kernel_version: KernelVersion,
-    /// Give up after so many seconds
+    /// Give up after so many seconds of the machine
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
+    /// Let something go wrong: image-truncated, image-flipped, guest-triple-fault,
+    /// guest-unknown-exit, or a scenario of the rig's host (repeatable)
+    #[arg(long, value_name = "NAME")]
+    fault: Vec<String>,
     /// Boot the same guest in plain QEMU instead, without rig and paravisor
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["fault", "keep_image"])]
     plain: bool,
+    /// Keep a copy of the image
+    #[arg(long, value_name = "FILE")]
+    keep_image: Option<PathBuf>,
+    /// Words for the rig's own command line
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    rig_append: String,
+    /// Do not show the guest's console
+    #[arg(long)]
+    quiet: bool,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match process::install_handler().and_then(|()| chore(cli.command)) {
+    match process::install_handler().and_then(|()| chore(cli.chore)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -81,16 +125,55 @@ fn main() -> ExitCode {
 
 fn chore(chore: Chore) -> Result<()> {
     match chore {
-        Chore::Setup { pretend_no_target, pretend_no_qemu } => setup::all(
+        Chore::Setup {
+            pretend_no_target,
+            pretend_no_qemu,
+        } => setup::all(
             &[KernelVersion::V6_1, KernelVersion::V6_12],
-            Pretend { no_target: pretend_no_target, no_qemu: pretend_no_qemu },
+            Pretend {
+                no_target: pretend_no_target,
+                no_qemu: pretend_no_qemu,
+            },
         ),
-        Chore::Run(args) => {
-            let own = Own { kernel: args.kernel, initrd: args.initrd, append: args.append };
-            let guest = TestGuest::new(args.kernel_version, &own)?;
-            let ran = guest.boot_plain(args.memory, Duration::from_secs(args.timeout), true)?;
-            println!("{:#?} {:?} {}", ran.marks, ran.status, ran.seconds);
-            Ok(())
-        }
+        Chore::Run(args) => run(args),
+        Chore::Test(args) => test::test(&args),
+        Chore::Bench(bench) => bench::bench(&bench),
+        Chore::Size { json } => size::size(json),
     }
+}
+
+fn run(args: RunArgs) -> Result<()> {
+    let plan = Plan {
+        own: Own {
+            kernel: args.kernel,
+            initrd: args.initrd,
+            append: args.append,
+        },
+        version: args.kernel_version,
+        memory: args.memory,
+        timeout: Duration::from_secs(args.timeout),
+        faults: args.fault,
+        rig_append: args.rig_append,
+        plain: args.plain,
+        show: !args.quiet,
+        keep_image: args.keep_image,
+    };
+    let report = run::run(&plan);
+    if report.started() {
+        println!("\nSummary\n{}", report.summary());
+    }
+    if let Some(file) = &args.report {
+        write_json(file, &report)?;
+    }
+    match report.error {
+        None => Ok(()),
+        Some(error) => Err(anyhow!(error)),
+    }
+}
+
+/// Writes `what` as JSON for people and programs.
+fn write_json(file: &Path, what: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(what)?;
+    text.push('\n');
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }

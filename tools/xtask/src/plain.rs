@@ -81,7 +81,14 @@ impl TestGuest {
         if let Some(own) = &own.append {
             append = format!("{append} {own}");
         }
-        Ok(TestGuest { kernel, initrd, append, name, server, dir })
+        Ok(TestGuest {
+            kernel,
+            initrd,
+            append,
+            name,
+            server,
+            dir,
+        })
     }
 
     /// A folder that lives as long as the guest.
@@ -98,6 +105,7 @@ impl TestGuest {
             append: self.append.clone(),
             memory,
             rig: false,
+            digest: None,
             timeout,
             show,
         })

@@ -61,7 +61,8 @@ impl Guarded {
 
     /// The status if the child has ended.
     pub fn poll(&self) -> Result<Option<ExitStatus>> {
-        self.with(Child::try_wait).context("cannot wait for a child process")
+        self.with(Child::try_wait)
+            .context("cannot wait for a child process")
     }
 
     /// Kills the child and collects it.
@@ -101,7 +102,11 @@ pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
             .map(|raw| String::from_utf8_lossy(raw).trim().to_owned())
             .find(|text| !text.is_empty())
             .unwrap_or_default();
-        bail!("{program} failed ({}): {}", out.status, last_lines(&said, 6));
+        bail!(
+            "{program} failed ({}): {}",
+            out.status,
+            last_lines(&said, 6)
+        );
     }
     Ok(out.stdout)
 }
@@ -130,7 +135,9 @@ pub fn last_lines(text: &str, n: usize) -> String {
 /// Finds `program` on PATH.
 pub fn on_path(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 #[cfg(test)]

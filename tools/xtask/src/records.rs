@@ -69,7 +69,10 @@ impl Records {
             "count" => {
                 let value = record.value.as_u64().unwrap_or_default();
                 let counters = self.counts.entry(record.from).or_default();
-                counters.entry(record.name).or_default().insert(record.key, value);
+                counters
+                    .entry(record.name)
+                    .or_default()
+                    .insert(record.key, value);
                 None
             }
             "text" => {

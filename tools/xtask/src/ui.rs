@@ -30,7 +30,12 @@ impl Step {
         if bar.is_none() {
             eprintln!("  … {what}");
         }
-        Step { bar, what, started: Instant::now(), finished: false }
+        Step {
+            bar,
+            what,
+            started: Instant::now(),
+            finished: false,
+        }
     }
 
     /// Replaces the text beside the spinner, for steps with a life of their own.

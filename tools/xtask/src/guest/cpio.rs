@@ -20,7 +20,10 @@ const BLOCK: usize = 4096;
 impl Cpio {
     /// An empty archive.
     pub fn new() -> Cpio {
-        Cpio { out: Vec::new(), inode: 0 }
+        Cpio {
+            out: Vec::new(),
+            inode: 0,
+        }
     }
 
     /// A directory. Parents must come first.
@@ -72,7 +75,8 @@ impl Cpio {
         ];
         self.out.extend_from_slice(b"070701");
         for field in fields {
-            self.out.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.out
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.out.extend_from_slice(name.as_bytes());
         self.out.push(0);
@@ -131,6 +135,9 @@ mod tests {
         };
         child.stdin.take().unwrap().write_all(&sample()).unwrap();
         let out = child.wait_with_output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&out.stdout), "bin\nbin/a\nbin/b\nconsole\n");
+        assert_eq!(
+            String::from_utf8_lossy(&out.stdout),
+            "bin\nbin/a\nbin/b\nconsole\n"
+        );
     }
 }

@@ -52,14 +52,15 @@ network() {
     # busybox wget stops a posted file at its first zero byte: nc does not.
     size=$(stat -c %s /tmp/file)
     half=$((size / 2))
+    {
+        printf 'POST /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$size"
+        dd if=/tmp/file bs="$half" skip=1 count=1 2>/dev/null
+        dd if=/tmp/file bs="$half" count=1 2>/dev/null
+    } > /tmp/upload
     server=${url#http://}
     server=${server%%/*}
     start=$(clock)
-    answer=$({
-        printf 'POST /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$size"
-        tail -c "$half" /tmp/file
-        head -c "$half" /tmp/file
-    } | timeout 120 nc "${server%:*}" "${server##*:}" | tail -n1)
+    answer=$(timeout 120 nc "${server%:*}" "${server##*:}" < /tmp/upload | tail -n1)
     if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
 }
 

@@ -19,10 +19,38 @@ const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that `init.sh` and `lease.sh` call.
-const APPLETS: [&str; 30] = [
-    "awk", "basename", "cat", "cut", "dmesg", "echo", "grep", "head", "insmod", "ip", "ls", "mount",
-    "nc", "poweroff", "printf", "readlink", "reboot", "sed", "sh", "sha256sum", "sleep", "stat", "tail",
-    "timeout", "tr", "udhcpc", "uname", "wc", "wget", "[",
+const APPLETS: [&str; 31] = [
+    "awk",
+    "basename",
+    "cat",
+    "cut",
+    "dd",
+    "dmesg",
+    "echo",
+    "grep",
+    "head",
+    "insmod",
+    "ip",
+    "ls",
+    "mount",
+    "nc",
+    "poweroff",
+    "printf",
+    "readlink",
+    "reboot",
+    "sed",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "stat",
+    "tail",
+    "timeout",
+    "tr",
+    "udhcpc",
+    "uname",
+    "wc",
+    "wget",
+    "[",
 ];
 
 /// Builds the initrd that takes a lease, fetches a file and sends it back.

@@ -37,7 +37,11 @@ impl Modules {
             .lines()
             .filter_map(module_name)
             .collect();
-        Ok(Modules { files, builtin, busybox: busybox.to_owned() })
+        Ok(Modules {
+            files,
+            builtin,
+            busybox: busybox.to_owned(),
+        })
     }
 
     /// The modules which `wanted` need, dependencies first, built-in ones left out.
@@ -50,7 +54,12 @@ impl Modules {
         Ok(order)
     }
 
-    fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<Module>) -> Result<()> {
+    fn visit(
+        &self,
+        name: &str,
+        seen: &mut BTreeSet<String>,
+        order: &mut Vec<Module>,
+    ) -> Result<()> {
         if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
@@ -61,7 +70,10 @@ impl Modules {
         for dependency in depends(&data).with_context(|| format!("in module {name}"))? {
             self.visit(&dependency, seen, order)?;
         }
-        order.push(Module { name: name.to_owned(), data });
+        order.push(Module {
+            name: name.to_owned(),
+            data,
+        });
         Ok(())
     }
 
@@ -84,7 +96,11 @@ fn collect(dir: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::Result
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if let Some(name) = path.file_name().and_then(|n| n.to_str()).and_then(module_name) {
+        } else if let Some(name) = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .and_then(module_name)
+        {
             files.insert(name, path);
         }
     }
@@ -101,7 +117,9 @@ fn module_name(path: &str) -> Option<String> {
 /// The modules that `elf` names in `.modinfo` as needed.
 fn depends(elf: &[u8]) -> Result<Vec<String>> {
     let file = object::File::parse(elf).context("not an ELF file")?;
-    let section = file.section_by_name(".modinfo").context("no .modinfo section")?;
+    let section = file
+        .section_by_name(".modinfo")
+        .context("no .modinfo section")?;
     let info = section.data().context("unreadable .modinfo section")?;
     Ok(info
         .split(|byte| *byte == 0)
@@ -118,8 +136,14 @@ mod tests {
 
     #[test]
     fn names_lose_folders_suffixes_and_dashes() {
-        assert_eq!(module_name("kernel/a/virtio-net.ko.xz").as_deref(), Some("virtio_net"));
-        assert_eq!(module_name("net_failover.ko").as_deref(), Some("net_failover"));
+        assert_eq!(
+            module_name("kernel/a/virtio-net.ko.xz").as_deref(),
+            Some("virtio_net")
+        );
+        assert_eq!(
+            module_name("net_failover.ko").as_deref(),
+            Some("net_failover")
+        );
         assert_eq!(module_name("modules.order"), None);
     }
 }

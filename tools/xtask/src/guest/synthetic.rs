@@ -17,8 +17,9 @@ const ENTRY_64: usize = 0x200;
 const LENGTH: usize = PROTECTED_MODE + 4096;
 
 /// `lidt [rip+2]; ud2;` and the ten zero bytes of an empty descriptor.
-const TRIPLE_FAULT: [u8; 19] =
-    [0x0f, 0x01, 0x1d, 0x02, 0, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const TRIPLE_FAULT: [u8; 19] = [
+    0x0f, 0x01, 0x1d, 0x02, 0, 0, 0, 0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
 /// `icebp; hlt; jmp to the hlt`.
 const UNKNOWN_EXIT: [u8; 4] = [0xf1, 0xf4, 0xeb, 0xfd];
 
@@ -62,6 +63,9 @@ mod tests {
         assert_eq!(&file[0x202..0x206], b"HdrS");
         assert_eq!(file[0x236] & 1, 1);
         assert_eq!(file[PROTECTED_MODE + ENTRY_64], 0x0f);
-        assert_eq!(kernel(Misdeed::UnknownExit)[PROTECTED_MODE + ENTRY_64], 0xf1);
+        assert_eq!(
+            kernel(Misdeed::UnknownExit)[PROTECTED_MODE + ENTRY_64],
+            0xf1
+        );
     }
 }

@@ -47,7 +47,9 @@ impl Apt {
     /// `program` with our options and a plain environment.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .env("LC_ALL", "C")
+            .env("DEBIAN_FRONTEND", "noninteractive");
         for option in &self.options {
             command.arg("-o").arg(option);
         }
@@ -72,13 +74,24 @@ impl Apt {
         let _ = std::fs::remove_dir_all(&partial);
         std::fs::create_dir_all(&partial).context("cannot create a folder")?;
         process::output(
-            self.command("apt-get").args(["-q", "download", package]).current_dir(&partial),
+            self.command("apt-get")
+                .args(["-q", "download", package])
+                .current_dir(&partial),
         )?;
         let deb = only_deb(&partial)?;
         let version = process::output(
-            Command::new("dpkg-deb").arg("--field").arg(&deb).arg("Version").env("LC_ALL", "C"),
+            Command::new("dpkg-deb")
+                .arg("--field")
+                .arg(&deb)
+                .arg("Version")
+                .env("LC_ALL", "C"),
         )?;
-        process::output(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&partial))?;
+        process::output(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(&deb)
+                .arg(&partial),
+        )?;
         std::fs::remove_file(&deb).context("cannot remove a package file")?;
         let _ = std::fs::remove_dir_all(into);
         std::fs::rename(&partial, into).context("cannot move an unpacked package")?;
@@ -87,7 +100,12 @@ impl Apt {
 
     /// Installs `packages` from `suite` if that adds packages only. An upgrade or a
     /// removal of anything installed is refused, before anything is changed.
-    pub fn install_only_new(&self, packages: &[&str], suite: &str, simulate: bool) -> Result<String> {
+    pub fn install_only_new(
+        &self,
+        packages: &[&str],
+        suite: &str,
+        simulate: bool,
+    ) -> Result<String> {
         let wanted: Vec<String> = packages.iter().map(|p| format!("{p}/{suite}")).collect();
         let plan = |wanted: &[String], from: Option<&str>| {
             let mut command = self.command("apt-get");
@@ -104,10 +122,20 @@ impl Apt {
         };
         let added = additions(&text)?;
         if simulate {
-            return Ok(format!("would add {} packages: {}", added.len(), added.join(" ")));
+            return Ok(format!(
+                "would add {} packages: {}",
+                added.len(),
+                added.join(" ")
+            ));
         }
         let mut command = self.command("apt-get");
-        command.args(["-q", "-y", "--no-install-recommends", "--no-upgrade", "--no-remove"]);
+        command.args([
+            "-q",
+            "-y",
+            "--no-install-recommends",
+            "--no-upgrade",
+            "--no-remove",
+        ]);
         if let Some(suite) = from {
             command.args(["-t", suite]);
         }
@@ -160,6 +188,11 @@ mod tests {
     fn a_plan_that_upgrades_or_removes_is_refused() {
         let upgrade = additions("Inst libc6 [2.36] (2.41 D [amd64])\n").unwrap_err();
         assert!(upgrade.to_string().contains("upgrade libc6"));
-        assert!(additions("Remv foo [1]\n").unwrap_err().to_string().contains("remove foo"));
+        assert!(
+            additions("Remv foo [1]\n")
+                .unwrap_err()
+                .to_string()
+                .contains("remove foo")
+        );
     }
 }

@@ -45,9 +45,10 @@ pub fn kernel(version: KernelVersion) -> Result<Kernel> {
         let archive = archive()?;
         let (name, text) = match version {
             KernelVersion::V6_1 => ("stable", archive.stable()),
-            KernelVersion::V6_12 => {
-                ("backports", archive.suite(&format!("{}-backports", archive.codename())))
-            }
+            KernelVersion::V6_12 => (
+                "backports",
+                archive.suite(&format!("{}-backports", archive.codename())),
+            ),
         };
         let apt = Apt::new(name, &text)?;
         let package = apt.resolve(METAPACKAGE, &format!("linux-image-{}.", version.name()))?;
@@ -59,14 +60,22 @@ pub fn kernel(version: KernelVersion) -> Result<Kernel> {
     if !image.is_file() || !modules.is_dir() {
         bail!("{} is incomplete: remove it and try again", dir.display());
     }
-    Ok(Kernel { image, modules, release, version: stamp.version })
+    Ok(Kernel {
+        image,
+        modules,
+        release,
+        version: stamp.version,
+    })
 }
 
 /// busybox, fetched if it is not there.
 pub fn busybox() -> Result<PathBuf> {
     let dir = paths::guest().join("busybox");
     ensure(&dir, "busybox", || {
-        Ok((Apt::new("stable", &archive()?.stable())?, "busybox-static".to_owned()))
+        Ok((
+            Apt::new("stable", &archive()?.stable())?,
+            "busybox-static".to_owned(),
+        ))
     })?;
     let program = ["bin/busybox", "usr/bin/busybox"]
         .into_iter()
@@ -95,7 +104,8 @@ fn ensure(dir: &Path, what: &str, find: impl FnOnce() -> Result<(Apt, String)>) 
 
 /// Debian's archive as this machine knows it.
 pub fn archive() -> Result<Archive> {
-    if sources::os_release("VERSION_CODENAME")? != RELEASE || sources::os_release("ID")? != "debian" {
+    if sources::os_release("VERSION_CODENAME")? != RELEASE || sources::os_release("ID")? != "debian"
+    {
         bail!(
             "this is not Debian 12, so the guest's kernel cannot be fetched: \
              give your own with --kernel and --initrd"

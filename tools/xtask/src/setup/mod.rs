@@ -99,5 +99,8 @@ pub fn target() -> Result<Target> {
 /// A kernel with busybox, fetched if need be.
 pub fn guest(version: KernelVersion) -> Result<Guest> {
     let _lock = lock()?;
-    Ok(Guest { busybox: guest::busybox()?, kernel: guest::kernel(version)? })
+    Ok(Guest {
+        busybox: guest::busybox()?,
+        kernel: guest::kernel(version)?,
+    })
 }

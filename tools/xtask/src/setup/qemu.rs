@@ -79,7 +79,10 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read() {
-        assert_eq!(parse_version("QEMU emulator version 10.0.2 (Debian 1:10)\nx"), Some(10));
+        assert_eq!(
+            parse_version("QEMU emulator version 10.0.2 (Debian 1:10)\nx"),
+            Some(10)
+        );
         assert_eq!(parse_version("QEMU emulator version 7.2.22"), Some(7));
         assert_eq!(parse_version("?"), None);
     }

@@ -31,7 +31,9 @@ pub fn read(etc_apt: &Path) -> Result<Vec<Source>> {
         files.append(&mut parts);
     }
     for file in files {
-        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let Ok(text) = std::fs::read_to_string(&file) else {
+            continue;
+        };
         match file.extension().and_then(|e| e.to_str()) {
             Some("list") => sources.extend(text.lines().filter_map(one_line)),
             Some("sources") => sources.extend(deb822(&text)),
@@ -87,10 +89,22 @@ fn deb822(text: &str) -> Vec<Source> {
 
 fn stanza(fields: &[(String, String)]) -> Option<Source> {
     let get = |name: &str| {
-        fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap_or("")
+        fields
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .unwrap_or("")
     };
-    let list = |name: &str| get(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let disabled = matches!(get("enabled").to_ascii_lowercase().as_str(), "no" | "false" | "0");
+    let list = |name: &str| {
+        get(name)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let disabled = matches!(
+        get("enabled").to_ascii_lowercase().as_str(),
+        "no" | "false" | "0"
+    );
     if disabled || !list("types").iter().any(|kind| kind == "deb") {
         return None;
     }
@@ -124,7 +138,10 @@ impl Archive {
             let also_updates = sources
                 .iter()
                 .any(|other| other.uris == source.uris && other.suites.contains(&updates));
-            let path = source.uris.iter().any(|uri| uri.trim_end_matches('/').ends_with("/debian"));
+            let path = source
+                .uris
+                .iter()
+                .any(|uri| uri.trim_end_matches('/').ends_with("/debian"));
             let keys = source.signed_by.contains("debian-archive");
             4 * u32::from(also_updates) + 2 * u32::from(keys) + u32::from(path)
         };
@@ -137,8 +154,15 @@ impl Archive {
             bail!("apt has no source for Debian {codename} main: add one to /etc/apt/sources.list");
         };
         let security = format!("{codename}-security");
-        let security = sources.iter().find(|source| offers(source, &security)).cloned();
-        Ok(Archive { main: main.clone(), security, codename: codename.to_owned() })
+        let security = sources
+            .iter()
+            .find(|source| offers(source, &security))
+            .cloned();
+        Ok(Archive {
+            main: main.clone(),
+            security,
+            codename: codename.to_owned(),
+        })
     }
 
     /// A deb822 file for the release itself with its updates and security fixes.
@@ -195,7 +219,8 @@ mod tests {
         let plain = one_line("deb mirror+file:/etc/m.list bookworm main contrib # x").unwrap();
         assert_eq!(plain.uris, ["mirror+file:/etc/m.list"]);
         assert_eq!(plain.components, ["main", "contrib"]);
-        let signed = one_line("deb [ arch=amd64 signed-by=/k.gpg ] http://m/debian s main").unwrap();
+        let signed =
+            one_line("deb [ arch=amd64 signed-by=/k.gpg ] http://m/debian s main").unwrap();
         assert_eq!(signed.signed_by, "/k.gpg");
         assert_eq!(one_line("deb-src http://m/debian s main"), None);
         assert_eq!(one_line("# deb http://m/debian s main"), None);
@@ -229,7 +254,11 @@ mod tests {
         assert!(stable.contains("URIs: http://mirror/debian\nSuites: bookworm bookworm-updates"));
         assert!(stable.contains("Suites: bookworm-security"));
         assert!(stable.contains("Signed-By: /d.gpg"));
-        assert!(archive.suite("bookworm-backports").contains("Suites: bookworm-backports"));
+        assert!(
+            archive
+                .suite("bookworm-backports")
+                .contains("Suites: bookworm-backports")
+        );
         assert!(Archive::find(&sources, "sid").is_err());
     }
 }

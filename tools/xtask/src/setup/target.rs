@@ -49,7 +49,9 @@ pub fn ensure(pretend: Pretend) -> Result<Target> {
         if process::on_path("rustup").is_some() {
             let step = Step::new(format!("adding the Rust target {TRIPLE}"));
             let added = process::output(
-                Command::new("rustup").args(["target", "add", TRIPLE]).current_dir(paths::root()),
+                Command::new("rustup")
+                    .args(["target", "add", TRIPLE])
+                    .current_dir(paths::root()),
             );
             if added.is_ok() && installed()? {
                 step.done("");
@@ -64,7 +66,9 @@ pub fn ensure(pretend: Pretend) -> Result<Target> {
             format!("the Rust target {TRIPLE} is missing: run `rustup target add {TRIPLE}`")
         })?;
     }
-    Ok(Target { source: Some(library) })
+    Ok(Target {
+        source: Some(library),
+    })
 }
 
 fn from_debian(dir: &Path, library: &Path) -> Result<()> {
@@ -80,8 +84,13 @@ fn from_debian(dir: &Path, library: &Path) -> Result<()> {
 
 fn installed() -> Result<bool> {
     let root = process::output(
-        Command::new("rustc").args(["--print", "sysroot"]).current_dir(paths::root()),
+        Command::new("rustc")
+            .args(["--print", "sysroot"])
+            .current_dir(paths::root()),
     )?;
-    let lib = Path::new(root.trim()).join("lib/rustlib").join(TRIPLE).join("lib");
+    let lib = Path::new(root.trim())
+        .join("lib/rustlib")
+        .join(TRIPLE)
+        .join("lib");
     Ok(lib.is_dir())
 }

@@ -1,0 +1,121 @@
+//! `cargo xtask bench boot`: the same guest with and without the paravisor, by
+//! turns on the same machine, and the ratio of the two.
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+
+use crate::report::Report;
+use crate::run::{self, Plan};
+use crate::setup::KernelVersion;
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Boot to DHCP, a download and an upload, with and without the paravisor
+    Boot(BootArgs),
+}
+
+/// What `bench boot` takes.
+#[derive(Args)]
+pub struct BootArgs {
+    /// Runs of each kind
+    #[arg(short, long, default_value_t = 3)]
+    number: usize,
+    /// Debian's kernel to use
+    #[arg(long, value_enum, default_value = "6.1")]
+    kernel_version: KernelVersion,
+    /// Write all reports to this file (JSON)
+    #[arg(long, value_name = "FILE")]
+    report: Option<std::path::PathBuf>,
+}
+
+/// Names and times of the points that both kinds of run pass.
+type Point = (&'static str, fn(&Report) -> Option<f64>);
+const POINTS: [Point; 4] = [
+    ("init", |report| report.guest.init),
+    ("lease", |report| report.guest.lease),
+    ("DHCP + HTTP GET", |report| report.guest.fetched),
+    ("upload", |report| report.guest.uploaded),
+];
+
+/// Runs by turns and prints the medians.
+pub fn bench(bench: &Bench) -> Result<()> {
+    let Bench::Boot(args) = bench;
+    let plan = Plan {
+        version: args.kernel_version,
+        show: false,
+        ..Plan::default()
+    };
+    if args.number == 0 {
+        bail!("--number must be at least 1");
+    }
+    let mut reports = Vec::new();
+    for turn in 1..=args.number {
+        for plain in [true, false] {
+            let plan = Plan {
+                plain,
+                ..plan.clone()
+            };
+            let report = run::run(&plan);
+            if let Some(error) = &report.error {
+                bail!("run {turn} ({}): {error}", report.mode);
+            }
+            eprintln!(
+                "  {turn}/{} {:<9} {:.2} s",
+                args.number, report.mode, report.seconds
+            );
+            reports.push(report);
+        }
+    }
+    println!("{} on {}", reports[0].guest_kernel, reports[0].machine);
+    println!(
+        "median of {} runs each, seconds from the start of QEMU",
+        args.number
+    );
+    println!(
+        "  {:<18} {:>8} {:>10} {:>7}",
+        "until", "plain", "paravisor", "ratio"
+    );
+    for (name, point) in POINTS {
+        let of = |mode| {
+            let times = reports
+                .iter()
+                .filter(|r| r.mode == mode)
+                .filter_map(point)
+                .collect();
+            median(times)
+        };
+        if let (Some(plain), Some(above)) = (of("plain"), of("paravisor")) {
+            println!(
+                "  {name:<18} {plain:>8.2} {above:>10.2} {:>6.2}×",
+                above / plain
+            );
+        }
+    }
+    if let Some(file) = &args.report {
+        crate::write_json(file, &reports)?;
+    }
+    Ok(())
+}
+
+fn median(mut times: Vec<f64>) -> Option<f64> {
+    times.sort_by(f64::total_cmp);
+    let middle = times.len() / 2;
+    match times.len() % 2 {
+        0 if times.is_empty() => None,
+        0 => Some((times[middle - 1] + times[middle]) / 2.0),
+        _ => Some(times[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+}

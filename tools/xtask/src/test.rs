@@ -1,0 +1,64 @@
+//! `cargo xtask test`: sets up, then every test there is. Host tests run under
+//! cargo; the end-to-end tests (`tests/tests/e2e*.rs`) are cargo tests too, which
+//! are ignored unless they are given this program to drive QEMU with.
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::setup::{self, KernelVersion, Pretend};
+use crate::{firmware, process};
+
+/// Tells the end-to-end tests which program to call.
+const XTASK: &str = "UNDERCROFT_XTASK";
+/// Packages whose end-to-end tests need QEMU.
+const E2E_PACKAGE: &str = "undercroft-tests";
+
+/// What `test` takes.
+#[derive(Args)]
+pub struct TestArgs {
+    /// Only what needs no QEMU
+    #[arg(long, conflicts_with = "e2e")]
+    host: bool,
+    /// Only what needs QEMU
+    #[arg(long)]
+    e2e: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Runs the tests; fails if one fails.
+pub fn test(args: &TestArgs) -> Result<()> {
+    let mut failed = Vec::new();
+    if !args.host {
+        setup::all(
+            &[KernelVersion::V6_1, KernelVersion::V6_12],
+            Pretend::default(),
+        )?;
+    }
+    if !args.e2e {
+        // `cargo test` without -p means the default members: all that build here.
+        let mut command = firmware::cargo();
+        command.args(["test", "--no-fail-fast"]);
+        command.args(&args.filter);
+        if process::shown(&mut command).is_err() {
+            failed.push("host tests");
+        }
+    }
+    if !args.host {
+        firmware::build()?;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let mut command = firmware::cargo();
+        command.args(["test", "-p", E2E_PACKAGE, "--test", "e2e"]);
+        command.args(&args.filter);
+        // One machine at a time: two guests on two cores would measure each other.
+        command.args(["--", "--ignored", "--test-threads", "1", "--nocapture"]);
+        command.env(XTASK, program);
+        if process::shown(&mut command).is_err() {
+            failed.push("end-to-end tests");
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    anyhow::bail!("{} failed", failed.join(" and "))
+}
