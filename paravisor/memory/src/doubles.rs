@@ -26,7 +26,12 @@ impl PlainShared {
     pub fn new(pages: usize, first_pfn: u64) -> PlainShared {
         let len = pages.saturating_mul(PAGE_SIZE);
         let words = (0..len / 8).map(|_| AtomicU64::new(0)).collect();
-        PlainShared { words, start: 0, len, first_pfn }
+        PlainShared {
+            words,
+            start: 0,
+            len,
+            first_pfn,
+        }
     }
 
     /// The `len` bytes at `offset`, as a region of their own. `None` if they do
@@ -45,7 +50,9 @@ impl PlainShared {
     }
 
     fn word(&self, offset: usize) -> Result<&AtomicU64, OutOfRange> {
-        self.words.get(self.start.wrapping_add(offset) / 8).ok_or(OutOfRange)
+        self.words
+            .get(self.start.wrapping_add(offset) / 8)
+            .ok_or(OutOfRange)
     }
 
     /// Replaces, in the word that holds `offset`, the bits of `mask`.
@@ -76,9 +83,10 @@ impl PlainShared {
             let mut bytes = [0; 8];
             let mut mask = [0; 8];
             for i in 0..count {
-                if let (Some(b), Some(m)) =
-                    (bytes.get_mut(lane.wrapping_add(i)), mask.get_mut(lane.wrapping_add(i)))
-                {
+                if let (Some(b), Some(m)) = (
+                    bytes.get_mut(lane.wrapping_add(i)),
+                    mask.get_mut(lane.wrapping_add(i)),
+                ) {
                     *b = byte(done.wrapping_add(i));
                     *m = 0xff;
                 }
@@ -129,7 +137,11 @@ impl SharedMemory for PlainShared {
             return Err(OutOfRange);
         }
         let word = self.word(offset)?.load(Ordering::Acquire);
-        Ok(if offset.is_multiple_of(8) { word as u32 } else { (word >> 32) as u32 })
+        Ok(if offset.is_multiple_of(8) {
+            word as u32
+        } else {
+            (word >> 32) as u32
+        })
     }
 
     fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
@@ -185,7 +197,10 @@ pub struct DoubleFetch<M> {
 impl<M: SharedMemory> DoubleFetch<M> {
     /// Wraps `inner`; bytes inside `steady` do not change.
     pub fn new(inner: M, steady: &[Range<usize>]) -> DoubleFetch<M> {
-        DoubleFetch { inner, steady: steady.into() }
+        DoubleFetch {
+            inner,
+            steady: steady.into(),
+        }
     }
 
     /// Wraps the memory of a pair of rings: indices, mask and pending size of
@@ -200,7 +215,12 @@ impl<M: SharedMemory> DoubleFetch<M> {
     pub fn message_page(inner: M) -> DoubleFetch<M> {
         let steady: Vec<_> = (0..16_usize)
             .map(|slot| slot.wrapping_mul(256))
-            .flat_map(|at| [at..at.wrapping_add(4), at.wrapping_add(5)..at.wrapping_add(6)])
+            .flat_map(|at| {
+                [
+                    at..at.wrapping_add(4),
+                    at.wrapping_add(5)..at.wrapping_add(6),
+                ]
+            })
             .collect();
         DoubleFetch::new(inner, &steady)
     }
@@ -214,7 +234,11 @@ impl<M: SharedMemory> DoubleFetch<M> {
         let steady = |at: usize| self.steady.iter().any(|range| range.contains(&at));
         let end = offset.saturating_add(seen.len());
         let mut spoiled: Vec<u8> = seen.iter().map(|b| b.wrapping_mul(29) ^ 0xb5).collect();
-        if self.steady.iter().any(|range| range.start < end && offset < range.end) {
+        if self
+            .steady
+            .iter()
+            .any(|range| range.start < end && offset < range.end)
+        {
             for (i, (new, old)) in spoiled.iter_mut().zip(seen).enumerate() {
                 if steady(offset.wrapping_add(i)) {
                     *new = *old;
@@ -270,16 +294,20 @@ pub struct VecGuest {
 impl VecGuest {
     /// `bytes` bytes of zeros, rounded up to whole pages.
     pub fn new(bytes: usize) -> VecGuest {
-        VecGuest { memory: PlainShared::new(bytes.div_ceil(PAGE_SIZE), 0) }
+        VecGuest {
+            memory: PlainShared::new(bytes.div_ceil(PAGE_SIZE), 0),
+        }
     }
 }
 
 impl GuestMemory for VecGuest {
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
-        self.memory.copy_in(usize::try_from(gpa).map_err(|_| OutOfRange)?, dst)
+        self.memory
+            .copy_in(usize::try_from(gpa).map_err(|_| OutOfRange)?, dst)
     }
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
-        self.memory.copy_out(usize::try_from(gpa).map_err(|_| OutOfRange)?, src)
+        self.memory
+            .copy_out(usize::try_from(gpa).map_err(|_| OutOfRange)?, src)
     }
 }
 

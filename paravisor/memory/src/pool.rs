@@ -154,7 +154,11 @@ pub struct SharedPool<B, const N: usize> {
 impl<B: Backing, const N: usize> SharedPool<B, N> {
     /// A pool of `N` private pages from frame `first_pfn` on.
     pub const fn new(backing: B, first_pfn: u64) -> Self {
-        SharedPool { backing, first_pfn, pages: [Page::Private; N] }
+        SharedPool {
+            backing,
+            first_pfn,
+            pages: [Page::Private; N],
+        }
     }
 
     /// Hands out `count` consecutive pages, visible to the host and zeroed.
@@ -170,7 +174,11 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
             return Err(PoolError::Mapping);
         }
         self.mark(first, count, Page::Used(purpose));
-        Ok(Owned { region, first, pages: count })
+        Ok(Owned {
+            region,
+            first,
+            pages: count,
+        })
     }
 
     /// Takes pages back that the host has let go of (GPADL torn down, register
@@ -190,12 +198,18 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
 
     /// Pages in use for `purpose`.
     pub fn used(&self, purpose: Purpose) -> usize {
-        self.pages.iter().filter(|p| **p == Page::Used(purpose)).count()
+        self.pages
+            .iter()
+            .filter(|p| **p == Page::Used(purpose))
+            .count()
     }
 
     /// Pages of `purpose` that were given up.
     pub fn leaked(&self, purpose: Purpose) -> usize {
-        self.pages.iter().filter(|p| **p == Page::Leaked(purpose)).count()
+        self.pages
+            .iter()
+            .filter(|p| **p == Page::Leaked(purpose))
+            .count()
     }
 
     /// Pages that the host can see, whatever they are for.
@@ -208,7 +222,11 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
     }
 
     fn mark(&mut self, first: usize, count: usize, state: Page) {
-        self.pages.iter_mut().skip(first).take(count).for_each(|page| *page = state);
+        self.pages
+            .iter_mut()
+            .skip(first)
+            .take(count)
+            .for_each(|page| *page = state);
     }
 
     /// First run of `count` pages that nobody has.
@@ -233,7 +251,13 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
         while at < end {
             let rest = end.saturating_sub(at);
             let private = |p: &&Page| **p == Page::Private;
-            let run = self.pages.iter().skip(at).take(rest).take_while(private).count();
+            let run = self
+                .pages
+                .iter()
+                .skip(at)
+                .take(rest)
+                .take_while(private)
+                .count();
             if run > 0 {
                 self.backing.share(self.frame(at), run)?;
             }
@@ -244,7 +268,11 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 mod tests {
     use super::*;
     use crate::doubles::PlainShared;
@@ -264,14 +292,23 @@ mod tests {
             if self.fail { Err(ShareFailed) } else { Ok(()) }
         }
         fn region(&mut self, first_pfn: u64, pages: usize) -> PlainShared {
-            self.memory.window((first_pfn as usize - 16) * PAGE_SIZE, pages * PAGE_SIZE).unwrap()
+            self.memory
+                .window((first_pfn as usize - 16) * PAGE_SIZE, pages * PAGE_SIZE)
+                .unwrap()
         }
     }
 
     fn pool() -> SharedPool<Machine, 8> {
         let memory = PlainShared::new(8, 16);
         memory.copy_out(0, &[0xaa; 8 * PAGE_SIZE]).unwrap();
-        SharedPool::new(Machine { memory, shared: Vec::new(), fail: false }, 16)
+        SharedPool::new(
+            Machine {
+                memory,
+                shared: Vec::new(),
+                fail: false,
+            },
+            16,
+        )
     }
 
     #[test]
@@ -303,19 +340,31 @@ mod tests {
         frames.sort_unstable();
         frames.dedup();
         assert_eq!(frames.len(), 8);
-        assert_eq!(pool.take(1, Purpose::Ring).unwrap_err(), PoolError::Exhausted);
-        assert_eq!(pool.take(0, Purpose::Ring).unwrap_err(), PoolError::Exhausted);
+        assert_eq!(
+            pool.take(1, Purpose::Ring).unwrap_err(),
+            PoolError::Exhausted
+        );
+        assert_eq!(
+            pool.take(0, Purpose::Ring).unwrap_err(),
+            PoolError::Exhausted
+        );
     }
 
     #[test]
     fn gpd_07_a_failed_conversion_leaks() {
         let mut pool = pool();
         pool.backing.fail = true;
-        assert_eq!(pool.take(3, Purpose::SendBuffer).unwrap_err(), PoolError::ShareFailed);
+        assert_eq!(
+            pool.take(3, Purpose::SendBuffer).unwrap_err(),
+            PoolError::ShareFailed
+        );
         pool.backing.fail = false;
         assert_eq!(pool.leaked(Purpose::SendBuffer), 3);
         assert_eq!(pool.take(5, Purpose::Ring).unwrap().pfn(0), Some(19));
-        assert_eq!(pool.take(1, Purpose::Ring).unwrap_err(), PoolError::Exhausted);
+        assert_eq!(
+            pool.take(1, Purpose::Ring).unwrap_err(),
+            PoolError::Exhausted
+        );
     }
 
     #[test]
@@ -326,7 +375,10 @@ mod tests {
         pool.leak(owned);
         assert_eq!(pool.leaked(Purpose::ReceiveBuffer), 8);
         assert_eq!(pool.shared(), 8);
-        assert_eq!(pool.take(1, Purpose::Ring).unwrap_err(), PoolError::Exhausted);
+        assert_eq!(
+            pool.take(1, Purpose::Ring).unwrap_err(),
+            PoolError::Exhausted
+        );
     }
 
     #[test]

@@ -43,7 +43,11 @@ impl RawShared {
     /// * the pages belong to no other allocation.
     pub unsafe fn new(base: NonNull<u8>, len: usize, first_pfn: u64) -> Option<RawShared> {
         let aligned = base.addr().get().is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
-        (aligned && len != 0).then_some(RawShared { base, len, first_pfn })
+        (aligned && len != 0).then_some(RawShared {
+            base,
+            len,
+            first_pfn,
+        })
     }
 
     /// Pointer to `offset`, after the bounds check that `len` bytes lie there.
@@ -117,7 +121,9 @@ impl SharedMemory for RawShared {
 
     fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
         let word = self.word32(offset)?;
-        Ok(word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+        Ok(word
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok())
     }
 
     fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {

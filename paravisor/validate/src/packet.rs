@@ -53,7 +53,9 @@ pub fn span(descriptor: &[u8], available: u32, limit: usize) -> Result<Span, Vio
         return Err(Violation::new(Rule::RNG_08, 0, descriptor.len() as u64));
     };
     let (length8, offset8) = (head.length8.get(), head.data_offset8.get());
-    let span = Span { length: u32::from(length8).wrapping_mul(8) };
+    let span = Span {
+        length: u32::from(length8).wrapping_mul(8),
+    };
     if length8 < 2 {
         return Err(Violation::new(Rule::PKT_03, 4, length8));
     }
@@ -130,7 +132,9 @@ pub struct Range {
 impl<'a> Ranges<'a> {
     /// How many, from 1 to [`MAX_RANGES`].
     pub fn len(&self) -> usize {
-        self.bytes.chunks_exact(size_of::<TransferPageRange>()).len()
+        self.bytes
+            .chunks_exact(size_of::<TransferPageRange>())
+            .len()
     }
     /// Never: an empty list is refused (PKT-10).
     pub fn is_empty(&self) -> bool {
@@ -138,10 +142,15 @@ impl<'a> Ranges<'a> {
     }
     /// One after the other.
     pub fn iter(&self) -> impl Iterator<Item = Range> + 'a {
-        self.bytes.chunks_exact(size_of::<TransferPageRange>()).filter_map(|bytes| {
-            let range = read_prefix::<TransferPageRange>(bytes)?;
-            Some(Range { byte_count: range.byte_count.get(), byte_offset: range.byte_offset.get() })
-        })
+        self.bytes
+            .chunks_exact(size_of::<TransferPageRange>())
+            .filter_map(|bytes| {
+                let range = read_prefix::<TransferPageRange>(bytes)?;
+                Some(Range {
+                    byte_count: range.byte_count.get(),
+                    byte_offset: range.byte_offset.get(),
+                })
+            })
     }
 }
 
@@ -158,7 +167,13 @@ pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violati
         return Err(Violation::new(Rule::PKT_01, 2, head.data_offset8.get()));
     };
     let kind = PacketType(head.packet_type.get());
-    if ![PacketType::IN_BAND, PacketType::TRANSFER_PAGES, PacketType::COMPLETION].contains(&kind) {
+    if ![
+        PacketType::IN_BAND,
+        PacketType::TRANSFER_PAGES,
+        PacketType::COMPLETION,
+    ]
+    .contains(&kind)
+    {
         return Err(Violation::new(Rule::PKT_04, 0, kind.0));
     }
     let flags = head.flags.get();
@@ -183,9 +198,20 @@ pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violati
     })
 }
 
+/// What a dropped packet (a violation of [`judge`] with reaction `drop`) carried:
+/// the host's transaction id, and whether it waits for a completion.
+pub fn refused(bytes: &[u8]) -> Option<(u64, bool)> {
+    let head = read_prefix::<PacketDescriptor>(bytes)?;
+    let requested = head.flags.get() & PACKET_FLAG_COMPLETION_REQUESTED != 0;
+    let completion = PacketType(head.packet_type.get()) == PacketType::COMPLETION;
+    Some((head.transaction_id.get(), requested && !completion))
+}
+
 /// The ranges between extended header and payload, which starts at `start`.
 fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'a>, Violation> {
-    let extended = bytes.get(DESCRIPTOR..start).and_then(read_prefix::<TransferPageHeader>);
+    let extended = bytes
+        .get(DESCRIPTOR..start)
+        .and_then(read_prefix::<TransferPageHeader>);
     let Some(extended) = extended else {
         return Err(Violation::new(Rule::PKT_07, 2, start as u64));
     };
@@ -220,14 +246,21 @@ pub fn host_request(unanswered: u32, limit: u32) -> Result<(), Violation> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
 mod tests {
     use super::*;
     extern crate std;
     use std::vec;
     use std::vec::Vec;
 
-    const POLICY: Policy = Policy { transfer_set: 0xcafe, max_ranges: 562 };
+    const POLICY: Policy = Policy {
+        transfer_set: 0xcafe,
+        max_ranges: 562,
+    };
 
     fn packet(kind: u16, offset8: u16, length8: u16, flags: u16) -> Vec<u8> {
         let mut bytes = vec![0; (length8 as usize * 8).max(DESCRIPTOR)];
@@ -264,7 +297,10 @@ mod tests {
     fn rng_22_packet_inside_the_private_buffer() {
         let bytes = packet(6, 2, 0xffff, 0);
         assert_eq!(rule(span(&bytes, u32::MAX, 65536)), Rule::RNG_22);
-        assert_eq!(span(&bytes, u32::MAX, 0xffff * 8).unwrap().length(), 0xffff * 8);
+        assert_eq!(
+            span(&bytes, u32::MAX, 0xffff * 8).unwrap().length(),
+            0xffff * 8
+        );
     }
 
     #[test]
@@ -290,10 +326,20 @@ mod tests {
     #[test]
     fn pkt_04_three_types_only() {
         for kind in [0, 1, 2, 3, 4, 5, 8, 9, 10, 12, 13, 0xffff] {
-            assert_eq!(rule(judge(&packet(kind, 2, 3, 0), &POLICY)), Rule::PKT_04, "{kind}");
+            assert_eq!(
+                rule(judge(&packet(kind, 2, 3, 0), &POLICY)),
+                Rule::PKT_04,
+                "{kind}"
+            );
         }
-        assert!(matches!(judge(&packet(6, 2, 3, 0), &POLICY).unwrap().kind(), Kind::InBand));
-        assert!(matches!(judge(&packet(11, 2, 3, 0), &POLICY).unwrap().kind(), Kind::Completion));
+        assert!(matches!(
+            judge(&packet(6, 2, 3, 0), &POLICY).unwrap().kind(),
+            Kind::InBand
+        ));
+        assert!(matches!(
+            judge(&packet(11, 2, 3, 0), &POLICY).unwrap().kind(),
+            Kind::Completion
+        ));
     }
 
     #[test]
@@ -308,40 +354,70 @@ mod tests {
 
     #[test]
     fn pkt_06_a_completion_is_not_answered() {
-        assert!(!judge(&packet(11, 2, 3, 1), &POLICY).unwrap().completion_requested());
+        assert!(
+            !judge(&packet(11, 2, 3, 1), &POLICY)
+                .unwrap()
+                .completion_requested()
+        );
     }
 
     #[test]
     fn pkt_07_transfer_packet_has_its_header() {
-        assert_eq!(rule(judge(&transfer(0xcafe, 1, 2, 5), &POLICY)), Rule::PKT_07);
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 1, 2, 5), &POLICY)),
+            Rule::PKT_07
+        );
         assert!(judge(&transfer(0xcafe, 1, 4, 5), &POLICY).is_ok());
     }
 
     #[test]
     fn pkt_08_ranges_in_front_of_the_payload() {
-        assert_eq!(rule(judge(&transfer(0xcafe, 100, 4, 5), &POLICY)), Rule::PKT_08);
-        assert_eq!(rule(judge(&transfer(0xcafe, 2, 4, 6), &POLICY)), Rule::PKT_08);
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 100, 4, 5), &POLICY)),
+            Rule::PKT_08
+        );
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 2, 4, 6), &POLICY)),
+            Rule::PKT_08
+        );
         assert!(judge(&transfer(0xcafe, 2, 5, 6), &POLICY).is_ok());
     }
 
     #[test]
     fn pkt_09_range_count_is_no_negative_number() {
-        assert_eq!(rule(judge(&transfer(0xcafe, u32::MAX, 3, 4), &POLICY)), Rule::PKT_09);
-        assert_eq!(rule(judge(&transfer(0xcafe, 1 << 31, 3, 4), &POLICY)), Rule::PKT_09);
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, u32::MAX, 3, 4), &POLICY)),
+            Rule::PKT_09
+        );
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 1 << 31, 3, 4), &POLICY)),
+            Rule::PKT_09
+        );
     }
 
     #[test]
     fn pkt_10_one_to_562_ranges() {
-        assert_eq!(rule(judge(&transfer(0xcafe, 0, 3, 4), &POLICY)), Rule::PKT_10);
-        assert_eq!(rule(judge(&transfer(0xcafe, 563, 600, 700), &POLICY)), Rule::PKT_10);
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 0, 3, 4), &POLICY)),
+            Rule::PKT_10
+        );
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 563, 600, 700), &POLICY)),
+            Rule::PKT_10
+        );
         let bytes = transfer(0xcafe, 562, 3 + 562, 700);
-        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else { panic!() };
+        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else {
+            panic!()
+        };
         assert_eq!((ranges.len(), ranges.iter().count()), (562, 562));
     }
 
     #[test]
     fn pkt_11_our_receive_buffer() {
-        assert_eq!(rule(judge(&transfer(0xbeef, 1, 4, 5), &POLICY)), Rule::PKT_11);
+        assert_eq!(
+            rule(judge(&transfer(0xbeef, 1, 4, 5), &POLICY)),
+            Rule::PKT_11
+        );
         assert!(judge(&transfer(0xcafe, 1, 4, 5), &POLICY).is_ok());
     }
 
@@ -351,9 +427,17 @@ mod tests {
         let mut bytes = transfer(0xcafe, 1, 4, 5);
         bytes[24..28].copy_from_slice(&1500_u32.to_le_bytes());
         bytes[28..32].copy_from_slice(&4096_u32.to_le_bytes());
-        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else { panic!() };
+        let Kind::TransferPages(ranges) = judge(&bytes, &POLICY).unwrap().kind() else {
+            panic!()
+        };
         let range = ranges.iter().next().unwrap();
-        assert_eq!(range, Range { byte_count: 1500, byte_offset: 4096 });
+        assert_eq!(
+            range,
+            Range {
+                byte_count: 1500,
+                byte_offset: 4096
+            }
+        );
     }
 
     #[test]
@@ -365,15 +449,29 @@ mod tests {
     #[test]
     fn pkt_21_payload_holds_a_message_type() {
         assert_eq!(rule(judge(&packet(6, 2, 2, 0), &POLICY)), Rule::PKT_21);
-        assert_eq!(rule(judge(&transfer(0xcafe, 1, 4, 4), &POLICY)), Rule::PKT_21);
-        assert!(judge(&packet(11, 2, 2, 0), &POLICY).unwrap().payload().is_empty());
+        assert_eq!(
+            rule(judge(&transfer(0xcafe, 1, 4, 4), &POLICY)),
+            Rule::PKT_21
+        );
+        assert!(
+            judge(&packet(11, 2, 2, 0), &POLICY)
+                .unwrap()
+                .payload()
+                .is_empty()
+        );
     }
 
     #[test]
     fn pkt_23_payload_is_a_multiple_of_8() {
         for length8 in 2..40 {
             let bytes = packet(11, 2, length8, 0);
-            assert!(judge(&bytes, &POLICY).unwrap().payload().len().is_multiple_of(8));
+            assert!(
+                judge(&bytes, &POLICY)
+                    .unwrap()
+                    .payload()
+                    .len()
+                    .is_multiple_of(8)
+            );
         }
     }
 
@@ -383,7 +481,9 @@ mod tests {
         for _ in 0..200_000 {
             let mut bytes = [0_u8; 64];
             for byte in &mut bytes {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 *byte = (state >> 56) as u8;
             }
             // Small numbers where lengths stand, so that deeper checks are met.

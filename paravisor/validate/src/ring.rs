@@ -36,22 +36,32 @@ impl DataSize {
     /// The index `by` bytes after `index`; both are at most the size.
     pub const fn advance(self, index: u32, by: u32) -> u32 {
         let sum = index.wrapping_add(by);
-        if sum >= self.0 { sum.wrapping_sub(self.0) } else { sum }
+        if sum >= self.0 {
+            sum.wrapping_sub(self.0)
+        } else {
+            sum
+        }
     }
 
     /// Bytes from `from` forward to `to`; both below the size.
     pub const fn distance(self, from: u32, to: u32) -> u32 {
-        if to >= from { to.wrapping_sub(from) } else { self.0.wrapping_sub(from).wrapping_add(to) }
+        if to >= from {
+            to.wrapping_sub(from)
+        } else {
+            self.0.wrapping_sub(from).wrapping_add(to)
+        }
     }
 }
 
-/// Bytes that the host has written and we have not read.
+/// Bytes that the host has written and we have not taken.
 ///
-/// `read` is our read index, `known` what was available at the last look, less
-/// what was read since, and `write_index` what the host's index says now.
+/// `published` is the read index that the host knows of, `taken` what we have
+/// read beyond it, `known` what was left at the last look, less what was taken
+/// since, and `write_index` what the host's index says now.
 pub fn available(
     size: DataSize,
-    read: u32,
+    published: u32,
+    taken: u32,
     known: u32,
     write_index: u32,
 ) -> Result<u32, Violation> {
@@ -62,7 +72,11 @@ pub fn available(
     if !write_index.is_multiple_of(8) {
         return broken(Rule::RNG_03);
     }
-    let available = size.distance(read, write_index);
+    // Room that was not given back yet cannot have been written to: the host's
+    // index may neither fall behind what it wrote nor enter what we took.
+    let Some(available) = size.distance(published, write_index).checked_sub(taken) else {
+        return broken(Rule::RNG_06);
+    };
     if available < known {
         return broken(Rule::RNG_06);
     }
@@ -104,7 +118,10 @@ pub fn pending_send_size(size: DataSize, raw: u32) -> Judged<Option<u32>> {
     let rounded = raw & !7;
     if rounded > size.capacity() {
         let noted = Violation::new(Rule::RNG_15, RING_PENDING_SEND_SIZE, raw);
-        return Judged { value: Some(size.capacity()), noted: Some(noted) };
+        return Judged {
+            value: Some(size.capacity()),
+            noted: Some(noted),
+        };
     }
     Judged::clean(Some(rounded))
 }
@@ -122,15 +139,15 @@ mod tests {
 
     #[test]
     fn rng_02_write_index_below_the_size() {
-        assert_eq!(rule(available(SIZE, 0, 0, 8192)), Rule::RNG_02);
-        assert_eq!(rule(available(SIZE, 0, 0, u32::MAX)), Rule::RNG_02);
-        assert_eq!(available(SIZE, 0, 0, 8184), Ok(8184));
+        assert_eq!(rule(available(SIZE, 0, 0, 0, 8192)), Rule::RNG_02);
+        assert_eq!(rule(available(SIZE, 0, 0, 0, u32::MAX)), Rule::RNG_02);
+        assert_eq!(available(SIZE, 0, 0, 0, 8184), Ok(8184));
     }
 
     #[test]
     fn rng_03_write_index_a_multiple_of_8() {
-        assert_eq!(rule(available(SIZE, 0, 0, 0x13)), Rule::RNG_03);
-        assert_eq!(available(SIZE, 0, 0, 0x18), Ok(0x18));
+        assert_eq!(rule(available(SIZE, 0, 0, 0, 0x13)), Rule::RNG_03);
+        assert_eq!(available(SIZE, 0, 0, 0, 0x18), Ok(0x18));
     }
 
     #[test]
@@ -155,17 +172,22 @@ mod tests {
 
     #[test]
     fn rng_06_write_index_only_moves_forward() {
-        assert_eq!(available(SIZE, 8000, 0, 100 & !7), Ok(288));
-        assert_eq!(rule(available(SIZE, 8000, 288, 64)), Rule::RNG_06);
-        assert_eq!(available(SIZE, 8000, 288, 96), Ok(288));
+        assert_eq!(available(SIZE, 8000, 0, 0, 100 & !7), Ok(288));
+        assert_eq!(rule(available(SIZE, 8000, 0, 288, 64)), Rule::RNG_06);
+        assert_eq!(available(SIZE, 8000, 0, 288, 96), Ok(288));
+        // 96 of the 288 bytes were taken and not yet given back.
+        assert_eq!(available(SIZE, 8000, 96, 192, 96), Ok(192));
+        assert_eq!(rule(available(SIZE, 8000, 96, 192, 8000)), Rule::RNG_06);
     }
 
     #[test]
     fn rng_08_nothing_or_a_whole_packet() {
-        assert_eq!(rule(available(SIZE, 8, 0, 16)), Rule::RNG_08);
-        assert_eq!(rule(available(SIZE, 8, 0, 24)), Rule::RNG_08);
-        assert_eq!(available(SIZE, 8, 0, 32), Ok(24));
-        assert_eq!(available(SIZE, 8, 0, 8), Ok(0));
+        assert_eq!(rule(available(SIZE, 8, 0, 0, 16)), Rule::RNG_08);
+        assert_eq!(rule(available(SIZE, 8, 0, 0, 24)), Rule::RNG_08);
+        assert_eq!(available(SIZE, 8, 0, 0, 32), Ok(24));
+        assert_eq!(available(SIZE, 8, 0, 0, 8), Ok(0));
+        assert_eq!(rule(available(SIZE, 8, 24, 0, 40)), Rule::RNG_08);
+        assert_eq!(available(SIZE, 8, 24, 0, 32), Ok(0));
     }
 
     #[test]
