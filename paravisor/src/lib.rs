@@ -1,0 +1,23 @@
+//! The paravisor's logic that needs no machine: what the image (`main.rs`) does
+//! with guest exits, host parameters, time and records. Built for the machine
+//! you sit at, too, so that it is tested there.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+extern crate alloc;
+
+pub mod guest_boot;
+pub mod mmio;
+pub mod pio;
+pub mod record;
+#[cfg(test)]
+mod testing;
+pub mod time;
+pub mod walk;

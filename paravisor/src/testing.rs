@@ -1,0 +1,94 @@
+//! A guest VP made of plain variables, and page tables for it.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects
+)]
+
+use memory::GuestMemory;
+use platform::{Reg, Registers, Seg, Segment};
+
+pub struct FakeVp {
+    pub regs: [u64; 64],
+    pub cpl: u8,
+    pub next_rip: u64,
+    pub offered: Option<u8>,
+    pub raised: Option<(u8, Option<u32>)>,
+    pub shadow: bool,
+}
+
+impl FakeVp {
+    pub fn long_mode(cr3: u64) -> FakeVp {
+        let mut vp = FakeVp {
+            regs: [0; 64],
+            cpl: 0,
+            next_rip: 0,
+            offered: None,
+            raised: None,
+            shadow: false,
+        };
+        vp.set(Reg::Cr0, 1 << 31 | 1 << 16 | 1);
+        vp.set(Reg::Cr3, cr3);
+        vp.set(Reg::Cr4, 1 << 5);
+        vp.set(Reg::Efer, 0xd00);
+        vp.set(Reg::Rflags, 2);
+        vp
+    }
+}
+
+impl Registers for FakeVp {
+    fn get(&self, reg: Reg) -> u64 {
+        self.regs[reg as usize]
+    }
+    fn set(&mut self, reg: Reg, value: u64) {
+        self.regs[reg as usize] = value;
+    }
+    fn segment(&self, seg: Seg) -> Segment {
+        Segment {
+            base: 0,
+            limit: u32::MAX,
+            selector: 0,
+            long: seg == Seg::Cs,
+            big: false,
+        }
+    }
+    fn cpl(&self) -> u8 {
+        self.cpl
+    }
+    fn next_rip(&self) -> u64 {
+        self.next_rip
+    }
+    fn offer_interrupt(&mut self, vector: Option<u8>) {
+        self.offered = vector;
+    }
+    fn interrupt_offered(&self) -> bool {
+        self.offered.is_some()
+    }
+    fn raise(&mut self, vector: u8, error_code: Option<u32>) {
+        self.raised = Some((vector, error_code));
+    }
+    fn event_pending(&self) -> bool {
+        self.raised.is_some()
+    }
+    fn clear_interrupt_shadow(&mut self) {
+        self.shadow = false;
+    }
+    fn interrupts_enabled(&self) -> bool {
+        self.get(Reg::Rflags) & 0x200 != 0 && !self.shadow
+    }
+}
+
+/// Identity map of the first GiB by large pages: tables at `base`, +0x1000, +0x2000.
+pub fn identity_tables(guest: &impl GuestMemory, base: u64) {
+    guest
+        .write(base, &((base + 0x1000) | 7).to_le_bytes())
+        .unwrap();
+    guest
+        .write(base + 0x1000, &((base + 0x2000) | 7).to_le_bytes())
+        .unwrap();
+    for i in 0..512u64 {
+        guest
+            .write(base + 0x2000 + 8 * i, &(i << 21 | 0x87).to_le_bytes())
+            .unwrap();
+    }
+}
