@@ -18,7 +18,15 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod backend;
+pub mod fault;
 pub mod hv;
+pub mod machine;
 pub mod mem;
+pub mod netvsp;
+pub mod pages;
+pub mod ring;
+pub mod vmbus;
 
+pub use machine::{Machine, MachineConfig};
 pub use mem::{MemoryFault, VmMemory};

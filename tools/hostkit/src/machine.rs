@@ -1,0 +1,319 @@
+//! One VM's host side in one piece: partition, VMBus server, NIC, backend.
+//!
+//! The owner forwards what the guest does ([`msr_read`](Machine::msr_read),
+//! [`msr_write`](Machine::msr_write), [`hypercall`](Machine::hypercall)), then
+//! calls [`poll`](Machine::poll) and injects
+//! [`pending_vector`](Machine::pending_vector)s. Polling is cheap and may be done
+//! after every exit; it has to be done when the deadline which it returned has
+//! passed, and when the backend may have a frame.
+use crate::backend::Backend;
+use crate::fault::Faults;
+use crate::hv::{HvCounters, Inbound, MsrFault, Partition, PartitionConfig, RegisterHook};
+use crate::mem::VmMemory;
+use crate::netvsp::{Nic, NicConfig, NicContext};
+use crate::vmbus::{Context, Server, ServerConfig, ServerEvent};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Rounds of inbox, server and NIC in one poll.
+const ROUNDS: usize = 8;
+
+/// What a machine is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MachineConfig {
+    /// VPs and clocks.
+    pub partition: PartitionConfig,
+    /// Versions and connection ids.
+    pub server: ServerConfig,
+    /// The NIC.
+    pub nic: NicConfig,
+}
+
+/// One VM's host side. Fields are open to tests.
+#[derive(Debug)]
+pub struct Machine<M, B> {
+    /// Memory of the VM.
+    pub mem: M,
+    /// The hypervisor's part.
+    pub partition: Partition,
+    /// The VMBus server.
+    pub server: Server,
+    /// The NIC.
+    pub nic: Nic,
+    /// Relid of the NIC's channel.
+    pub nic_relid: u32,
+    /// The network.
+    pub backend: B,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+impl<M: VmMemory, B: Backend> Machine<M, B> {
+    /// A machine at reference time 0 that offers one NIC.
+    pub fn new(mem: M, backend: B, config: MachineConfig) -> Self {
+        let mut partition = Partition::new(config.partition);
+        let mut server = Server::new(config.server, &mut partition);
+        let mut faults = Faults::default();
+        let nic = Nic::new(config.nic);
+        let mut cx = Context {
+            mem: &mem,
+            partition: &mut partition,
+            faults: &mut faults,
+        };
+        let nic_relid = server.offer(&mut cx, nic.offer_params());
+        Machine {
+            mem,
+            partition,
+            server,
+            nic,
+            nic_relid,
+            backend,
+            faults,
+        }
+    }
+
+    /// Moves reference time (100 ns) forward; see [`Partition::set_time`].
+    pub fn set_time(&mut self, now_100ns: u64) {
+        self.partition.set_time(now_100ns);
+    }
+
+    /// RDMSR of a synthetic MSR.
+    pub fn msr_read(&mut self, vp: u32, msr: u32) -> Result<u64, MsrFault> {
+        self.partition.msr_read(vp, msr)
+    }
+
+    /// WRMSR of a synthetic MSR (or of the x2APIC EOI register).
+    pub fn msr_write(&mut self, vp: u32, msr: u32, value: u64) -> Result<(), MsrFault> {
+        self.partition.msr_write(&self.mem, vp, msr, value)
+    }
+
+    /// A hypercall; see [`Partition::hypercall`].
+    pub fn hypercall(
+        &mut self,
+        hook: &mut dyn RegisterHook,
+        vp: u32,
+        control: u64,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> u64 {
+        self.partition
+            .hypercall(&self.mem, hook, vp, control, input, output)
+    }
+
+    /// Vector that may go into `vp` now.
+    pub fn pending_vector(&self, vp: u32) -> Option<u8> {
+        self.partition.pending_vector(vp)
+    }
+
+    /// `vp` took `vector`.
+    pub fn accept_vector(&mut self, vp: u32, vector: u8) {
+        self.partition.accept_vector(vp, vector);
+    }
+
+    /// Does everything that is due at `now_100ns`. Returns when it wants to be
+    /// polled again without anything else happening.
+    pub fn poll(&mut self, now_100ns: u64) -> Option<u64> {
+        self.partition.poll(&self.mem, now_100ns);
+        let mut more = true;
+        for _ in 0..ROUNDS {
+            if !core::mem::replace(&mut more, false) {
+                break;
+            }
+            more |= self.inbox();
+            more |= self.serve_nic();
+            let mut cx = Context {
+                mem: &self.mem,
+                partition: &mut self.partition,
+                faults: &mut self.faults,
+            };
+            self.server.poll(&mut cx);
+        }
+        if more {
+            Some(self.partition.now())
+        } else {
+            self.partition.next_deadline()
+        }
+    }
+
+    /// Handles what the guest posted and signalled.
+    fn inbox(&mut self) -> bool {
+        let mut any = false;
+        while !self.server.is_congested(&self.partition)
+            && let Some(inbound) = self.partition.take_inbound()
+        {
+            any = true;
+            match inbound {
+                Inbound::Message {
+                    connection,
+                    message_type,
+                    payload,
+                    ..
+                } => {
+                    let mut cx = Context {
+                        mem: &self.mem,
+                        partition: &mut self.partition,
+                        faults: &mut self.faults,
+                    };
+                    self.server
+                        .handle_message(&mut cx, connection, message_type, &payload);
+                    self.server_events();
+                }
+                Inbound::Event { connection } => {
+                    if self.server.signalled_channel(connection) == Some(self.nic_relid) {
+                        self.nic.signalled();
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    fn server_events(&mut self) {
+        while let Some(event) = self.server.next_event() {
+            match event {
+                ServerEvent::Open(request) => {
+                    let accepted =
+                        request.relid == self.nic_relid && self.nic.open(&self.mem, &request);
+                    let mut cx = Context {
+                        mem: &self.mem,
+                        partition: &mut self.partition,
+                        faults: &mut self.faults,
+                    };
+                    self.server.open_result(&mut cx, request.relid, accepted);
+                }
+                ServerEvent::Close { relid } => {
+                    if relid == self.nic_relid {
+                        self.nic.close();
+                    }
+                    self.server.channel_closed(relid);
+                }
+            }
+        }
+    }
+
+    fn serve_nic(&mut self) -> bool {
+        let Machine {
+            mem,
+            partition,
+            server,
+            nic,
+            backend,
+            faults,
+            nic_relid,
+        } = self;
+        let relid = *nic_relid;
+        let mut cx = NicContext {
+            mem,
+            faults,
+            backend,
+            gpadl: &|id| server.gpadl(relid, id),
+        };
+        let polled = nic.poll(&mut cx);
+        if polled.signal {
+            let mut cx = Context {
+                mem,
+                partition,
+                faults,
+            };
+            server.signal_guest(&mut cx, relid);
+        }
+        polled.more
+    }
+
+    /// Takes the NIC's offer back.
+    pub fn rescind_nic(&mut self) {
+        let mut cx = Context {
+            mem: &self.mem,
+            partition: &mut self.partition,
+            faults: &mut self.faults,
+        };
+        self.server.rescind(&mut cx, self.nic_relid);
+        self.server_events();
+    }
+
+    /// Offers the NIC anew, under a new relid.
+    pub fn offer_nic(&mut self) -> u32 {
+        let mut cx = Context {
+            mem: &self.mem,
+            partition: &mut self.partition,
+            faults: &mut self.faults,
+        };
+        self.nic_relid = self.server.offer(&mut cx, self.nic.offer_params());
+        self.nic_relid
+    }
+
+    /// Every counter as (name, key, value), for records.
+    pub fn counters(&self) -> Vec<(&'static str, String, u64)> {
+        let hv = self.partition.counters();
+        let server = self.server.counters();
+        let nic = self.nic.counters();
+        let mut out = Vec::new();
+        hv_rows(&hv, &mut out);
+        let mut row = |name, key: String, value: u64| out.push((name, key, value));
+        for (kind, n) in &server.messages_in {
+            row("vmbus_in", alloc::format!("{kind}"), *n);
+        }
+        for (kind, n) in &server.messages_out {
+            row("vmbus_out", alloc::format!("{kind}"), *n);
+        }
+        row("gpadl_pages", String::new(), server.gpadl_pages);
+        for (kind, n) in &nic.nvsp_in {
+            row("nvsp_in", alloc::format!("{kind}"), *n);
+        }
+        for (kind, n) in &nic.rndis_in {
+            row("rndis_in", alloc::format!("{kind:#x}"), *n);
+        }
+        for (name, n) in server.errors.iter().chain(&nic.errors) {
+            row("guest_error", String::from(*name), *n);
+        }
+        for (name, n) in &nic.dropped {
+            row("frame_dropped", String::from(*name), *n);
+        }
+        row(
+            "channel_signal_in",
+            String::from("needed"),
+            nic.signals_needed,
+        );
+        row(
+            "channel_signal_in",
+            String::from("not-needed"),
+            nic.signals_not_needed,
+        );
+        row("channel_signal_out", String::new(), nic.signals_sent);
+        row("frame", String::from("rx"), nic.frames_rx);
+        row("frame", String::from("tx"), nic.frames_tx);
+        row("frame_bytes", String::from("rx"), nic.bytes_rx);
+        row("frame_bytes", String::from("tx"), nic.bytes_tx);
+        row("transmit", String::from("section"), nic.tx_sections);
+        row("transmit", String::from("direct"), nic.tx_direct);
+        out
+    }
+}
+
+fn hv_rows(hv: &HvCounters, out: &mut Vec<(&'static str, String, u64)>) {
+    for (code, n) in &hv.hypercalls {
+        out.push(("hypercall", alloc::format!("{code:#x}"), *n));
+    }
+    for ((code, status), n) in &hv.hypercall_failures {
+        out.push((
+            "hypercall_failed",
+            alloc::format!("{code:#x}/{status:#x}"),
+            *n,
+        ));
+    }
+    for (msr, n) in &hv.msr_faults {
+        out.push(("msr_fault", alloc::format!("{msr:#x}"), *n));
+    }
+    let plain = [
+        ("msr_access", hv.msr_accesses),
+        ("eom", hv.eom),
+        ("message_delivered", hv.messages_delivered),
+        ("event_flag_new", hv.flags_new),
+        ("event_flag_again", hv.flags_again),
+        ("event_flag_off", hv.flags_off),
+        ("interrupt_requested", hv.interrupts_requested),
+        ("timer_expired", hv.timer_expiries),
+        ("synic_memory_fault", hv.memory_faults),
+    ];
+    out.extend(plain.map(|(name, n)| (name, String::new(), n)));
+}

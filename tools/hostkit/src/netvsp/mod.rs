@@ -1,0 +1,284 @@
+//! The NIC provider: NVSP and RNDIS as Hyper-V's virtual switch speaks them, one
+//! primary channel. Facts: Linux `drivers/net/hyperv`, OpenVMM `netvsp`.
+//!
+//! A guest that breaks the protocol stops its channel: [`Nic::error`] says why,
+//! and nothing is read or written any more until the channel is opened anew.
+mod channel;
+mod control;
+mod receive;
+mod transmit;
+
+use crate::backend::Backend;
+use crate::fault::Faults;
+use crate::mem::VmMemory;
+use crate::pages::{PageError, PageList};
+use crate::ring::RingError;
+use crate::vmbus::{OfferParams, RingRequest};
+use abi::nvsp::version;
+use abi::vmbus::{Guid, class};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use channel::Channel;
+
+/// Packets of the guest that one poll handles at most.
+const PACKETS_PER_POLL: usize = 256;
+
+/// What the NIC is like.
+#[derive(Clone, Copy, Debug)]
+pub struct NicConfig {
+    /// Newest NVSP version that is accepted.
+    pub max_version: u32,
+    /// Largest frame with Ethernet header until the guest says otherwise, 1514..=9216.
+    pub mtu: u32,
+    /// Most frames in one packet to the guest (375 at most).
+    pub max_ranges: usize,
+    /// Message length of received frames is the whole slot (as OpenVMM has it)
+    /// in place of what is used.
+    pub whole_slot: bool,
+    /// Link speed in 100 bit/s.
+    pub link_speed: u32,
+    /// Instance id of the offer.
+    pub instance: Guid,
+}
+
+impl Default for NicConfig {
+    fn default() -> Self {
+        NicConfig {
+            max_version: version::V61,
+            mtu: 1514,
+            max_ranges: 64,
+            whole_slot: false,
+            link_speed: 100_000_000,
+            instance: Guid::new(0x5563_1bd9, 0x0b4e, 0x4d7d, 0x9a3e_21f0_c4a8_6e10),
+        }
+    }
+}
+
+/// Why the channel was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicError {
+    /// The ring is broken.
+    Ring(RingError),
+    /// A buffer cannot be reached, or the guest points beyond it.
+    Pages(PageError),
+    /// NVSP or RNDIS was broken; the name says how.
+    Protocol(&'static str),
+}
+
+impl From<RingError> for NicError {
+    fn from(e: RingError) -> Self {
+        NicError::Ring(e)
+    }
+}
+
+impl From<PageError> for NicError {
+    fn from(e: PageError) -> Self {
+        NicError::Pages(e)
+    }
+}
+
+/// What a NIC counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NicCounters {
+    /// Signals of the guest that were due.
+    pub signals_needed: u64,
+    /// Signals of the guest that found nothing to do.
+    pub signals_not_needed: u64,
+    /// Signals to the guest.
+    pub signals_sent: u64,
+    /// Frames to the guest.
+    pub frames_rx: u64,
+    /// Bytes in them.
+    pub bytes_rx: u64,
+    /// Frames of the guest.
+    pub frames_tx: u64,
+    /// Bytes in them.
+    pub bytes_tx: u64,
+    /// Ring packets of the guest by type.
+    pub packets_in: BTreeMap<u16, u64>,
+    /// Ring packets to the guest by type.
+    pub packets_out: BTreeMap<u16, u64>,
+    /// NVSP messages of the guest by type.
+    pub nvsp_in: BTreeMap<u32, u64>,
+    /// RNDIS control messages of the guest by type.
+    pub rndis_in: BTreeMap<u32, u64>,
+    /// Transmissions out of the send buffer.
+    pub tx_sections: u64,
+    /// Transmissions by GPA direct.
+    pub tx_direct: u64,
+    /// Frames for the guest that were dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Guest errors by name.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+/// What the NIC needs from its surroundings for one step.
+pub struct NicContext<'a> {
+    /// Memory of the VM.
+    pub mem: &'a dyn VmMemory,
+    /// What goes wrong.
+    pub faults: &'a mut Faults,
+    /// The network.
+    pub backend: &'a mut dyn Backend,
+    /// GPADLs of this channel by id.
+    pub gpadl: &'a dyn Fn(u32) -> Option<Arc<PageList>>,
+}
+
+/// One NIC.
+#[derive(Debug)]
+pub struct Nic {
+    config: NicConfig,
+    channel: Option<Channel>,
+    error: Option<NicError>,
+    counters: NicCounters,
+}
+
+/// Where a NIC stands, for tests and reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicState {
+    /// The channel is open.
+    pub open: bool,
+    /// NVSP version agreed on.
+    pub version: Option<u32>,
+    /// RNDIS is initialised.
+    pub rndis: bool,
+    /// Packet filter; 0 = nothing is received.
+    pub filter: u32,
+    /// Slots of the receive buffer that the guest holds.
+    pub slots_in_flight: usize,
+}
+
+impl Nic {
+    /// A NIC whose channel is closed.
+    pub fn new(config: NicConfig) -> Self {
+        Nic {
+            config,
+            channel: None,
+            error: None,
+            counters: NicCounters::default(),
+        }
+    }
+
+    /// What to offer for it.
+    pub fn offer_params(&self) -> OfferParams {
+        OfferParams::new(class::NIC, self.config.instance)
+    }
+
+    /// Why the channel was stopped, if it was.
+    pub fn error(&self) -> Option<NicError> {
+        self.error
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> &NicCounters {
+        &self.counters
+    }
+
+    /// Where the NIC stands.
+    pub fn state(&self) -> NicState {
+        self.channel
+            .as_ref()
+            .map_or(NicState::default(), Channel::state)
+    }
+
+    /// The guest opens the channel. `false` refuses.
+    pub fn open(&mut self, mem: &dyn VmMemory, request: &RingRequest) -> bool {
+        self.error = None;
+        self.channel = Channel::open(mem, request, &self.config);
+        self.channel.is_some()
+    }
+
+    /// The channel is gone: lets go of rings and buffers.
+    pub fn close(&mut self) {
+        self.channel = None;
+    }
+
+    /// The guest signalled the channel.
+    pub fn signalled(&mut self) {
+        if let Some(c) = &mut self.channel {
+            c.signalled = true;
+        }
+    }
+
+    /// Puts a raw ring packet (descriptor first) into the queue to the guest.
+    pub fn inject_packet(&mut self, packet: &[u8]) {
+        if let Some(c) = &mut self.channel {
+            c.out_queue.push_back(packet.to_vec());
+        }
+    }
+
+    /// Sends a raw RNDIS message to the guest as a control message.
+    pub fn inject_control(&mut self, rndis: &[u8]) {
+        if let Some(c) = &mut self.channel {
+            c.control_queue.push_back(rndis.to_vec());
+        }
+    }
+
+    /// Does everything that can be done now. Returns whether the guest wants a
+    /// signal, and whether there is more to do at once.
+    pub fn poll(&mut self, cx: &mut NicContext<'_>) -> Polled {
+        let mut polled = Polled::default();
+        let (None, Some(channel)) = (self.error, &mut self.channel) else {
+            return polled;
+        };
+        let mut env = Env {
+            mem: cx.mem,
+            faults: cx.faults,
+            backend: cx.backend,
+            gpadl: cx.gpadl,
+            counters: &mut self.counters,
+        };
+        if let Err(e) = channel.poll(&mut env, &mut polled) {
+            log::warn!("netvsp: channel stopped: {e:?}");
+            let name = match e {
+                NicError::Protocol(name) => name,
+                NicError::Ring(_) => "ring",
+                NicError::Pages(_) => "pages",
+            };
+            *self.counters.errors.entry(name).or_default() += 1;
+            self.error = Some(e);
+        }
+        self.counters.signals_sent += u64::from(polled.signal);
+        polled
+    }
+}
+
+/// Outcome of a poll.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// Signal the guest.
+    pub signal: bool,
+    /// Poll again soon: the budget was used up.
+    pub more: bool,
+}
+
+/// A [`NicContext`] with the counters.
+struct Env<'a> {
+    mem: &'a dyn VmMemory,
+    faults: &'a mut Faults,
+    backend: &'a mut dyn Backend,
+    gpadl: &'a dyn Fn(u32) -> Option<Arc<PageList>>,
+    counters: &'a mut NicCounters,
+}
+
+/// Reads a structure from the front of guest bytes.
+fn parse<T: zerocopy::FromBytes>(bytes: &[u8], error: &'static str) -> Result<T, NicError> {
+    T::read_from_prefix(bytes)
+        .map(|(t, _)| t)
+        .map_err(|_| NicError::Protocol(error))
+}
+
+/// `bytes[at..at + len]`, or a protocol error.
+fn part<'b>(
+    bytes: &'b [u8],
+    at: usize,
+    len: usize,
+    error: &'static str,
+) -> Result<&'b [u8], NicError> {
+    at.checked_add(len)
+        .and_then(|end| bytes.get(at..end))
+        .ok_or(NicError::Protocol(error))
+}
+
+type Bytes = Vec<u8>;

@@ -1,0 +1,228 @@
+//! Host to guest: slots of the receive buffer, frames and control messages in them.
+use super::channel::Channel;
+use super::{Bytes, Env, NicError};
+use crate::fault::Layer;
+use crate::pages::PageList;
+use crate::ring::packet;
+use abi::nvsp::{NO_SECTION, RECEIVE_BUFFER_ID, SendRndisPacket, channel_type, message};
+use abi::rndis::{self, Packet, PerPacketInfo, ppi};
+use abi::vmbus::{PacketType, TransferPageHeader, TransferPageRange};
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use zerocopy::IntoBytes;
+
+/// Slot bytes beyond the largest frame (OpenVMM: MTU + 292).
+const SLOT_OVERHEAD: u32 = 292;
+/// Where a frame starts in its slot (OpenVMM: RNDIS data offset 248).
+pub const DATA_AT: usize = 256;
+/// Slots that only control messages may use.
+const CONTROL_SLOTS: usize = 8;
+/// Most slots: a slot number has to fit the ranges of a few packets, no more.
+const MAX_SLOTS: usize = 16384;
+
+/// The guest's receive buffer, cut into slots.
+#[derive(Debug)]
+pub(super) struct ReceiveBuffer {
+    pages: Arc<PageList>,
+    slot_size: u32,
+    slots: u32,
+    free: VecDeque<u32>,
+    /// Slots of packets that the guest has not completed, by transaction id.
+    in_flight: BTreeMap<u64, Vec<u32>>,
+}
+
+impl ReceiveBuffer {
+    pub fn new(pages: Arc<PageList>, mtu: u32) -> Option<Self> {
+        let slot_size = mtu + SLOT_OVERHEAD;
+        let slots = (pages.len() / slot_size as usize).min(MAX_SLOTS);
+        // Room for control messages and a frame.
+        if slots <= CONTROL_SLOTS {
+            return None;
+        }
+        let slots = slots as u32;
+        Some(ReceiveBuffer {
+            pages,
+            slot_size,
+            slots,
+            free: (0..slots).collect(),
+            in_flight: BTreeMap::new(),
+        })
+    }
+
+    pub fn slot_size(&self) -> u32 {
+        self.slot_size
+    }
+
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.values().map(Vec::len).sum()
+    }
+
+    /// Whether a frame may go in.
+    fn has_room(&self) -> bool {
+        self.free.len() > CONTROL_SLOTS
+    }
+
+    /// The guest is done with a packet. `false` if there is no such packet.
+    pub fn complete(&mut self, transaction_id: u64) -> bool {
+        match self.in_flight.remove(&transaction_id) {
+            Some(slots) => {
+                self.free.extend(slots);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Channel {
+    /// Writes messages into slots and queues the packet that names them.
+    /// Messages that do not fit a slot are cut.
+    fn send_slots(
+        &mut self,
+        env: &mut Env<'_>,
+        kind: u32,
+        messages: &[Bytes],
+    ) -> Result<(), NicError> {
+        let relid = self.relid;
+        let Some(buffer) = &mut self.receive else {
+            return Ok(());
+        };
+        let mut used = Vec::new();
+        let mut ranges: Vec<u8> = Vec::new();
+        for m in messages {
+            let (bytes, copies) = env.faults.pass(Layer::ReceiveBuffer, relid, m.clone());
+            for _ in 0..copies {
+                let Some(slot) = buffer.free.pop_front() else {
+                    break;
+                };
+                used.push(slot);
+                let at = slot * buffer.slot_size;
+                let bytes = bytes.get(..buffer.slot_size as usize).unwrap_or(&bytes);
+                buffer.pages.write(env.mem, at as usize, bytes)?;
+                let range = TransferPageRange {
+                    byte_count: (bytes.len() as u32).into(),
+                    byte_offset: at.into(),
+                };
+                ranges.extend_from_slice(range.as_bytes());
+            }
+        }
+        let Some(first) = used.first() else {
+            return Ok(());
+        };
+        let transaction_id = u64::from(*first);
+        let head = TransferPageHeader {
+            set_id: RECEIVE_BUFFER_ID.into(),
+            sender_owns_set: 0,
+            reserved: 0,
+            range_count: (used.len() as u32).into(),
+        };
+        let mut extended = head.as_bytes().to_vec();
+        extended.extend_from_slice(&ranges);
+        buffer.in_flight.insert(transaction_id, used);
+        let m = SendRndisPacket {
+            message_type: message::SEND_RNDIS_PACKET.into(),
+            channel_type: kind.into(),
+            section_index: NO_SECTION.into(),
+            section_size: 0.into(),
+        };
+        let payload = self.nvsp(&m);
+        let bytes = packet(
+            PacketType::TRANSFER_PAGES,
+            1,
+            transaction_id,
+            &extended,
+            &payload,
+        );
+        self.queue(env, bytes);
+        Ok(())
+    }
+
+    /// Sends waiting control messages, then frames, as long as slots and ring
+    /// have room. What does not fit stays where it is.
+    pub fn receive_poll(&mut self, env: &mut Env<'_>) -> Result<(), NicError> {
+        while self.out_queue.is_empty()
+            && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
+            && let Some(m) = self.control_queue.pop_front()
+        {
+            self.send_slots(env, channel_type::CONTROL, &[m])?;
+            self.flush(env)?;
+        }
+        if !self.rndis.initialized {
+            return Ok(());
+        }
+        let mut frame = Vec::new();
+        while self.out_queue.is_empty() && self.control_queue.is_empty() {
+            let room = match &self.receive {
+                Some(r) if r.has_room() => r.free.len() - CONTROL_SLOTS,
+                _ => return Ok(()),
+            };
+            let most = room.min(self.config.max_ranges.clamp(1, rndis_ranges()));
+            let mut messages = Vec::new();
+            while messages.len() < most {
+                frame.clear();
+                if !env.backend.receive(&mut frame) {
+                    break;
+                }
+                if let Some(m) = self.frame_message(env, &frame) {
+                    messages.push(m);
+                }
+            }
+            if messages.is_empty() {
+                return Ok(());
+            }
+            self.send_slots(env, channel_type::DATA, &messages)?;
+            self.flush(env)?;
+        }
+        Ok(())
+    }
+
+    /// RNDIS PACKET around a frame, with a checksum element that says nothing.
+    fn frame_message(&mut self, env: &mut Env<'_>, frame: &[u8]) -> Option<Bytes> {
+        let mut dropped = |why| *env.counters.dropped.entry(why).or_default() += 1;
+        if self.rndis.filter == 0 {
+            dropped("filter");
+            return None;
+        }
+        if frame.len() < 14 || frame.len() > self.mtu as usize {
+            dropped("size");
+            return None;
+        }
+        env.counters.frames_rx += 1;
+        env.counters.bytes_rx += frame.len() as u64;
+        let used = (DATA_AT + frame.len()) as u32;
+        let slot = self.receive.as_ref().map_or(used, ReceiveBuffer::slot_size);
+        let length = if self.config.whole_slot { slot } else { used };
+        let element = PerPacketInfo {
+            size: (ppi::HEADER_SIZE as u32 + 4).into(),
+            kind: ppi::CHECKSUM.into(),
+            value_offset: (ppi::HEADER_SIZE as u32).into(),
+        };
+        let head = Packet {
+            header: rndis::Header {
+                message_type: rndis::message::PACKET.into(),
+                length: length.into(),
+            },
+            data_offset: ((DATA_AT - rndis::OFFSET_BASE) as u32).into(),
+            data_length: (frame.len() as u32).into(),
+            ppi_offset: ((size_of::<Packet>() - rndis::OFFSET_BASE) as u32).into(),
+            ppi_length: (ppi::HEADER_SIZE as u32 + 4).into(),
+            ..Default::default()
+        };
+        let mut m = Vec::with_capacity(length as usize);
+        m.extend_from_slice(head.as_bytes());
+        m.extend_from_slice(element.as_bytes());
+        m.resize(DATA_AT, 0);
+        m.extend_from_slice(frame);
+        m.resize(length as usize, 0);
+        Some(m)
+    }
+}
+
+const fn rndis_ranges() -> usize {
+    abi::nvsp::MAX_RANGES as usize
+}
