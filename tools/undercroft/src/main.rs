@@ -1,2 +1,208 @@
-//! (scaffold)
-fn main() {}
+//! The user's command: build an image, measure it, look into it.
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use undercroft::image::{self, Options, VmbusTarget};
+use undercroft::{Error, Input, firmware, inspect, measure};
+
+/// Build, measure and inspect Undercroft images.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build an IGVM image from a kernel, an initrd and a command line.
+    Image(ImageArgs),
+    /// Print the launch digest of an image.
+    Measure(FileArgs),
+    /// Describe an image: platform, configuration, start state, pages, digest.
+    Inspect(FileArgs),
+}
+
+#[derive(Args)]
+struct ImageArgs {
+    /// Platform to build for.
+    #[arg(long, value_enum, default_value_t = PlatformArg::Snp)]
+    platform: PlatformArg,
+    /// Guest kernel (bzImage).
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    /// Guest initrd.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Guest kernel command line.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    append: String,
+    /// Let the guest's console leave the VM in clear, on COM1. For debugging
+    /// only; the launch digest shows it.
+    #[arg(long)]
+    debug_console: bool,
+    /// Position of the C bit: 51 on SEV-SNP parts, 47 in the rig.
+    #[arg(long, value_name = "BIT", default_value_t = loader::layout::C_BIT_DEFAULT)]
+    c_bit: u32,
+    /// Fixed MAC address of the guest's NIC (default: the host's offer decides).
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    mac: Option<[u8; 6]>,
+    /// How the paravisor reaches the host's VMBus.
+    #[arg(long, value_enum, default_value_t = VmbusArg::Redirect)]
+    vmbus: VmbusArg,
+    /// First stage (default: found beside this program).
+    #[arg(long, value_name = "ELF")]
+    stage: Option<PathBuf>,
+    /// Paravisor (default: found beside this program).
+    #[arg(long, value_name = "ELF")]
+    paravisor: Option<PathBuf>,
+    /// Where the image goes.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+struct FileArgs {
+    /// IGVM file.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum PlatformArg {
+    /// AMD SEV-SNP.
+    Snp,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum VmbusArg {
+    /// Client in VTL2 with redirection, as in a confidential VM with a paravisor.
+    Redirect,
+    /// Plain client.
+    Plain,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("undercroft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Image(args) => build(args),
+        Command::Measure(args) => {
+            let report = measure::measure(&Input::read("image", &args.file)?)?;
+            if args.json {
+                print(&serde_json::to_string_pretty(&report)?)
+            } else {
+                print(&report.launch_digest)
+            }
+        }
+        Command::Inspect(args) => {
+            let report = inspect::inspect(&Input::read("image", &args.file)?)?;
+            if args.json {
+                print(&serde_json::to_string_pretty(&report)?)
+            } else {
+                print(report.to_string().trim_end())
+            }
+        }
+    }
+}
+
+fn build(args: ImageArgs) -> Result<()> {
+    let PlatformArg::Snp = args.platform;
+    let firmware = |what, given: Option<PathBuf>| -> Result<Input, Error> {
+        let path = given.map_or_else(|| firmware::find(what), Ok)?;
+        Input::read(what, &path)
+    };
+    let options = Options {
+        kernel: Input::read("kernel", &args.kernel)?,
+        initrd: args
+            .initrd
+            .as_deref()
+            .map(|path| Input::read("initrd", path))
+            .transpose()?,
+        stage: firmware("stage", args.stage)?,
+        paravisor: firmware("paravisor", args.paravisor)?,
+        command_line: args.append,
+        debug_console: args.debug_console,
+        c_bit: args.c_bit,
+        mac: args.mac,
+        vmbus_target: match args.vmbus {
+            VmbusArg::Redirect => VmbusTarget::Redirect,
+            VmbusArg::Plain => VmbusTarget::Plain,
+        },
+    };
+    let image = image::build(&options)?;
+    write(&args.output, &image.bytes)?;
+    if options.debug_console {
+        eprintln!("warning: debug image, the guest's console leaves the VM in clear");
+    }
+    print(&format!(
+        "{}: {} bytes, at least {} MiB of memory\nlaunch digest {}",
+        args.output.display(),
+        image.bytes.len(),
+        image.config.memory_min >> 20,
+        undercroft::error::hex(&image.digest)
+    ))
+}
+
+/// Writes beside the target and renames, so that a full disk leaves no half image.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let error = |source| Error::Write {
+        path: path.to_owned(),
+        source,
+    };
+    // Never replace a device or a pipe.
+    if path.exists() && !path.is_file() {
+        return std::fs::write(path, bytes).map_err(error);
+    }
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    std::fs::write(&part, bytes)
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|source| {
+            let _ = std::fs::remove_file(&part);
+            error(source)
+        })
+}
+
+/// Prints a line; a closed pipe ends the program quietly.
+fn print(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        *byte = parts
+            .next()
+            .filter(|part| part.len() == 2)
+            .and_then(|part| u8::from_str_radix(part, 16).ok())
+            .ok_or("six hex bytes with colons are expected, for example 02:00:00:00:00:01")?;
+    }
+    match parts.next() {
+        None => Ok(mac),
+        Some(_) => Err("more than six bytes".into()),
+    }
+}
