@@ -16,11 +16,13 @@
     clippy::arithmetic_side_effects
 )]
 
+pub mod control;
 pub mod nvsp;
 pub mod packet;
 pub mod ring;
 pub mod rndis;
 mod rule;
+pub mod synic;
 
 use zerocopy::FromBytes;
 

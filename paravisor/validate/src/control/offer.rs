@@ -1,0 +1,185 @@
+//! Offers: which channels of the host we take.
+
+use super::{Gate, Ledger, Standing};
+use crate::synic::Payload;
+use crate::{Rule, Violation, read_prefix};
+use abi::vmbus::{
+    CONNECTION_EVENT_SHARED, CONNECTION_ID_MASK, CONNECTION_MESSAGE, CONNECTION_MESSAGE_LEGACY,
+    CONNECTION_MONITOR, Guid, MAX_CHANNELS, OfferChannel, OfferFlags, class,
+};
+
+/// A channel number of the host: 1 to 2047.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relid(u16);
+
+impl Relid {
+    /// The number on the wire.
+    pub const fn number(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Its number as an event flag.
+    pub const fn flag(self) -> u16 {
+        self.0
+    }
+
+    pub(super) fn in_range(number: u32) -> Option<Relid> {
+        match u16::try_from(number) {
+            Ok(relid) if relid != 0 && number < MAX_CHANNELS => Some(Relid(relid)),
+            _ => None,
+        }
+    }
+}
+
+/// An accepted offer: a primary channel of a network card. Its fields never
+/// change (CTL-62). What the offer says beyond them is not kept: monitor
+/// (CTL-32) and user-defined bytes (CTL-37) have no way in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    relid: Relid,
+    instance: Guid,
+    connection_id: u32,
+}
+
+impl Offer {
+    /// The host's number of the channel.
+    pub fn relid(&self) -> Relid {
+        self.relid
+    }
+    /// Which card.
+    pub fn instance(&self) -> Guid {
+        self.instance
+    }
+    /// Connection for signals to the host.
+    pub fn connection_id(&self) -> u32 {
+        self.connection_id
+    }
+}
+
+/// The relid that a refused offer has named, if it is free: it is released,
+/// so that the host may use it again (CTL-18).
+pub fn droppable_relid(payload: &Payload, ledger: &impl Ledger) -> Option<Relid> {
+    let offer: OfferChannel = read_prefix(payload.bytes())?;
+    let relid = Relid::in_range(offer.relid.get())?;
+    ledger.channel(relid).is_none().then_some(relid)
+}
+
+pub(super) fn judge(
+    offer: OfferChannel,
+    gate: &Gate,
+    ledger: &impl Ledger,
+) -> Result<Offer, Violation> {
+    let relid = relid(&offer, ledger)?;
+    class_and_flags(&offer)?;
+    if offer.instance.is_zero() {
+        return Err(Violation::new(Rule::CTL_20, 24, 0_u32));
+    }
+    place(&offer, ledger)?;
+    let connection_id = wiring(&offer, gate, ledger)?;
+    room(gate, ledger)?;
+    Ok(Offer {
+        relid,
+        instance: offer.instance,
+        connection_id,
+    })
+}
+
+/// The number: in range and free.
+fn relid(offer: &OfferChannel, ledger: &impl Ledger) -> Result<Relid, Violation> {
+    let number = offer.relid.get();
+    let broken = |rule| Err(Violation::new(rule, 184, number));
+    if number == 0 {
+        return broken(Rule::CTL_22);
+    }
+    let Some(relid) = Relid::in_range(number) else {
+        return broken(Rule::CTL_21);
+    };
+    match ledger.channel(relid) {
+        Some(known) if known.instance == offer.instance => broken(Rule::CTL_62),
+        Some(_) => broken(Rule::CTL_23),
+        None => Ok(relid),
+    }
+}
+
+/// Only network cards, and nothing that would change how they speak.
+fn class_and_flags(offer: &OfferChannel) -> Result<(), Violation> {
+    let flags = OfferFlags::from_bits_retain(offer.flags.get());
+    let broken = |rule| Err(Violation::new(rule, 56, flags.bits()));
+    if flags.contains(OfferFlags::TLNPI_PROVIDER) {
+        return broken(Rule::CTL_19);
+    }
+    let ring = flags.contains(OfferFlags::CONFIDENTIAL_RING);
+    let external = flags.contains(OfferFlags::CONFIDENTIAL_EXTERNAL_MEMORY);
+    if external && !ring {
+        return broken(Rule::CTL_17);
+    }
+    if ring {
+        return broken(Rule::CTL_16);
+    }
+    if offer.interface != class::NIC {
+        let [a, b, c, d, ..] = offer.interface.0;
+        return Err(Violation::new(
+            Rule::CTL_18,
+            8,
+            u32::from_le_bytes([a, b, c, d]),
+        ));
+    }
+    if !flags.difference(OfferFlags::ENUMERATE_INTERFACE).is_empty() {
+        return broken(Rule::CTL_36);
+    }
+    let mmio = offer.mmio_megabytes.get();
+    if mmio != 0 {
+        return Err(Violation::new(Rule::CTL_35, 58, mmio));
+    }
+    Ok(())
+}
+
+/// A primary channel of a card that is not there yet. Sub-channels are never
+/// asked for.
+fn place(offer: &OfferChannel, ledger: &impl Ledger) -> Result<(), Violation> {
+    let index = offer.sub_channel_index.get();
+    let live = ledger.instance(&offer.instance);
+    match (index, live) {
+        (0, None) => Ok(()),
+        (0, Some(_)) => Err(Violation::new(Rule::CTL_24, 184, offer.relid.get())),
+        (_, Some(Standing::Open)) => Err(Violation::new(Rule::CTL_27, 180, index)),
+        (_, _) => Err(Violation::new(Rule::CTL_25, 180, index)),
+    }
+}
+
+/// How signals travel.
+fn wiring(offer: &OfferChannel, gate: &Gate, ledger: &impl Ledger) -> Result<u32, Violation> {
+    let dedicated = offer.is_dedicated.get();
+    if dedicated != 1 {
+        return Err(Violation::new(Rule::CTL_33, 190, dedicated));
+    }
+    let id = offer.connection_id.get();
+    let taken = [
+        0,
+        CONNECTION_MESSAGE_LEGACY,
+        CONNECTION_MESSAGE,
+        CONNECTION_EVENT_SHARED,
+        CONNECTION_MONITOR,
+        gate.message_connection,
+    ];
+    if id > CONNECTION_ID_MASK || taken.contains(&id) || ledger.has_connection(id) {
+        return Err(Violation::new(Rule::CTL_34, 192, id));
+    }
+    Ok(id)
+}
+
+/// Whether the configuration allows one more.
+fn room(gate: &Gate, ledger: &impl Ledger) -> Result<(), Violation> {
+    let channels = ledger.channels();
+    if gate.sealed {
+        return Err(Violation::new(Rule::CTL_29, 0, channels as u64));
+    }
+    if channels >= gate.max_channels {
+        return Err(Violation::new(Rule::CTL_28, 0, channels as u64));
+    }
+    let nics = ledger.nics();
+    if nics >= gate.max_nics {
+        return Err(Violation::new(Rule::SYS_14, 0, nics as u64));
+    }
+    Ok(())
+}
