@@ -72,7 +72,7 @@ pub fn run(plan: &Plan) -> Report {
 }
 
 fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
-    if !MEMORY.contains(&plan.memory) || plan.memory % 2 != 0 {
+    if !MEMORY.contains(&plan.memory) || !plan.memory.is_multiple_of(2) {
         bail!(
             "--memory must be an even number of MiB from {} to {}",
             MEMORY.start(),

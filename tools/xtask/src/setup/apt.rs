@@ -67,6 +67,16 @@ impl Apt {
             .with_context(|| format!("package {package} names no {prefix}…"))
     }
 
+    /// The newest version of `package` that the sources have.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let mut command = self.command("apt-cache");
+        let text = process::output(command.args(["show", "--no-all-versions", package]))?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("Version: "))
+            .map(str::to_owned)
+            .with_context(|| format!("there is no package {package}"))
+    }
+
     /// Fetches the newest version of `package` without installing it and unpacks
     /// it into `into`. Returns the version.
     pub fn unpack(&self, package: &str, into: &Path) -> Result<String> {

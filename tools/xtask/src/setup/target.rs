@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::Pretend;
 use super::apt::Apt;
@@ -59,12 +59,22 @@ pub fn ensure(pretend: Pretend) -> Result<Target> {
             }
         }
     }
+    // Somebody may have added rustup's rust-src component.
+    let component = sysroot()?.join("lib/rustlib/src/rust/library");
+    if component.join("core/src/lib.rs").is_file() {
+        return Ok(Target {
+            source: Some(component),
+        });
+    }
     let dir = paths::setup().join(format!("rust-src-{RUST}"));
     let library = dir.join(format!("usr/src/rustc-{RUST}/library"));
-    if !library.is_dir() {
-        from_debian(&dir, &library).with_context(|| {
-            format!("the Rust target {TRIPLE} is missing: run `rustup target add {TRIPLE}`")
-        })?;
+    if !library.is_dir()
+        && let Err(why) = from_debian(&dir, &library)
+    {
+        bail!(
+            "the Rust target {TRIPLE} is missing: run `rustup target add {TRIPLE}` \
+             (its source as another way out: {why:#})"
+        );
     }
     Ok(Target {
         source: Some(library),
@@ -74,23 +84,35 @@ pub fn ensure(pretend: Pretend) -> Result<Target> {
 fn from_debian(dir: &Path, library: &Path) -> Result<()> {
     let step = Step::new("fetching the source of Rust's core library from Debian");
     let apt = Apt::new("rust", &archive()?.suite(SOURCE_SUITE))?;
-    let version = apt.unpack("rust-src", dir)?;
+    let version = apt.version("rust-src")?;
+    if !version.starts_with(RUST) {
+        bail!("Debian has Rust {version} now, not {RUST}");
+    }
+    apt.unpack("rust-src", dir)?;
     if !library.is_dir() {
-        bail!("Debian has Rust {version} now, and {RUST} is needed");
+        bail!(
+            "the package rust-src {version} has no {}",
+            library.display()
+        );
     }
     step.done(&version);
     Ok(())
 }
 
-fn installed() -> Result<bool> {
+fn sysroot() -> Result<PathBuf> {
+    let mut rustc = Command::new("rustc");
     let root = process::output(
-        Command::new("rustc")
+        rustc
             .args(["--print", "sysroot"])
             .current_dir(paths::root()),
     )?;
-    let lib = Path::new(root.trim())
+    Ok(PathBuf::from(root.trim()))
+}
+
+fn installed() -> Result<bool> {
+    Ok(sysroot()?
         .join("lib/rustlib")
         .join(TRIPLE)
-        .join("lib");
-    Ok(lib.is_dir())
+        .join("lib")
+        .is_dir())
 }

@@ -1,0 +1,209 @@
+//! The whole chain in QEMU, through the command that a user types: `cargo xtask
+//! run`. These tests need QEMU and kernels, so a bare `cargo test` leaves them out;
+//! `cargo xtask test` sets up what they need and names itself in
+//! `UNDERCROFT_XTASK`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Time limit that the runs are given, in seconds of the virtual machine.
+const LIMIT: &str = "120";
+/// What building, imaging and measuring may take on top.
+const OVERHEAD: Duration = Duration::from_secs(120);
+
+struct Run {
+    ok: bool,
+    error: String,
+    report: Value,
+}
+
+fn xtask() -> Command {
+    let program = std::env::var_os("UNDERCROFT_XTASK")
+        .expect("UNDERCROFT_XTASK is not set: start these tests with `cargo xtask test`");
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs a guest; checks that the end came in time and that status, last line and
+/// report agree with each other.
+fn run(args: &[&str]) -> Run {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.json");
+    let started = Instant::now();
+    let out = xtask()
+        .args(["run", "--quiet", "--timeout", LIMIT, "--report"])
+        .arg(&file)
+        .args(args)
+        .output()
+        .unwrap();
+    let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
+    assert!(started.elapsed() < limit, "{args:?} took {:?}", started.elapsed());
+
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let error = report["error"].as_str().unwrap_or_default().to_owned();
+    println!("{args:?}: {}", if error.is_empty() { "ok" } else { &error });
+    assert_eq!(out.status.success(), report["ok"].as_bool().unwrap(), "{stderr}");
+    assert_eq!(out.status.success(), error.is_empty(), "{stderr}");
+    assert!(error.is_empty() || stderr.contains(&error), "the error was not shown: {stderr}");
+    Run { ok: out.status.success(), error, report }
+}
+
+/// A run that must fail, with an error that says `words`.
+fn refused(args: &[&str], words: &[&str]) -> Value {
+    let run = run(args);
+    assert!(!run.ok, "{args:?} should have failed");
+    for word in words {
+        assert!(run.error.contains(word), "{:?} does not say {word:?}", run.error);
+    }
+    assert_eq!(run.report["private_accesses_refused"], 0);
+    run.report
+}
+
+fn above_zero(report: &Value, table: &str, key: &str) {
+    let value = &report[table][key];
+    assert!(value.as_u64().is_some_and(|n| n > 0), "{table}.{key} is {value}");
+}
+
+/// DHCP, 8 MiB down, 8 MiB up, and everything that a good run must show.
+fn linux_uses_the_network(version: &str) {
+    let run = run(&["--kernel-version", version]);
+    assert!(run.ok, "{}", run.error);
+    let report = &run.report;
+    assert_eq!(report["outcome"], "power-off");
+    assert_eq!(report["guest"]["fetch_ok"], true);
+    assert_eq!(report["guest"]["upload_ok"], true);
+    assert_eq!(report["served"]["uploads_ok"], 1);
+    assert_eq!(report["digest_tool"], report["digest_rig"]);
+    assert_eq!(report["digest_tool"].as_str().unwrap().len(), 96);
+    assert_eq!(report["private_accesses_refused"], 0);
+    assert_eq!(report["violations"], serde_json::json!({}));
+
+    // The guest drove an ordinary NIC and saw no Hyper-V and no encrypted memory.
+    let sees = &report["guest"]["sees"];
+    assert_eq!(sees["nic-driver"], "virtio_net");
+    assert_eq!(sees["hypervisor-detected"], "none");
+    assert_eq!(sees["acpi-vmbus-devices"], "0");
+    assert_eq!(sees["memory-encryption"], "none");
+    assert!(sees["vmbus-driver"].as_str().unwrap().starts_with("refused"));
+
+    // And the bytes did come over VMBus: 8 MiB cannot pass in fewer.
+    for way in ["rx", "tx"] {
+        above_zero(report, "frames", way);
+        assert!(report["frame_bytes"][way].as_u64().unwrap() > 8 << 20);
+    }
+    above_zero(report, "hypercalls", "0x5c");
+    above_zero(report, "guest_exits", "npf");
+    above_zero(report, "messages_judged", "rndis");
+    above_zero(report, "shared_pages", "ring");
+    above_zero(report, "host_signals", "sent");
+    let signals = |key: &str| report["host_signals"][key].as_u64().unwrap();
+    assert!(signals("sent") >= signals("needed"));
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_1_fetches_and_uploads() {
+    linux_uses_the_network("6.1");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_12_fetches_and_uploads() {
+    linux_uses_the_network("6.12");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn plain_boot_of_the_same_guest_works() {
+    let run = run(&["--plain", "--kernel-version", "6.12"]);
+    assert!(run.ok, "{}", run.error);
+    assert_eq!(run.report["mode"], "plain");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn truncated_image_is_rejected() {
+    let report = refused(&["--fault", "image-truncated"], &["image-rejected"]);
+    assert_eq!(report["outcome"], "image-rejected");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn flipped_measured_byte_changes_the_digest() {
+    let report = refused(&["--fault", "image-flipped"], &["digest"]);
+    assert_ne!(report["digest_tool"], report["digest_rig"]);
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn missing_kernel_is_named() {
+    let report = refused(&["--kernel", "/nonexistent/vmlinuz"], &["/nonexistent/vmlinuz"]);
+    assert_eq!(report["outcome"], "not-started");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn kernel_that_is_no_bzimage_is_refused() {
+    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    assert!(Path::new(own).is_file());
+    let report = refused(&["--kernel", own], &["bzImage"]);
+    assert_eq!(report["outcome"], "not-started");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn guest_that_triple_faults_ends_the_run() {
+    let report = refused(&["--fault", "guest-triple-fault"], &["triple-fault"]);
+    assert_eq!(report["outcome"], "triple-fault");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn guest_with_an_unknown_exit_ends_the_run() {
+    let report = refused(&["--fault", "guest-unknown-exit"], &["unknown-exit"]);
+    assert_eq!(report["outcome"], "unknown-exit");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn host_that_never_answers_the_version_request_is_given_up() {
+    let report = refused(&["--fault", "never-answer-version"], &["host-failure"]);
+    assert_eq!(report["outcome"], "host-failure");
+}
+
+/// Ctrl-C on the command ends QEMU too.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn interrupt_takes_qemu_along() {
+    let mut child = xtask()
+        .args(["run", "--plain", "--quiet", "--append", "uc.url="])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let deadline = Instant::now() + OVERHEAD;
+    let qemu = loop {
+        let list = std::fs::read_to_string(&children).unwrap_or_default();
+        let running = list.split_whitespace().find(|pid| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.starts_with("qemu-system")
+        });
+        if let Some(pid) = running {
+            break pid.to_owned();
+        }
+        assert!(Instant::now() < deadline, "QEMU did not start");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was interrupted");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let sent = Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!Path::new(&format!("/proc/{qemu}")).exists(), "QEMU {qemu} is still there");
+}
