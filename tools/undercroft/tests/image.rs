@@ -285,7 +285,7 @@ fn kernels_that_cannot_start_are_refused_with_a_reason() {
         (patched_kernel(0x211, &[0]), "zImage"),
         (patched_kernel(0x1f4, &[0xff, 0xff, 0, 0]), "truncated"),
         (patched_kernel(0x260, &[0, 0, 0, 8]), "init_size 0x8000000"),
-        (patched_kernel(0x258, &[0, 0, 0, 7]), "init_size"),
+        (patched_kernel(0x258, &[0, 0, 0, 8]), "init_size"),
     ];
     for (bytes, expected) in cases {
         let message = refused(|o| o.kernel = Input::new("k.img", bytes));
