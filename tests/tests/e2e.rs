@@ -41,16 +41,31 @@ fn run(args: &[&str]) -> Run {
         .output()
         .unwrap();
     let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
-    assert!(started.elapsed() < limit, "{args:?} took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < limit,
+        "{args:?} took {:?}",
+        started.elapsed()
+    );
 
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
     let error = report["error"].as_str().unwrap_or_default().to_owned();
     println!("{args:?}: {}", if error.is_empty() { "ok" } else { &error });
-    assert_eq!(out.status.success(), report["ok"].as_bool().unwrap(), "{stderr}");
+    assert_eq!(
+        out.status.success(),
+        report["ok"].as_bool().unwrap(),
+        "{stderr}"
+    );
     assert_eq!(out.status.success(), error.is_empty(), "{stderr}");
-    assert!(error.is_empty() || stderr.contains(&error), "the error was not shown: {stderr}");
-    Run { ok: out.status.success(), error, report }
+    assert!(
+        error.is_empty() || stderr.contains(&error),
+        "the error was not shown: {stderr}"
+    );
+    Run {
+        ok: out.status.success(),
+        error,
+        report,
+    }
 }
 
 /// A run that must fail, with an error that says `words`.
@@ -58,7 +73,11 @@ fn refused(args: &[&str], words: &[&str]) -> Value {
     let run = run(args);
     assert!(!run.ok, "{args:?} should have failed");
     for word in words {
-        assert!(run.error.contains(word), "{:?} does not say {word:?}", run.error);
+        assert!(
+            run.error.contains(word),
+            "{:?} does not say {word:?}",
+            run.error
+        );
     }
     assert_eq!(run.report["private_accesses_refused"], 0);
     run.report
@@ -66,7 +85,10 @@ fn refused(args: &[&str], words: &[&str]) -> Value {
 
 fn above_zero(report: &Value, table: &str, key: &str) {
     let value = &report[table][key];
-    assert!(value.as_u64().is_some_and(|n| n > 0), "{table}.{key} is {value}");
+    assert!(
+        value.as_u64().is_some_and(|n| n > 0),
+        "{table}.{key} is {value}"
+    );
 }
 
 /// DHCP, 8 MiB down, 8 MiB up, and everything that a good run must show.
@@ -89,7 +111,12 @@ fn linux_uses_the_network(version: &str) {
     assert_eq!(sees["hypervisor-detected"], "none");
     assert_eq!(sees["acpi-vmbus-devices"], "0");
     assert_eq!(sees["memory-encryption"], "none");
-    assert!(sees["vmbus-driver"].as_str().unwrap().starts_with("refused"));
+    assert!(
+        sees["vmbus-driver"]
+            .as_str()
+            .unwrap()
+            .starts_with("refused")
+    );
 
     // And the bytes did come over VMBus: 8 MiB cannot pass in fewer.
     for way in ["rx", "tx"] {
@@ -142,7 +169,10 @@ fn flipped_measured_byte_changes_the_digest() {
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]
 fn missing_kernel_is_named() {
-    let report = refused(&["--kernel", "/nonexistent/vmlinuz"], &["/nonexistent/vmlinuz"]);
+    let report = refused(
+        &["--kernel", "/nonexistent/vmlinuz"],
+        &["/nonexistent/vmlinuz"],
+    );
     assert_eq!(report["outcome"], "not-started");
 }
 
@@ -187,23 +217,41 @@ fn interrupt_takes_qemu_along() {
         .spawn()
         .unwrap();
     let pid = child.id();
-    let children = format!("/proc/{pid}/task/{pid}/children");
     let deadline = Instant::now() + OVERHEAD;
     let qemu = loop {
-        let list = std::fs::read_to_string(&children).unwrap_or_default();
-        let running = list.split_whitespace().find(|pid| {
-            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            name.starts_with("qemu-system")
-        });
+        let running = qemu_of(pid);
         if let Some(pid) = running {
-            break pid.to_owned();
+            break pid;
         }
         assert!(Instant::now() < deadline, "QEMU did not start");
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was interrupted");
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the run ended before it was interrupted"
+        );
         std::thread::sleep(Duration::from_millis(20));
     };
-    let sent = Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args(["-INT", &pid.to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(!Path::new(&format!("/proc/{qemu}")).exists(), "QEMU {qemu} is still there");
+    assert!(
+        !Path::new(&format!("/proc/{qemu}")).exists(),
+        "QEMU {qemu} is still there"
+    );
+}
+
+/// The QEMU that process `parent` has started, if it is there.
+fn qemu_of(parent: u32) -> Option<u32> {
+    let parent = format!("PPid:\t{parent}");
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let ours = status.lines().any(|line| line == parent);
+            (ours && status.starts_with("Name:\tqemu-system")).then_some(pid)
+        })
 }
