@@ -406,15 +406,6 @@ pub fn carrier(payload: &[u8], phase: ReceivePhase) -> Result<Carrier, Violation
     }
 }
 
-/// Judges whether one more receive may be in flight (NVS-30): the host cannot
-/// have handed out more packets than it has slots.
-pub fn receives_in_flight(geometry: &ReceiveGeometry, in_flight: u32) -> Result<(), Violation> {
-    if in_flight >= geometry.slot_count {
-        return Err(Violation::new(Rule::NVS_30, 0, in_flight));
-    }
-    Ok(())
-}
-
 /// State of the channel that an in-band packet came on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InBandContext {

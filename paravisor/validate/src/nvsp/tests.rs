@@ -375,12 +375,6 @@ fn nvs_26_ranges_overlap() {
 }
 
 #[test]
-fn nvs_30_more_receives_than_slots() {
-    assert_eq!(rule(receives_in_flight(&geometry(), 1000)), Rule::NVS_30);
-    assert!(receives_in_flight(&geometry(), 999).is_ok());
-}
-
-#[test]
 fn nvs_31_receive_before_the_buffer() {
     let message = rndis(message::SEND_RNDIS_PACKET, 0);
     assert_eq!(

@@ -91,8 +91,8 @@ rules! { Nvs
     NVS_29 = 29, Structural,
         "A receive is completed with success if all its ranges were accepted, else with failure",
         "Linux";
-    NVS_30 = 30, Reset,
-        "No more receives are in flight than there are slots",
+    NVS_30 = 30, Structural,
+        "No more receives are in flight than there are slots: one is completed before the next is read",
         "Linux `enq_receive_complete` in part";
     NVS_31 = 31, Reset,
         "No transfer-page packet before the receive buffer is accepted",

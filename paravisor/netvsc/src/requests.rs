@@ -1,0 +1,207 @@
+//! Outstanding requests of one channel (PKT-13 to PKT-18, PKT-24).
+//!
+//! The id on the wire is `counter << 9 | index`: the counter starts at a random
+//! number and grows with each request, so an id is never reused while the host
+//! may remember it, says nothing about memory, and is compared whole.
+
+use crate::limits::{REQUESTS, TRANSMIT_DEADLINE};
+use validate::nvsp::Awaited;
+use validate::{Rule, Violation};
+
+const INDEX_BITS: u32 = REQUESTS.trailing_zeros();
+const INDEX_MASK: u64 = REQUESTS as u64 - 1;
+const _: () = assert!(REQUESTS.is_power_of_two());
+const _: () = assert!(REQUESTS > validate::nvsp::MAX_SECTIONS as usize + 8);
+
+/// A request that waits for its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// What completes it.
+    pub awaited: Awaited,
+    /// The send section that it holds (NVS-22).
+    pub section: Option<u16>,
+    /// When it was sent.
+    pub sent: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Id of the last request here, 0 before the first.
+    id: u64,
+    request: Option<Request>,
+}
+
+/// The table.
+pub(crate) struct Requests {
+    entries: [Entry; REQUESTS],
+    /// Where the search for a free entry starts.
+    next: usize,
+    counter: u64,
+    outstanding: usize,
+}
+
+impl Requests {
+    /// An empty table whose ids start at `seed`.
+    pub fn new(seed: u64) -> Requests {
+        Requests {
+            entries: [Entry {
+                id: 0,
+                request: None,
+            }; REQUESTS],
+            next: 0,
+            counter: seed,
+            outstanding: 0,
+        }
+    }
+
+    /// Requests that wait.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// Enters a request and gives its id, which is never 0.
+    pub fn issue(&mut self, request: Request) -> Option<u64> {
+        for step in 0..REQUESTS {
+            let index = self.next.wrapping_add(step) & INDEX_MASK as usize;
+            let entry = self.entries.get_mut(index)?;
+            if entry.request.is_some() {
+                continue;
+            }
+            self.counter = self.counter.wrapping_add(1);
+            let mut id = self.counter.wrapping_shl(INDEX_BITS) | index as u64;
+            if id == 0 {
+                id = 1u64.wrapping_shl(INDEX_BITS) | index as u64;
+            }
+            *entry = Entry {
+                id,
+                request: Some(request),
+            };
+            self.next = index.wrapping_add(1);
+            self.outstanding = self.outstanding.saturating_add(1);
+            return Some(id);
+        }
+        None
+    }
+
+    /// Takes the request that a completion names. Each can be taken once.
+    pub fn retire(&mut self, id: u64) -> Result<Request, Violation> {
+        if id == 0 {
+            return Err(Violation::new(Rule::PKT_14, 8, id));
+        }
+        // The mask bounds the index for speculation too.
+        let Some(entry) = self.entries.get_mut((id & INDEX_MASK) as usize) else {
+            return Err(Violation::new(Rule::PKT_13, 8, id));
+        };
+        if entry.id != id {
+            return Err(Violation::new(Rule::PKT_13, 8, id));
+        }
+        match entry.request.take() {
+            Some(request) => {
+                self.outstanding = self.outstanding.saturating_sub(1);
+                Ok(request)
+            }
+            None => Err(Violation::new(Rule::PKT_15, 8, id)),
+        }
+    }
+
+    /// Undoes [`issue`](Self::issue) for a packet that did not leave.
+    pub fn cancel(&mut self, id: u64) {
+        let _ = self.retire(id);
+    }
+
+    /// Whether all requests are younger than the deadline (PKT-24).
+    pub fn check_age(&self, now: u64) -> Result<(), Violation> {
+        let oldest = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.request)
+            .map(|r| r.sent)
+            .min();
+        match oldest.map(|sent| now.saturating_sub(sent)) {
+            Some(age) if age > TRANSMIT_DEADLINE => Err(Violation::new(Rule::PKT_24, 0, age)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+
+    fn request(sent: u64) -> Request {
+        Request {
+            awaited: Awaited::Rndis,
+            section: Some(3),
+            sent,
+        }
+    }
+
+    fn rule<T: core::fmt::Debug>(result: Result<T, Violation>) -> Rule {
+        result.unwrap_err().rule
+    }
+
+    #[test]
+    fn pkt_13_id_that_was_never_given_out() {
+        let mut table = Requests::new(0x1234);
+        let id = table.issue(request(0)).unwrap();
+        for stray in [0xFFFF_8880_0000_1000, id ^ (1 << 40), id + 1, 1, u64::MAX] {
+            assert_eq!(rule(table.retire(stray)), Rule::PKT_13, "{stray:#x}");
+        }
+        assert_eq!(table.retire(id), Ok(request(0)));
+    }
+
+    #[test]
+    fn pkt_14_id_zero() {
+        assert_eq!(rule(Requests::new(0).retire(0)), Rule::PKT_14);
+        // Even a counter that wraps gives no zero.
+        let mut table = Requests::new(u64::MAX >> INDEX_BITS);
+        assert_ne!(table.issue(request(0)), Some(0));
+    }
+
+    #[test]
+    fn pkt_15_completion_twice() {
+        let mut table = Requests::new(9);
+        let id = table.issue(request(0)).unwrap();
+        assert!(table.retire(id).is_ok());
+        assert_eq!(rule(table.retire(id)), Rule::PKT_15);
+        assert_eq!(table.outstanding(), 0);
+    }
+
+    #[test]
+    fn pkt_17_ids_are_not_reused() {
+        let mut table = Requests::new(77);
+        let mut last = 0;
+        for _ in 0..10_000 {
+            let id = table.issue(request(0)).unwrap();
+            assert_ne!(id, last);
+            table.retire(id).unwrap();
+            last = id;
+        }
+        let other = Requests::new(78).issue(request(0)).unwrap();
+        assert_ne!(Some(other), Requests::new(77).issue(request(0)));
+    }
+
+    #[test]
+    fn the_table_fills_and_empties() {
+        let mut table = Requests::new(1);
+        let ids: [u64; REQUESTS] = core::array::from_fn(|_| table.issue(request(0)).unwrap());
+        assert_eq!(table.issue(request(0)), None);
+        for id in ids {
+            table.retire(id).unwrap();
+        }
+        assert_eq!(table.outstanding(), 0);
+        assert!(table.issue(request(0)).is_some());
+    }
+
+    #[test]
+    fn pkt_24_oldest_request() {
+        let mut table = Requests::new(1);
+        let old = table.issue(request(100)).unwrap();
+        table.issue(request(TRANSMIT_DEADLINE)).unwrap();
+        assert!(table.check_age(100 + TRANSMIT_DEADLINE).is_ok());
+        assert_eq!(rule(table.check_age(101 + TRANSMIT_DEADLINE)), Rule::PKT_24);
+        table.retire(old).unwrap();
+        assert!(table.check_age(101 + TRANSMIT_DEADLINE).is_ok());
+    }
+}
