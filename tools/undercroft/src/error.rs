@@ -17,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; check the directory and its permissions", path.display())]
     Write {
         /// Where.
         path: PathBuf,

@@ -77,14 +77,14 @@ pub struct Image {
 /// Builds an image.
 pub fn build(options: &Options) -> Result<Image, Error> {
     check_options(options)?;
-    let stage = Firmware::parse(&options.stage, layout::STAGE)?;
-    let paravisor = Firmware::parse(&options.paravisor, layout::PARAVISOR)?;
     let kernel = Kernel::parse(&options.kernel)?;
     let initrd = options
         .initrd
         .as_ref()
         .map(|initrd| kernel::place_initrd(&kernel, initrd))
         .transpose()?;
+    let stage = Firmware::parse(&options.stage, layout::STAGE)?;
+    let paravisor = Firmware::parse(&options.paravisor, layout::PARAVISOR)?;
     let config = configuration(options, &paravisor, &kernel, initrd)?;
 
     let mut pages = Pages::default();

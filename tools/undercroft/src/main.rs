@@ -96,7 +96,8 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("undercroft: {error:#}");
+            // Our messages name their causes already.
+            eprintln!("undercroft: {error}");
             ExitCode::FAILURE
         }
     }
