@@ -352,3 +352,6 @@ pub fn packet(
     bytes.resize(length, 0);
     bytes
 }
+
+#[cfg(test)]
+mod tests;

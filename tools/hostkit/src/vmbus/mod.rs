@@ -4,8 +4,6 @@
 mod channel;
 mod gpadl;
 mod server;
-#[cfg(test)]
-mod tests;
 
 pub use channel::{OfferParams, RingRequest};
 pub use server::Server;
