@@ -69,16 +69,14 @@ impl Launch {
                 flags,
                 page_type,
                 data,
-            } => {
-                if !flags.shared {
-                    let kind = match page_type {
-                        PageType::Normal if flags.unmeasured => MeasuredAs::Unmeasured,
-                        PageType::Normal => MeasuredAs::Normal,
-                        PageType::Secrets => MeasuredAs::Secrets,
-                        PageType::Cpuid | PageType::CpuidExtended => MeasuredAs::Cpuid,
-                    };
-                    self.page(kind, gpa, data);
-                }
+            } if !flags.shared => {
+                let kind = match page_type {
+                    PageType::Normal if flags.unmeasured => MeasuredAs::Unmeasured,
+                    PageType::Normal => MeasuredAs::Normal,
+                    PageType::Secrets => MeasuredAs::Secrets,
+                    PageType::Cpuid | PageType::CpuidExtended => MeasuredAs::Cpuid,
+                };
+                self.page(kind, gpa, data);
             }
             Directive::VpContext { gpa, vmsa, .. } => self.page(MeasuredAs::Vmsa, gpa, Some(vmsa)),
             Directive::ParameterInsert { gpa, index } => {

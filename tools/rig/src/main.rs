@@ -1,5 +1,24 @@
-//! (scaffold)
+//! The rig: QEMU boots it, it carves out a VM, loads the image into it as a
+//! Hyper-V host with SEV-SNP would, and runs it until it ends.
+//!
+//! It is an emulator. Nothing that runs here ran on SEV hardware.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+mod host;
+#[cfg(target_os = "none")]
+mod metal;
+#[cfg(target_os = "none")]
+mod options;
+#[cfg(target_os = "none")]
+mod record;
+#[cfg(target_os = "none")]
+mod selftest;
+#[cfg(target_os = "none")]
+mod vm;
 
 #[cfg(not(target_os = "none"))]
 fn main() {
@@ -8,7 +27,123 @@ fn main() {
 }
 
 #[cfg(target_os = "none")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+mod start {
+    #![allow(unsafe_code)]
+
+    use crate::metal::{apic, boot, clock, idt, memory, serial};
+    use crate::vm::end::{End, end};
+    use crate::{options, record, selftest, vm};
+    use abi::record::Outcome;
+    use rig::firmware;
+    use zerocopy::IntoBytes;
+
+    /// Called by the boot code with the address of PVH's start info.
+    // SAFETY: the name is called from this crate's boot code only.
+    #[unsafe(no_mangle)]
+    extern "C" fn rig_main(info: u64) -> ! {
+        serial::init();
+        idt::init();
+        let Some(boot) = boot::read(info) else {
+            record::outcome(Outcome::RigFailure, format_args!("no PVH start info"));
+        };
+        let end = run(&boot);
+        record::outcome(end.outcome, format_args!("{}", end.message));
+    }
+
+    fn run(boot: &boot::Boot) -> End {
+        match launch(boot) {
+            Ok(mut vm) => {
+                let end = vm.run();
+                vm.report();
+                end
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// From power-on to a VM that can run.
+    fn launch(boot: &boot::Boot) -> Result<vm::Vm, End> {
+        // The heap exists only after the plan, so options are parsed without it.
+        let options = match options::parse(boot.cmdline) {
+            Ok(options) => options,
+            Err(what) => {
+                record::outcome(Outcome::RigFailure, format_args!("command line: {what}"));
+            }
+        };
+        let Some(plan) = memory::plan(boot, options.memory) else {
+            record::outcome(
+                Outcome::RigFailure,
+                format_args!(
+                    "too little memory for a VM of {:#x} bytes: raise QEMU's -m",
+                    options.memory
+                ),
+            );
+        };
+        apic::init();
+        let clock = clock::Clock::calibrate();
+        record::log(
+            "info",
+            format_args!("emulated SEV-SNP on SVM, not SEV hardware"),
+        );
+        record::mark(&clock, "rig-start");
+
+        let frames = memory::Frames::new(&plan);
+        let limit = options.limit.saturating_mul(10_000_000);
+        let Some(mut vm) = vm::Vm::new(plan, frames, clock, limit) else {
+            return end!(
+                Outcome::RigFailure,
+                "no SVM with nested paging: use -cpu EPYC,phys-bits=48"
+            );
+        };
+        let cpuid = firmware::cpuid_page(vm::C_BIT, 48, vm::VTOM_BIT, |leaf, index| {
+            let r = core::arch::x86_64::__cpuid_count(leaf, index);
+            [r.eax, r.ebx, r.ecx, r.edx]
+        });
+        let secrets = firmware::secrets_page(clock::tsc());
+        let (cpuid, secrets) = (page(cpuid.as_bytes()), page(secrets.as_bytes()));
+
+        let loaded = vm.loader(&cpuid, &secrets, |loader| {
+            if options.selftest {
+                selftest::load(loader)
+            } else {
+                loader.file(boot.image)
+            }
+        })?;
+        record::text("digest", format_args!("{}", Hex(&loaded.digest)));
+        record::count("image_pages", format_args!(""), loaded.pages);
+        if let Some(wanted) = options.digest {
+            if alloc::format!("{}", Hex(&loaded.digest)) != wanted {
+                return end!(
+                    Outcome::ImageRejected,
+                    "launch digest differs from the one asked for"
+                );
+            }
+        }
+        record::mark(&clock, "rig-loaded");
+        vm.start(loaded.vmsa_gfn)?;
+        Ok(vm)
+    }
+
+    fn page(bytes: &[u8]) -> [u8; 4096] {
+        let mut page = [0; 4096];
+        page.copy_from_slice(bytes);
+        page
+    }
+
+    struct Hex<'a>(&'a [u8]);
+
+    impl core::fmt::Display for Hex<'_> {
+        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        }
+    }
+
+    #[panic_handler]
+    fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+        let (file, line) = info.location().map_or(("?", 0), |l| (l.file(), l.line()));
+        record::outcome(
+            Outcome::RigFailure,
+            format_args!("rig: {} ({file}:{line})", info.message()),
+        )
+    }
 }

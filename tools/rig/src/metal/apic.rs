@@ -1,0 +1,92 @@
+//! Local APIC (timer) and I/O APIC (PCI interrupt lines) of QEMU's q35.
+#![allow(unsafe_code)]
+
+use super::idt::{PCI_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
+use super::io::outb;
+
+const LAPIC: u64 = 0xfee0_0000;
+const IOAPIC: u64 = 0xfec0_0000;
+
+const EOI: u64 = 0xb0;
+const SPURIOUS: u64 = 0xf0;
+const LVT_TIMER: u64 = 0x320;
+const LVT_LINT0: u64 = 0x350;
+const LVT_LINT1: u64 = 0x360;
+const LVT_ERROR: u64 = 0x370;
+const TIMER_INITIAL: u64 = 0x380;
+const TIMER_CURRENT: u64 = 0x390;
+const TIMER_DIVIDE: u64 = 0x3e0;
+const LVT_MASKED: u32 = 1 << 16;
+
+/// I/O APIC inputs of the PCI lines PIRQA to PIRQH on q35.
+const PCI_LINES: core::ops::Range<u32> = 16..24;
+const REDIRECTION_LEVEL: u32 = 1 << 15;
+const REDIRECTION_LOW: u32 = 1 << 13;
+const REDIRECTION_MASKED: u32 = 1 << 16;
+
+fn write(base: u64, register: u64, value: u32) {
+    // SAFETY: both APICs sit at their reset addresses, identity mapped, and are
+    // used from this module only.
+    unsafe { ((base + register) as *mut u32).write_volatile(value) }
+}
+
+fn read(base: u64, register: u64) -> u32 {
+    // SAFETY: as above.
+    unsafe { ((base + register) as *const u32).read_volatile() }
+}
+
+/// 8259s off, local APIC on, timer one-shot and silent.
+pub fn init() {
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+    write(LAPIC, SPURIOUS, 0x100 | u32::from(SPURIOUS_VECTOR));
+    write(LAPIC, LVT_LINT0, LVT_MASKED);
+    write(LAPIC, LVT_LINT1, LVT_MASKED);
+    write(LAPIC, LVT_ERROR, LVT_MASKED);
+    write(LAPIC, TIMER_DIVIDE, 0xb); // by 1
+    write(LAPIC, LVT_TIMER, u32::from(TIMER_VECTOR));
+    write(LAPIC, TIMER_INITIAL, 0);
+    for line in 0..24 {
+        redirect(line, REDIRECTION_MASKED);
+    }
+}
+
+fn redirect(line: u32, low: u32) {
+    write(IOAPIC, 0, 0x10 + 2 * line + 1);
+    write(IOAPIC, 0x10, 0);
+    write(IOAPIC, 0, 0x10 + 2 * line);
+    write(IOAPIC, 0x10, low);
+}
+
+fn pci(masked: u32) {
+    for line in PCI_LINES {
+        let low = u32::from(PCI_VECTOR) | REDIRECTION_LEVEL | REDIRECTION_LOW | masked;
+        write(IOAPIC, 0, 0x10 + 2 * line);
+        write(IOAPIC, 0x10, low);
+    }
+}
+
+/// Lets PCI lines interrupt.
+pub fn unmask_pci() {
+    pci(0);
+}
+
+/// Keeps PCI lines quiet.
+pub fn mask_pci() {
+    pci(REDIRECTION_MASKED);
+}
+
+/// End of interrupt.
+pub fn eoi() {
+    write(LAPIC, EOI, 0);
+}
+
+/// Starts the one-shot timer; 0 stops it.
+pub fn timer(count: u32) {
+    write(LAPIC, TIMER_INITIAL, count);
+}
+
+/// Where the timer stands.
+pub fn timer_current() -> u32 {
+    read(LAPIC, TIMER_CURRENT)
+}

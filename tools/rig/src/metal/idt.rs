@@ -1,0 +1,148 @@
+//! The rig's own exceptions and interrupts. Exceptions are bugs of the rig and
+//! end the run; interrupts only leave a note for the main loop.
+#![allow(unsafe_code)]
+
+use super::apic;
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Vector of the local APIC's timer.
+pub const TIMER_VECTOR: u8 = 0x40;
+/// Vector of all PCI interrupt lines.
+pub const PCI_VECTOR: u8 = 0x41;
+/// Vector of spurious interrupts.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
+
+static TIMER: AtomicBool = AtomicBool::new(false);
+static PCI: AtomicBool = AtomicBool::new(false);
+
+/// Whether the timer fired since the last call.
+pub fn take_timer() -> bool {
+    TIMER.swap(false, Ordering::Relaxed)
+}
+
+/// Whether a PCI line was raised since the last call. The lines are masked until
+/// [`apic::unmask_pci`].
+pub fn take_pci() -> bool {
+    PCI.swap(false, Ordering::Relaxed)
+}
+
+/// Whether something waits for the main loop.
+pub fn pending() -> bool {
+    TIMER.load(Ordering::Relaxed) || PCI.load(Ordering::Relaxed)
+}
+
+global_asm!(
+    r#"
+    .text
+    # 32 exception stubs of 16 bytes: those without an error code push a zero.
+    .balign 16
+exception_stubs:
+    .set v, 0
+    .rept 32
+    .balign 16
+    .if v != 8 && v != 10 && v != 11 && v != 12 && v != 13 && v != 14 && v != 17 && v != 21 && v != 29 && v != 30
+    push 0
+    .endif
+    push v
+    jmp exception_common
+    .set v, v + 1
+    .endr
+
+exception_common:
+    pop rdi
+    mov rsi, rsp
+    mov rdx, cr2
+    and rsp, -16
+    call rig_exception
+    ud2
+
+    .macro irq name, target
+\name:
+    push rax
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    cld
+    call \target
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
+    iretq
+    .endm
+
+    irq irq_timer, rig_irq_timer
+    irq irq_pci, rig_irq_pci
+irq_spurious:
+    iretq
+"#
+);
+
+unsafe extern "C" {
+    static exception_stubs: u8;
+    fn irq_timer();
+    fn irq_pci();
+    fn irq_spurious();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rig_irq_timer() {
+    TIMER.store(true, Ordering::Relaxed);
+    apic::eoi();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rig_irq_pci() {
+    // Level triggered: stays asserted until the device's driver looks.
+    apic::mask_pci();
+    PCI.store(true, Ordering::Relaxed);
+    apic::eoi();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rig_exception(vector: u64, frame: *const u64, cr2: u64) -> ! {
+    // SAFETY: the stub passes its stack: error code, RIP, CS, RFLAGS, RSP, SS.
+    let [code, rip, _, _, rsp] = unsafe { (frame as *const [u64; 5]).read() };
+    panic!("exception {vector} code {code:#x} rip {rip:#x} rsp {rsp:#x} cr2 {cr2:#x}");
+}
+
+#[repr(C, align(16))]
+struct Idt([[u64; 2]; 256]);
+
+static mut IDT: Idt = Idt([[0; 2]; 256]);
+
+fn gate(handler: u64) -> [u64; 2] {
+    let low = (handler & 0xffff) | 8 << 16 | 0x8e00 << 32 | (handler & 0xffff_0000) << 32;
+    [low, handler >> 32]
+}
+
+/// Builds and loads the table.
+pub fn init() {
+    let stubs = &raw const exception_stubs as u64;
+    let idt = &raw mut IDT;
+    // SAFETY: runs once, before interrupts are on; nobody else touches the table.
+    unsafe {
+        for v in 0..32u64 {
+            (*idt).0[v as usize] = gate(stubs + v * 16);
+        }
+        (*idt).0[TIMER_VECTOR as usize] = gate(irq_timer as *const () as u64);
+        (*idt).0[PCI_VECTOR as usize] = gate(irq_pci as *const () as u64);
+        (*idt).0[SPURIOUS_VECTOR as usize] = gate(irq_spurious as *const () as u64);
+        let pointer = x86_64::structures::DescriptorTablePointer {
+            limit: (size_of::<Idt>() - 1) as u16,
+            base: x86_64::VirtAddr::new(idt as u64),
+        };
+        x86_64::instructions::tables::lidt(&pointer);
+    }
+}

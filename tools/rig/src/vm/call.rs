@@ -1,0 +1,295 @@
+//! VMGEXIT of VMPL0: the GHCB's MSR and page protocols as Hyper-V answers them.
+
+use super::end::{End, end};
+use super::{C_BIT, UPPER, Vm};
+use crate::metal::serial;
+use abi::ghcb::{self, PSC_MAX_ENTRIES, PSC_PRIVATE, PSC_SHARED, PscEntry, PscHeader, msr, offset};
+use abi::hyperv::{CallResult, Control, RegisterValue, call, reg, status};
+use abi::record::{CONSOLE_PORT, Outcome, RECORD_PORT};
+use abi::svm::event;
+use hostkit::VmMemory;
+use hostkit::hv::RegisterHook;
+use rig::ghcb::{Call, Page, Reply, parse, reply};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// UART registers behind a base port.
+const UART_PORTS: u16 = 8;
+/// UART line status: transmitter empty.
+const UART_LSR: u16 = 5;
+const UART_IDLE: u8 = 0x60;
+const GP: u8 = 13;
+/// `INFO1` of a reply that asks the guest to raise an event.
+const RAISE: u64 = ghcb::reply::EVENT as u64;
+
+/// SevControl of VMPL2: everything else in this call goes to the partition.
+struct Registers<'a> {
+    lower_vmsa: &'a mut Option<u64>,
+    memory: u64,
+}
+
+impl RegisterHook for Registers<'_> {
+    fn get(&mut self, _: u32, vtl: Option<u8>, name: u32) -> Result<RegisterValue, u16> {
+        match (name, vtl) {
+            (reg::SEV_CONTROL, Some(0)) => {
+                let low = self.lower_vmsa.map_or(0, |gfn| gfn << 12 | 1);
+                Ok(RegisterValue { low, high: 0 })
+            }
+            _ => Err(status::INVALID_PARAMETER),
+        }
+    }
+
+    fn set(&mut self, _: u32, vtl: Option<u8>, name: u32, value: RegisterValue) -> Result<(), u16> {
+        match (name, vtl) {
+            (reg::SEV_CONTROL, Some(0)) => {
+                let gpa = value.low & !0xfff;
+                if value.high != 0 || value.low & 0xffe != 0 || gpa >= self.memory {
+                    return Err(status::INVALID_PARAMETER);
+                }
+                *self.lower_vmsa = (value.low & 1 != 0).then_some(gpa >> 12);
+                Ok(())
+            }
+            _ => Err(status::INVALID_PARAMETER),
+        }
+    }
+}
+
+impl Vm {
+    pub(super) fn vmgexit(&mut self) -> Result<(), End> {
+        let value = self.ctx[UPPER].ghcb_msr;
+        let answer = match msr::info(value) {
+            0 => return self.page_call(value),
+            msr::SEV_INFO_REQUEST => msr::sev_info(ghcb::PROTOCOL_VERSION, 1, C_BIT as u8),
+            msr::PREFERRED_GPA_REQUEST => msr::NO_FRAME << 12 | msr::PREFERRED_GPA_RESPONSE,
+            msr::REGISTER_REQUEST => self.register(value),
+            msr::PSC_REQUEST => {
+                let gpa = msr::psc_gpa(value);
+                let failed = self.change_owner(gpa >> 12, msr::psc_operation(value), false)?;
+                u64::from(failed) << 32 | msr::PSC_RESPONSE
+            }
+            msr::FEATURES_REQUEST => {
+                (ghcb::features::SNP | ghcb::features::AP_CREATION) << 12 | msr::FEATURES_RESPONSE
+            }
+            msr::TERMINATE_REQUEST => return self.terminate(value),
+            _ => return end!(Outcome::VmKilled, "GHCB MSR request {value:#x}"),
+        };
+        self.ctx[UPPER].ghcb_msr = answer;
+        Ok(())
+    }
+
+    fn terminate(&self, value: u64) -> Result<(), End> {
+        let (set, reason) = msr::terminate_reason(value);
+        match Outcome::from_code(reason) {
+            Some(outcome) if set == abi::record::TERMINATE_SET => {
+                end!(outcome, "asked for by the guest")
+            }
+            _ => end!(
+                Outcome::VmKilled,
+                "guest terminated: set {set} reason {reason:#x}"
+            ),
+        }
+    }
+
+    fn register(&mut self, value: u64) -> u64 {
+        let gfn = msr::frame(value);
+        if gfn == 0 {
+            self.ghcb_gfn = None;
+        } else if self.rmp.borrow().is_shared(gfn) {
+            self.ghcb_gfn = Some(gfn);
+        } else {
+            return msr::NO_FRAME << 12 | msr::REGISTER_RESPONSE;
+        }
+        gfn << 12 | msr::REGISTER_RESPONSE
+    }
+
+    /// Page state change; returns 0 or the error that the guest gets.
+    fn change_owner(&mut self, gfn: u64, operation: u8, large: bool) -> Result<u32, End> {
+        let to_guest = match operation {
+            PSC_PRIVATE => true,
+            PSC_SHARED => false,
+            other => {
+                return end!(
+                    Outcome::VmKilled,
+                    "page state change to {other}, page {gfn:#x}"
+                );
+            }
+        };
+        let frames = if large { rig::rmp::REGION_FRAMES } else { 1 };
+        let code = {
+            let mut rmp = self.rmp.borrow_mut();
+            if large {
+                rmp.update_large(gfn, to_guest)
+            } else {
+                rmp.update(gfn, to_guest)
+            }
+        };
+        if code != 0 {
+            return Ok(u32::from(status::INVALID_PARAMETER));
+        }
+        let seed = self.tsc();
+        for gfn in gfn..gfn + frames {
+            self.ram.scramble(gfn, seed);
+        }
+        if self
+            .ghcb_gfn
+            .is_some_and(|g| to_guest && (gfn..gfn + frames).contains(&g))
+        {
+            self.ghcb_gfn = None;
+        }
+        self.forget(gfn, frames);
+        self.stats.page_state_changes += frames;
+        Ok(0)
+    }
+
+    fn page_call(&mut self, gpa: u64) -> Result<(), End> {
+        if self.ghcb_gfn != Some(gpa >> 12) {
+            return end!(
+                Outcome::VmKilled,
+                "VMGEXIT with GHCB {gpa:#x} which is not registered"
+            );
+        }
+        let mut page: Page = [0; 4096];
+        let read = self.memory.read(gpa, &mut page);
+        self.check_host()?;
+        if read.is_err() {
+            return end!(Outcome::VmKilled, "GHCB {gpa:#x} cannot be read");
+        }
+        let call = match parse(&page) {
+            Ok(call) => call,
+            Err(why) => return end!(Outcome::VmKilled, "malformed GHCB call: {why:?}"),
+        };
+        let answer = match call {
+            Call::RunLower { vtl: 0 } => return self.enter_lower(),
+            Call::RunLower { vtl } => return end!(Outcome::VmKilled, "run VTL {vtl}"),
+            Call::Hypercall {
+                control,
+                output_gpa,
+            } => {
+                return self.hypercall(gpa, &page, control, output_gpa);
+            }
+            Call::Io { port, width, write } => self.port(port, width, write),
+            Call::Msr { index, write } => self.synthetic_msr(index, write),
+            Call::PageStateChange { scratch } => self.page_state_change(gpa, scratch)?,
+        };
+        reply(&mut page, answer);
+        for (from, len) in [
+            (offset::RAX, 8),
+            (offset::RDX, 8),
+            (offset::SW_EXIT_INFO1, 16),
+            (offset::VALID_BITMAP, 16),
+        ] {
+            let bytes = page.get(from..from + len).unwrap_or_default();
+            let _ = self.memory.write(gpa + from as u64, bytes);
+        }
+        self.check_host()
+    }
+
+    fn port(&mut self, port: u16, width: u8, write: Option<u32>) -> Reply {
+        let uart = |base: u16| (base..base + UART_PORTS).contains(&port);
+        match write {
+            Some(value) if port == CONSOLE_PORT => serial::console(value as u8),
+            Some(value) if port == RECORD_PORT => self.guest_record.byte(value as u8),
+            Some(_) => {}
+            None => {
+                let value = if port == CONSOLE_PORT + UART_LSR || port == RECORD_PORT + UART_LSR {
+                    u32::from(UART_IDLE)
+                } else if uart(CONSOLE_PORT) || uart(RECORD_PORT) {
+                    0
+                } else {
+                    u32::MAX >> (32 - 8 * u32::from(width))
+                };
+                return Reply {
+                    rax: Some(u64::from(value)),
+                    ..Reply::default()
+                };
+            }
+        }
+        Reply::default()
+    }
+
+    fn synthetic_msr(&mut self, index: u32, write: Option<u64>) -> Reply {
+        let now = self.clock.now();
+        let result = match write {
+            None => self.host.msr_read(now, index),
+            Some(value) => self.host.msr_write(now, index, value).map(|()| 0),
+        };
+        match (result, write) {
+            (Ok(value), None) => Reply {
+                rax: Some(value & 0xffff_ffff),
+                rdx: Some(value >> 32),
+                ..Reply::default()
+            },
+            (Ok(_), Some(_)) => Reply::default(),
+            (Err(_), _) => Reply {
+                info1: RAISE,
+                info2: event::exception_with_code(GP, 0),
+                ..Reply::default()
+            },
+        }
+    }
+
+    fn hypercall(
+        &mut self,
+        gpa: u64,
+        page: &Page,
+        control: u64,
+        output_gpa: u64,
+    ) -> Result<(), End> {
+        let mut output = [0u8; 4096];
+        let mut hook = Registers {
+            lower_vmsa: &mut self.lower_vmsa,
+            memory: self.ram.size(),
+        };
+        let input = page.get(..ghcb::HYPERCALL_DATA_SIZE).unwrap_or_default();
+        let now = self.clock.now();
+        let result = self
+            .host
+            .hypercall(now, &mut hook, control, input, &mut output);
+        // Of the calls known here only this one puts something out.
+        if Control(control).code() == call::GET_VP_REGISTERS && output_gpa != 0 {
+            let len = usize::from(CallResult(result).reps()) * size_of::<RegisterValue>();
+            let bytes = output.get(..len).unwrap_or_default();
+            let _ = self.memory.write(output_gpa, bytes);
+        }
+        let at = gpa + ghcb::HYPERCALL_CONTROL_OFFSET as u64;
+        let _ = self.memory.write(at, &result.to_le_bytes());
+        self.check_host()
+    }
+
+    /// The list form. Entries before an error are done and the cursor says so.
+    fn page_state_change(&mut self, ghcb: u64, scratch: u64) -> Result<Reply, End> {
+        // Hyper-V accepts the buffer inside of the GHCB only.
+        let buffer = ghcb + offset::SHARED_BUFFER as u64;
+        let end = buffer + ghcb::SHARED_BUFFER_SIZE as u64;
+        if scratch < buffer || scratch >= end || !scratch.is_multiple_of(8) {
+            return end!(Outcome::VmKilled, "page state change list at {scratch:#x}");
+        }
+        let read8 = |vm: &Vm, at: u64| -> Result<[u8; 8], End> {
+            let mut bytes = [0; 8];
+            match (at + 8 <= end).then(|| vm.memory.read(at, &mut bytes)) {
+                Some(Ok(())) => Ok(bytes),
+                _ => end!(Outcome::VmKilled, "page state change list ends at {at:#x}"),
+            }
+        };
+        let mut header = match PscHeader::read_from_bytes(&read8(self, scratch)?) {
+            Ok(h) => h,
+            Err(_) => return end!(Outcome::VmKilled, "page state change list without header"),
+        };
+        if header.end_entry as usize >= PSC_MAX_ENTRIES || header.cur_entry > header.end_entry {
+            return end!(Outcome::VmKilled, "page state change list {header:?}");
+        }
+        while header.cur_entry <= header.end_entry {
+            let at = scratch + 8 + 8 * u64::from(header.cur_entry);
+            let entry = PscEntry(u64::from_le_bytes(read8(self, at)?));
+            let failed = self.change_owner(entry.gfn(), entry.operation(), entry.large())?;
+            if failed != 0 {
+                return Ok(Reply {
+                    info2: u64::from(failed) << 32,
+                    ..Reply::default()
+                });
+            }
+            header.cur_entry += 1;
+            let _ = self.memory.write(scratch, header.as_bytes());
+        }
+        Ok(Reply::default())
+    }
+}

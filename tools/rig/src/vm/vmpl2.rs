@@ -1,0 +1,262 @@
+//! VMPL2: entered from its VMSA, left with everything written back there
+//! (reflected `#VC`, alternate injection).
+
+use super::end::{End, end};
+use super::{LOWER, UPPER, VTOM_BIT, Vm};
+use abi::record::Outcome;
+use abi::svm::{event, exit, ioio, npf, vintr};
+use rig::rmp::{Access, Verdict};
+use rig::vmsa::Exit;
+use zerocopy::IntoBytes;
+
+const GP: u8 = 13;
+
+impl Vm {
+    /// VMRUN of VMPL2's VMSA.
+    pub(super) fn enter_lower(&mut self) -> Result<(), End> {
+        let Some(gfn) = self.lower_vmsa else {
+            return end!(Outcome::VmKilled, "run VTL 0 without SevControl");
+        };
+        if gfn.is_multiple_of(rig::rmp::REGION_FRAMES) {
+            return end!(
+                Outcome::VmKilled,
+                "VMSA {:#x} is aligned to 2 MiB",
+                gfn << 12
+            );
+        }
+        if !self.rmp.borrow().is_vmsa(gfn) {
+            return end!(
+                Outcome::VmKilled,
+                "page {:#x} is no VMSA (RMPADJUST)",
+                gfn << 12
+            );
+        }
+        self.ram.read(gfn << 12, self.vmsa.as_mut_bytes());
+        if let Err(why) = rig::vmsa::check_vmpl2(&self.vmsa, 1 << VTOM_BIT) {
+            return end!(Outcome::VmKilled, "VMRUN refuses VMPL2's VMSA: {why:?}");
+        }
+        self.rmp.borrow_mut().set_in_use(gfn, true);
+        // FS, GS and so on of VMPL0 must be saved before VMPL2's are loaded.
+        self.sync(UPPER);
+        self.live = None;
+        let ctx = &mut self.ctx[LOWER];
+        rig::vmsa::load(&self.vmsa, &mut ctx.vmcb.save, &mut ctx.regs);
+        ctx.vmsa_gfn = gfn;
+        let c = &mut ctx.vmcb.control;
+        let word = self.vmsa.vintr_ctrl;
+        c.vintr = vintr::V_INTR_MASKING | (word & vintr::TPR_MASK);
+        c.interrupt_shadow = u64::from(word & vintr::INT_SHADOW != 0);
+        c.event_inj = if self.vmsa.event_inj & event::VALID != 0 {
+            self.vmsa.event_inj
+        } else {
+            0
+        };
+        c.exit_int_info = 0;
+        self.vmsa.event_inj = 0;
+        self.lower_irq = (word & vintr::V_IRQ != 0).then(|| vintr::vector(word));
+        self.stats.switches += 1;
+        self.current = LOWER;
+        Ok(())
+    }
+
+    /// Chooses what VMPL2 takes at entry.
+    pub(super) fn prepare_lower(&mut self) {
+        let ctx = &mut self.ctx[LOWER];
+        if ctx.vmcb.control.event_inj & event::VALID != 0 {
+            return;
+        }
+        let again = ctx.interrupted_event();
+        ctx.vmcb.control.exit_int_info = 0;
+        if again != 0 {
+            ctx.vmcb.control.event_inj = again;
+            return;
+        }
+        let word = self.vmsa.vintr_ctrl;
+        let Some(vector) = self.lower_irq else { return };
+        let priority = (word & vintr::PRIORITY_MASK) >> vintr::PRIORITY_SHIFT;
+        let tpr = ctx.vmcb.control.vintr & 0xf;
+        if word & vintr::IGNORE_TPR == 0 && priority <= tpr {
+            return;
+        }
+        if ctx.interruptible() {
+            ctx.close_window();
+            ctx.vmcb.control.event_inj = event::interrupt(vector);
+            self.lower_irq = None;
+        } else {
+            ctx.open_window();
+        }
+    }
+
+    /// Leaves VMPL2: state and exit into the VMSA page, VMPL0 goes on behind its
+    /// VMGEXIT.
+    pub(super) fn reflect(&mut self, mut exit: Exit) -> Result<(), End> {
+        self.sync(LOWER);
+        self.live = None;
+        let ctx = &mut self.ctx[LOWER];
+        // An event that was chosen but never entered counts as interrupted.
+        let chosen = ctx.vmcb.control.event_inj;
+        let again = ctx.interrupted_event();
+        exit.int_info = if chosen & event::VALID != 0 {
+            chosen
+        } else {
+            again
+        };
+        ctx.vmcb.control.event_inj = 0;
+        ctx.vmcb.control.exit_int_info = 0;
+        let word = &mut self.vmsa.vintr_ctrl;
+        *word &= !(vintr::TPR_MASK | vintr::V_IRQ | vintr::INT_SHADOW);
+        *word |= ctx.vmcb.control.vintr & 0xf;
+        if self.lower_irq.take().is_some() {
+            *word |= vintr::V_IRQ;
+        }
+        if ctx.vmcb.control.interrupt_shadow & 1 != 0 {
+            *word |= vintr::INT_SHADOW;
+        }
+        ctx.close_window();
+        rig::vmsa::store(&ctx.vmcb.save, &ctx.regs, &mut self.vmsa);
+        rig::vmsa::store_exit(exit, &mut self.vmsa);
+        let gfn = ctx.vmsa_gfn;
+        self.ram.write(gfn << 12, self.vmsa.as_bytes());
+        self.rmp.borrow_mut().set_in_use(gfn, false);
+        self.stats.switches += 1;
+        self.current = UPPER;
+        Ok(())
+    }
+
+    /// An exit with the information that the processor gave.
+    fn plain(&self, code: u64) -> Exit {
+        let c = &self.ctx[LOWER].vmcb.control;
+        Exit {
+            code,
+            info1: c.exit_info1,
+            info2: c.exit_info2,
+            ..Exit::default()
+        }
+    }
+
+    /// The same for an instruction of known bytes.
+    fn instruction(&self, code: u64, opcode: &[u8]) -> Exit {
+        let mut exit = self.plain(code);
+        let rip = self.ctx[LOWER].vmcb.save.rip;
+        exit.next_rip = self
+            .instruction_length(LOWER, opcode)
+            .map_or(0, |l| rip.wrapping_add(l));
+        exit
+    }
+
+    pub(super) fn lower_exit(&mut self, code: u64) -> Result<(), End> {
+        match code {
+            // The main loop decides whether VMPL0 must know.
+            exit::INTR | exit::NMI => Ok(()),
+            exit::VINTR => {
+                self.ctx[LOWER].close_window();
+                Ok(())
+            }
+            exit::MSR => self.lower_msr(),
+            exit::CPUID => self.reflect(self.instruction(code, &[0x0f, 0xa2])),
+            exit::HLT => {
+                // An automatic exit: RIP is already behind.
+                let len = self.instruction_length(LOWER, &[0xf4]).unwrap_or(1);
+                self.ctx[LOWER].advance(len);
+                let mut exit = self.plain(code);
+                exit.next_rip = self.ctx[LOWER].vmcb.save.rip;
+                self.reflect(exit)
+            }
+            exit::IOIO => {
+                let mut exit = self.plain(code);
+                exit.next_rip = exit.info2;
+                self.stats.port(ioio::port(exit.info1));
+                self.reflect(exit)
+            }
+            exit::VMMCALL => {
+                let mut buffer = [0; rig::insn::MAX_LEN];
+                let vmgexit = rig::insn::vmmcall(self.fetch(LOWER, &mut buffer))
+                    == Some(rig::insn::Vmmcall::Vmgexit);
+                if vmgexit {
+                    self.ctx[LOWER].advance(4);
+                    return self.reflect(self.plain(exit::VMGEXIT));
+                }
+                self.reflect(self.instruction(code, &[0x0f, 0x01, 0xd9]))
+            }
+            exit::RDPMC => self.reflect(self.instruction(code, &[0x0f, 0x33])),
+            exit::INVD => self.reflect(self.instruction(code, &[0x0f, 0x08])),
+            exit::WBINVD => self.reflect(self.instruction(code, &[0x0f, 0x09])),
+            exit::XSETBV => self.reflect(self.instruction(code, &[0x0f, 0x01, 0xd1])),
+            exit::MONITOR => self.reflect(self.instruction(code, &[0x0f, 0x01, 0xc8])),
+            exit::MWAIT => self.reflect(self.instruction(code, &[0x0f, 0x01, 0xc9])),
+            exit::VMRUN..=exit::SKINIT | exit::INVLPGA | exit::ICEBP | exit::SHUTDOWN => {
+                self.reflect(self.plain(code))
+            }
+            exit::NPF => self.lower_fault(),
+            _ => end!(Outcome::RigFailure, "unexpected exit: {}", self.describe()),
+        }
+    }
+
+    fn lower_msr(&mut self) -> Result<(), End> {
+        let write = self.ctx[LOWER].vmcb.control.exit_info1 & 1 != 0;
+        let opcode: &[u8] = if write { &[0x0f, 0x30] } else { &[0x0f, 0x32] };
+        self.stats.msr(self.ctx[LOWER].regs.rcx as u32);
+        match self.native_msr(LOWER, write) {
+            Some(Ok(())) => {
+                let len = self.instruction_length(LOWER, opcode).unwrap_or(2);
+                self.ctx[LOWER].advance(len);
+                Ok(())
+            }
+            Some(Err(())) => {
+                self.raise(LOWER, GP, Some(0));
+                Ok(())
+            }
+            None => self.reflect(self.instruction(exit::MSR, opcode)),
+        }
+    }
+
+    fn lower_fault(&mut self) -> Result<(), End> {
+        let (info, address) = (
+            self.ctx[LOWER].vmcb.control.exit_info1,
+            self.ctx[LOWER].vmcb.control.exit_info2,
+        );
+        let npt = self.ctx[LOWER].npt;
+        let (gpa, private) = npt.view.split(address);
+        let access = if info & npf::FETCH != 0 {
+            Access::Fetch
+        } else if info & npf::WRITE != 0 {
+            Access::Write
+        } else {
+            Access::Read
+        };
+        let verdict = self
+            .rmp
+            .borrow()
+            .check(npt.vmpl, gpa >> 12, private, access);
+        let private_only = access == Access::Fetch || info & npf::TABLE_WALK != 0;
+        let bits = match verdict {
+            Verdict::Allowed(_) | Verdict::Ciphertext if private || !private_only => {
+                self.ctx[LOWER].note_fault(address)?;
+                self.stats.fills += 1;
+                return match npt.fill(&self.rmp.borrow(), address, &mut self.frames) {
+                    Ok(()) => Ok(()),
+                    Err(_) => end!(Outcome::RigFailure, "out of frames for nested tables"),
+                };
+            }
+            Verdict::NoMemory => npf::RESERVED,
+            Verdict::NotValidated => {
+                let exit = Exit {
+                    code: exit::PAGE_NOT_VALIDATED,
+                    info1: info,
+                    info2: address,
+                    ..Exit::default()
+                };
+                return self.reflect(exit);
+            }
+            Verdict::Denied => npf::RMP | npf::VMPL,
+            _ => npf::RMP,
+        };
+        let exit = Exit {
+            code: exit::NPF,
+            info1: info & !npf::RESERVED | bits,
+            info2: address,
+            ..Exit::default()
+        };
+        self.reflect(exit)
+    }
+}
