@@ -161,9 +161,13 @@ fn check_structure(bytes: &[u8], at: usize, end: usize) -> Result<usize, String>
         .and_then(|padded| at.checked_add(padded + size_of::<VariableHeader>()))
         .filter(|next| *next <= end)
         .ok_or_else(outside)?;
-    let short = || format!("a structure of type {:#x} is too short", header.kind);
+    let short = || format!("a structure of type {:#x} is too short", header.kind.get());
+    let kind = header.kind.get();
+    if !matches!(kind, 0x1..=0x100 | 0x101..=0x200 | 0x301..=0x400) {
+        return Err(format!("a structure of unknown type {kind:#x}"));
+    }
     // (file offset, bytes there); offset 0 means none.
-    let data = match header.kind.get() {
+    let data = match kind {
         header_type::PAGE_DATA => {
             let info = PageData::read_from_bytes(body).map_err(|_| short())?;
             aligned(info.gpa.get())?;

@@ -1,0 +1,146 @@
+//! The command as people and scripts use it: exit codes, output, errors.
+
+use loader::layout;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use undercroft::testkit::{tiny_bzimage, tiny_firmware};
+
+/// A directory of its own per test, removed at the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-{name}"));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Place(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn with_inputs(name: &str) -> Place {
+        let place = Place::new(name);
+        place.file("kernel", &tiny_bzimage(b"\xf4"));
+        place.file("initrd", b"initrd");
+        let stage = tiny_firmware(layout::STAGE.start, b"\xf4", b"", 0);
+        place.file("stage", &stage);
+        let paravisor = tiny_firmware(layout::PARAVISOR.start, b"\xf4", b"", 0);
+        place.file("paravisor", &paravisor);
+        place
+    }
+
+    /// Runs the command in this directory, which also has the firmware.
+    fn run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_undercroft"))
+            .args(args)
+            .current_dir(&self.0)
+            .env("UNDERCROFT_FIRMWARE", &self.0)
+            .output()
+            .unwrap()
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a failing call says; it fails with code 1 and prints nothing else.
+    fn bad(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const BUILD: [&str; 9] = [
+    "image",
+    "--kernel",
+    "kernel",
+    "--initrd",
+    "initrd",
+    "--append",
+    "a=b -- c",
+    "-o",
+    "guest.igvm",
+];
+
+#[test]
+fn image_measure_and_inspect_tell_the_same_digest() {
+    let place = Place::with_inputs("digest");
+    let built = place.good(&BUILD);
+    let digest = place.good(&["measure", "guest.igvm"]).trim().to_string();
+    assert_eq!(digest.len(), 96);
+    assert!(built.contains(&digest));
+    assert!(place.good(&["inspect", "guest.igvm"]).contains(&digest));
+    for command in ["measure", "inspect"] {
+        let json: serde_json::Value =
+            serde_json::from_str(&place.good(&[command, "--json", "guest.igvm"])).unwrap();
+        assert_eq!(json["launch_digest"], digest.as_str());
+        assert_eq!(json["platform"], "sev-snp");
+    }
+    let first = std::fs::read(place.0.join("guest.igvm")).unwrap();
+    place.good(&BUILD);
+    assert_eq!(first, std::fs::read(place.0.join("guest.igvm")).unwrap());
+}
+
+#[test]
+fn a_debug_image_says_so() {
+    let place = Place::with_inputs("debug");
+    let mut args = BUILD.to_vec();
+    args.push("--debug-console");
+    let output = place.run(&args);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("in clear"));
+    assert!(
+        place
+            .good(&["inspect", "guest.igvm"])
+            .contains("debug console  ON")
+    );
+}
+
+#[test]
+fn failures_name_the_file_and_leave_no_output() {
+    let place = Place::with_inputs("failures");
+    let missing = place.bad(&["measure", "nothing.igvm"]);
+    assert!(missing.contains("nothing.igvm") && missing.contains("check the path"));
+    place.file("kernel", b"#!/bin/sh\n");
+    assert!(
+        place
+            .bad(&BUILD)
+            .contains("kernel kernel: not a Linux bzImage")
+    );
+    assert!(!place.0.join("guest.igvm").exists());
+    assert!(!place.0.join("guest.igvm.part").exists());
+    std::fs::remove_file(place.0.join("paravisor")).unwrap();
+    assert!(place.bad(&BUILD).contains("no paravisor found"));
+    assert!(
+        place
+            .bad(&["inspect", "initrd"])
+            .contains("initrd: byte 0x0")
+    );
+}
+
+#[test]
+fn wrong_usage_has_its_own_exit_code() {
+    let place = Place::new("usage");
+    for args in [
+        &["image"][..],
+        &["image", "--kernel", "k", "-o", "o", "--platform", "vax"],
+        &["image", "--kernel", "k", "-o", "o", "--mac", "1:2"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(place.run(args).status.code(), Some(2), "{args:?}");
+    }
+}
