@@ -21,10 +21,16 @@
 extern crate alloc;
 
 mod channel;
+mod client;
 pub mod counters;
 pub mod limits;
+pub mod synic;
 
 pub use channel::{
     Channel, Drained, GeometryError, Outbound, ReceiveError, Reply, SendError, Signal,
+};
+pub use client::{
+    Action, ChannelId, Client, Config, Event, GpadlId, Post, RequestError, SignalTarget, Target,
+    VERSIONS,
 };
 pub use counters::Counters;

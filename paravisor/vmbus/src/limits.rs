@@ -10,3 +10,37 @@ pub const PACKETS_PER_POLL: usize = 64;
 /// In-band requests of the host that may wait for our completion (PKT-20). A
 /// NIC host sends a handful in its life.
 pub const UNANSWERED_HOST_REQUESTS: u32 = 32;
+
+/// Messages taken per wake-up (SYN-11).
+pub const MESSAGES_PER_WAKE: usize = 64;
+/// Channels whose relid is not released. One per network card and room for
+/// cards that are being replaced.
+pub const MAX_CHANNELS: usize = 8;
+/// GPADLs that exist at a time: ring, receive and send buffer per channel.
+pub const MAX_GPADLS: usize = 4 * MAX_CHANNELS;
+/// Refused offers before the connection ends (CTL-28). A host offers some
+/// twenty classes that we do not take, each once.
+pub const MAX_REFUSED_OFFERS: u32 = 256;
+/// Messages that wait to be posted; a large GPADL counts as one. Beyond it the
+/// host makes us answer faster than it takes our answers (CTL-59).
+pub const MAX_QUEUED_POSTS: usize = 512;
+/// Events that wait for the owner (CTL-59).
+pub const MAX_QUEUED_EVENTS: usize = 256;
+
+/// Longest wait for VERSION_RESPONSE. A host that is there answers in
+/// milliseconds.
+pub const CONTACT_DEADLINE: u64 = 5 * SECOND;
+/// Longest wait for ALLOFFERS_DELIVERED; Linux waits 60 s at most.
+pub const OFFERS_DEADLINE: u64 = 10 * SECOND;
+/// Longest wait for GPADL_CREATED, OPENCHANNEL_RESULT and GPADL_TORNDOWN.
+pub const REQUEST_DEADLINE: u64 = 10 * SECOND;
+/// Longest wait for UNLOAD_RESPONSE. Hosts may take tens of seconds; what is
+/// lost without an answer is shared pages of a VM that ends.
+pub const UNLOAD_DEADLINE: u64 = 20 * SECOND;
+
+/// Tries to post one message (SYN-23); Linux has the same.
+pub const POST_TRIES: u32 = 100;
+/// Pause after the first refused try; doubled up to [`POST_PAUSE_MAX`].
+pub const POST_PAUSE: u64 = MILLISECOND;
+/// Longest pause between two tries.
+pub const POST_PAUSE_MAX: u64 = 64 * MILLISECOND;

@@ -142,43 +142,37 @@ impl Accepted {
     }
 }
 
-/// A judged message. Only this module makes one.
+/// What a message without content carries instead, so that only this module
+/// can make one.
+#[derive(Clone, Copy, Debug)]
+pub struct Proof(());
+
+/// A judged message. Every variant holds something that only this crate makes.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub enum Message {
     /// The proposed version is supported.
-    #[non_exhaustive]
     VersionAccepted(Accepted),
     /// It is not.
-    #[non_exhaustive]
-    VersionRefused,
+    VersionRefused(Proof),
     /// A network card.
-    #[non_exhaustive]
     Offer(Offer),
     /// The boot-time offers are complete.
-    #[non_exhaustive]
-    AllOffersDelivered,
+    AllOffersDelivered(Proof),
     /// An offer is taken back.
-    #[non_exhaustive]
     Rescind(Relid),
     /// The outstanding open succeeded.
-    #[non_exhaustive]
     Opened(Relid),
     /// The outstanding open failed; the violation (CTL-48) carries the status.
-    #[non_exhaustive]
     OpenRefused { relid: Relid, violation: Violation },
     /// An outstanding GPADL exists now.
-    #[non_exhaustive]
     GpadlCreated(Gpadl),
     /// An outstanding GPADL was refused; the violation (GPD-03) carries the status.
-    #[non_exhaustive]
     GpadlRefused { gpadl: Gpadl, violation: Violation },
     /// An outstanding teardown is done.
-    #[non_exhaustive]
     GpadlTorndown(Gpadl),
     /// The connection is over.
-    #[non_exhaustive]
-    UnloadResponse,
+    UnloadResponse(Proof),
 }
 
 /// Judges one message.
@@ -192,7 +186,7 @@ pub fn judge(payload: &Payload, gate: &Gate, ledger: &impl Ledger) -> Result<Mes
             if gate.phase != Phase::RequestingOffers {
                 return Err(Violation::new(Rule::CTL_30, 0, kind.0));
             }
-            Ok(Message::AllOffersDelivered)
+            Ok(Message::AllOffersDelivered(Proof(())))
         }
         MessageType::RESCIND_CHANNEL_OFFER => rescind(bytes, ledger),
         MessageType::OPEN_CHANNEL_RESULT => open_result(bytes, ledger),
@@ -205,7 +199,7 @@ pub fn judge(payload: &Payload, gate: &Gate, ledger: &impl Ledger) -> Result<Mes
                 _ => Err(Violation::new(Rule::GPD_05, 8, gpadl)),
             }
         }
-        MessageType::UNLOAD_RESPONSE => Ok(Message::UnloadResponse),
+        MessageType::UNLOAD_RESPONSE => Ok(Message::UnloadResponse(Proof(()))),
         // No reserved channel, no hv_sock connection, no move to another VP is
         // ever asked for.
         MessageType::CLOSE_RESERVED_RESPONSE => Err(Violation::new(Rule::CTL_55, 0, kind.0)),
@@ -263,7 +257,7 @@ fn version_response(bytes: &[u8], gate: &Gate) -> Result<Message, Violation> {
         return Err(Violation::new(Rule::CTL_10, 9, state));
     }
     if supported == 0 {
-        return Ok(Message::VersionRefused);
+        return Ok(Message::VersionRefused(Proof(())));
     }
     let connection = message.message_connection_id.get();
     let known = [

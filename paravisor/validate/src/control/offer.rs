@@ -5,7 +5,7 @@ use crate::synic::Payload;
 use crate::{Rule, Violation, read_prefix};
 use abi::vmbus::{
     CONNECTION_EVENT_SHARED, CONNECTION_ID_MASK, CONNECTION_MESSAGE, CONNECTION_MESSAGE_LEGACY,
-    CONNECTION_MONITOR, Guid, MAX_CHANNELS, OfferChannel, OfferFlags, class,
+    CONNECTION_MONITOR, Guid, MAX_CHANNELS, MessageType, OfferChannel, OfferFlags, class,
 };
 
 /// A channel number of the host: 1 to 2047.
@@ -56,10 +56,13 @@ impl Offer {
     }
 }
 
-/// The relid that a refused offer has named, if it is free: it is released,
-/// so that the host may use it again (CTL-18).
+/// The relid that a refused message has named, if it was an offer and the relid
+/// is free: it is released, so that the host may use it again (CTL-18).
 pub fn droppable_relid(payload: &Payload, ledger: &impl Ledger) -> Option<Relid> {
     let offer: OfferChannel = read_prefix(payload.bytes())?;
+    if offer.header.message_type.get() != MessageType::OFFER_CHANNEL.0 {
+        return None;
+    }
     let relid = Relid::in_range(offer.relid.get())?;
     ledger.channel(relid).is_none().then_some(relid)
 }

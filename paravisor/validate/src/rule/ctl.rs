@@ -141,8 +141,8 @@ rules! { Ctl
     CTL_49 = 49, Drop,
         "A second OPEN_RESULT is dropped",
         "Linux; OpenVMM warns";
-    CTL_50 = 50, Fatal,
-        "Every request is answered within its deadline; an open that is not fails the channel alone",
+    CTL_50 = 50, Reset,
+        "An open or a GPADL request is answered within its deadline, or its channel has failed",
         "own; not in Linux, not in OpenVMM";
     CTL_51 = 51, Drop,
         "MODIFYCHANNEL_RESPONSE matches one outstanding request; none ever is",

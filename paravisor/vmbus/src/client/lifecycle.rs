@@ -1,0 +1,396 @@
+//! A channel's life: GPADLs, open, close, rescind, release.
+//!
+//! ```text
+//! Offered --open--> CreatingRing --created--> Opening --result--> Open
+//!    ^                                                              | close
+//!    +---- all GPADLs gone ------------- Closing <------------------+
+//!                                           | rescinded: RELID_RELEASED, forgotten
+//! ```
+
+use super::outbox::{Pages, Request, Wiring};
+use super::table::{ChannelId, Entry, GpadlEntry, GpadlState, State};
+use super::{Client, Event, GpadlId, RequestError, SignalTarget};
+use crate::limits::REQUEST_DEADLINE;
+use abi::vmbus::{Features, REDIRECTED_CHANNEL_CONNECTION_BASE};
+use memory::SharedMemory;
+use validate::control::{Phase, Relid};
+use validate::{Rule, Violation};
+
+impl Entry {
+    pub(super) fn deadline(&self) -> Option<u64> {
+        match self.state {
+            State::Opening { deadline, .. } if !self.rescinded => Some(deadline),
+            _ => None,
+        }
+    }
+}
+
+impl GpadlEntry {
+    pub(super) fn deadline(&self) -> Option<u64> {
+        match self.state {
+            GpadlState::Creating { deadline, .. } | GpadlState::TearingDown { deadline } => {
+                Some(deadline)
+            }
+            GpadlState::Created => None,
+        }
+    }
+}
+
+impl Client {
+    /// Opens `channel` with the rings in `memory`, the host's from page
+    /// `downstream_page` on; interrupts go to `vp`. Ends with [`Event::Opened`],
+    /// [`Event::OpenFailed`] or [`Event::Rescinded`]. Nothing in `memory` is
+    /// trusted from here on.
+    pub fn open(
+        &mut self,
+        channel: ChannelId,
+        memory: &impl SharedMemory,
+        downstream_page: u32,
+        vp: u32,
+        now: u64,
+    ) -> Result<GpadlId, RequestError> {
+        self.usable(channel, |state| state == State::Offered)?;
+        let gpadl = self.share(channel, memory, true, now)?;
+        if let Some(entry) = self.table.get(channel) {
+            entry.state = State::CreatingRing {
+                downstream_page,
+                vp,
+            };
+        }
+        Ok(gpadl)
+    }
+
+    /// Makes `memory` known to the device of an open channel. Ends with
+    /// [`Event::GpadlCreated`] or [`Event::GpadlFailed`].
+    pub fn create_gpadl(
+        &mut self,
+        channel: ChannelId,
+        memory: &impl SharedMemory,
+        now: u64,
+    ) -> Result<GpadlId, RequestError> {
+        self.usable(channel, |state| state == State::Open)?;
+        self.share(channel, memory, false, now)
+    }
+
+    /// Closes a channel in whatever state, or lets go of a rescinded one. All
+    /// its GPADLs are torn down; their memory is free with
+    /// [`Event::MemoryReleased`], and the channel closed with [`Event::Closed`]
+    /// or gone with [`Event::Released`].
+    pub fn close(&mut self, channel: ChannelId, now: u64) -> Result<(), RequestError> {
+        let entry = self.table.get(channel).ok_or(RequestError::State)?;
+        let relid = entry.relid();
+        match entry.state {
+            State::Offered | State::Closing | State::Broken => return Err(RequestError::State),
+            State::CreatingRing { .. } => entry.state = State::Closing,
+            State::Opening { .. } | State::Open => {
+                entry.state = State::Closing;
+                self.say(Request::Close { relid });
+            }
+        }
+        self.tear_down(channel, now);
+        self.closed(channel);
+        Ok(())
+    }
+
+    fn usable(
+        &mut self,
+        channel: ChannelId,
+        state: impl Fn(State) -> bool,
+    ) -> Result<(), RequestError> {
+        let connected = matches!(self.phase, Phase::RequestingOffers | Phase::Running);
+        let entry = self
+            .table
+            .get(channel)
+            .filter(|entry| !entry.rescinded && connected);
+        match entry {
+            Some(entry) if state(entry.state) => Ok(()),
+            _ => Err(RequestError::State),
+        }
+    }
+
+    /// Sends the pages of `memory` to the host.
+    fn share(
+        &mut self,
+        channel: ChannelId,
+        memory: &impl SharedMemory,
+        ring: bool,
+        now: u64,
+    ) -> Result<GpadlId, RequestError> {
+        let pages = Pages::of(memory).map_err(RequestError::Limit)?;
+        let relid = self
+            .table
+            .get(channel)
+            .ok_or(RequestError::State)?
+            .offer
+            .relid();
+        let deadline = now.saturating_add(REQUEST_DEADLINE);
+        let number = self
+            .table
+            .add_gpadl(channel, relid, ring, deadline)
+            .ok_or(RequestError::Limit(Violation::new(Rule::GPD_01, 0, 0_u32)))?;
+        let relid = relid.number();
+        self.say(Request::Gpadl {
+            relid,
+            gpadl: number,
+            pages,
+            sent: 0,
+            number: 0,
+        });
+        Ok(GpadlId(number))
+    }
+
+    pub(super) fn gpadl_created(&mut self, number: u32, now: u64) {
+        let Some(gpadl) = self.table.gpadl_mut(number) else {
+            return;
+        };
+        let doomed = matches!(gpadl.state, GpadlState::Creating { doomed: true, .. });
+        gpadl.state = GpadlState::Created;
+        let (channel, ring) = (gpadl.channel, gpadl.ring);
+        if doomed {
+            return self.tear_down_one(number, now);
+        }
+        if !ring {
+            return self.emit(Event::GpadlCreated {
+                gpadl: GpadlId(number),
+            });
+        }
+        let Some(open_id) = self.last_open_id.checked_add(1) else {
+            return;
+        };
+        let features = self.features;
+        let Some(entry) = self.table.get(channel) else {
+            return;
+        };
+        let State::CreatingRing {
+            downstream_page,
+            vp,
+        } = entry.state
+        else {
+            return;
+        };
+        if entry.rescinded {
+            // No OPEN_RESULT would come; the owner's close tears it down.
+            return;
+        }
+        entry.state = State::Opening {
+            open_id,
+            deadline: now.saturating_add(REQUEST_DEADLINE),
+        };
+        let relid = entry.relid();
+        let long = wiring(entry, features);
+        self.last_open_id = open_id;
+        self.say(Request::Open {
+            relid,
+            open_id,
+            gpadl: number,
+            vp,
+            downstream_page,
+            long,
+        });
+    }
+
+    pub(super) fn gpadl_refused(&mut self, number: u32, violation: Violation) {
+        self.counters.violation(violation);
+        let Some(gpadl) = self.table.remove_gpadl(number) else {
+            return;
+        };
+        let doomed = matches!(gpadl.state, GpadlState::Creating { doomed: true, .. });
+        if !doomed {
+            self.gpadl_failed(&gpadl, violation);
+        }
+        self.memory_free(number, true);
+        self.closed(gpadl.channel);
+    }
+
+    /// Tells the owner that a GPADL will not be, and with a ring's the open.
+    fn gpadl_failed(&mut self, gpadl: &GpadlEntry, violation: Violation) {
+        if !gpadl.ring {
+            return self.emit(Event::GpadlFailed {
+                gpadl: GpadlId(gpadl.number),
+                violation,
+            });
+        }
+        let Some(entry) = self.table.get(gpadl.channel) else {
+            return;
+        };
+        entry.state = State::Closing;
+        if !entry.rescinded {
+            let channel = entry.id;
+            self.emit(Event::OpenFailed { channel, violation });
+        }
+    }
+
+    pub(super) fn opened(&mut self, relid: Relid) {
+        let features = self.features;
+        let Some(entry) = self.table.by_relid_mut(relid) else {
+            return;
+        };
+        entry.state = State::Open;
+        let channel = entry.id;
+        let connection_id =
+            wiring(entry, features).map_or(entry.offer.connection_id(), |own| own.connection_id);
+        let signal = SignalTarget {
+            connection_id,
+            flag: 0,
+        };
+        self.emit(Event::Opened { channel, signal });
+    }
+
+    pub(super) fn open_refused(&mut self, relid: Relid, violation: Violation, now: u64) {
+        self.counters.violation(violation);
+        let Some(entry) = self.table.by_relid_mut(relid) else {
+            return;
+        };
+        entry.state = State::Closing;
+        let channel = entry.id;
+        self.emit(Event::OpenFailed { channel, violation });
+        self.tear_down(channel, now);
+    }
+
+    pub(super) fn rescinded(&mut self, relid: Relid) {
+        let Some(entry) = self.table.by_relid_mut(relid) else {
+            return;
+        };
+        entry.rescinded = true;
+        let (channel, state) = (entry.id, entry.state);
+        self.emit(Event::Rescinded { channel });
+        // A channel that the owner has never opened is not his to let go of.
+        if state == State::Offered {
+            self.release(channel);
+        }
+    }
+
+    /// Asks for the teardown of every GPADL of the channel.
+    fn tear_down(&mut self, channel: ChannelId, now: u64) {
+        let gpadls = self
+            .table
+            .gpadls
+            .iter()
+            .filter(|gpadl| gpadl.channel == channel);
+        let numbers: alloc::vec::Vec<u32> = gpadls.map(|gpadl| gpadl.number).collect();
+        for number in numbers {
+            self.tear_down_one(number, now);
+        }
+    }
+
+    fn tear_down_one(&mut self, number: u32, now: u64) {
+        let Some(gpadl) = self.table.gpadl_mut(number) else {
+            return;
+        };
+        let relid = gpadl.relid.number();
+        match &mut gpadl.state {
+            GpadlState::Creating { doomed, .. } => *doomed = true,
+            GpadlState::TearingDown { .. } => {}
+            GpadlState::Created => {
+                let deadline = now.saturating_add(REQUEST_DEADLINE);
+                gpadl.state = GpadlState::TearingDown { deadline };
+                self.say(Request::Teardown {
+                    relid,
+                    gpadl: number,
+                });
+            }
+        }
+    }
+
+    /// A GPADL is torn down (`released`) or given up.
+    pub(super) fn gpadl_gone(&mut self, number: u32, released: bool) {
+        let Some(gpadl) = self.table.remove_gpadl(number) else {
+            return;
+        };
+        self.memory_free(number, released);
+        if !released && let Some(entry) = self.table.get(gpadl.channel) {
+            entry.leaked = true;
+        }
+        self.closed(gpadl.channel);
+    }
+
+    /// Ends a closing channel once nothing of it is outstanding.
+    fn closed(&mut self, channel: ChannelId) {
+        if self.table.has_gpadls(channel) {
+            return;
+        }
+        let Some(entry) = self.table.get(channel) else {
+            return;
+        };
+        if entry.state != State::Closing {
+            return;
+        }
+        if entry.leaked {
+            // An answer is still out: the relid can never be released (CTL-43).
+            entry.state = State::Broken;
+            return;
+        }
+        if entry.rescinded {
+            return self.release(channel);
+        }
+        entry.state = State::Offered;
+        self.emit(Event::Closed { channel });
+    }
+
+    /// Lets the host use the relid again, once, as the last word about the
+    /// channel (CTL-43).
+    fn release(&mut self, channel: ChannelId) {
+        let Some(entry) = self.table.get(channel) else {
+            return;
+        };
+        let relid = entry.relid();
+        self.table.remove(channel);
+        self.say(Request::Release { relid });
+        self.emit(Event::Released { channel });
+    }
+
+    pub(super) fn expire_gpadls(&mut self, now: u64) {
+        let late = |gpadl: &&GpadlEntry| gpadl.deadline().is_some_and(|deadline| deadline <= now);
+        while let Some(gpadl) = self.table.gpadls.iter().find(late).copied() {
+            let created = !matches!(gpadl.state, GpadlState::Creating { .. });
+            let rule = if created { Rule::GPD_06 } else { Rule::CTL_50 };
+            let violation = Violation::new(rule, 0, gpadl.number);
+            self.counters.violation(violation);
+            if !created {
+                self.gpadl_failed(&gpadl, violation);
+            }
+            self.gpadl_gone(gpadl.number, false);
+        }
+    }
+
+    pub(super) fn expire_opens(&mut self, now: u64) {
+        let late = |entry: &&Entry| entry.deadline().is_some_and(|deadline| deadline <= now);
+        while let Some(entry) = self.table.channels.iter().find(late).copied() {
+            let violation = Violation::new(Rule::CTL_50, 0, entry.relid());
+            self.counters.violation(violation);
+            if let Some(entry) = self.table.get(entry.id) {
+                entry.state = State::Closing;
+            }
+            self.emit(Event::OpenFailed {
+                channel: entry.id,
+                violation,
+            });
+            // The host may think it open: close, and take the rings back if it answers.
+            self.say(Request::Close {
+                relid: entry.relid(),
+            });
+            self.tear_down(entry.id, now);
+        }
+    }
+}
+
+/// What the long OPENCHANNEL says: with both features our own connection id,
+/// else the offer's. The event flag is the relid in any case.
+fn wiring(entry: &Entry, features: Features) -> Option<Wiring> {
+    let both = Features::GUEST_SIGNAL_PARAMETERS.union(Features::INTERRUPT_REDIRECTION);
+    if !features.intersects(both) {
+        return None;
+    }
+    let own = entry
+        .relid()
+        .wrapping_add(REDIRECTED_CHANNEL_CONNECTION_BASE);
+    Some(Wiring {
+        connection_id: if features.contains(both) {
+            own
+        } else {
+            entry.offer.connection_id()
+        },
+        event_flag: entry.offer.relid().flag(),
+        redirect: features.contains(Features::INTERRUPT_REDIRECTION),
+    })
+}

@@ -1,0 +1,580 @@
+//! The control plane: from the first contact to open channels, and back.
+//!
+//! The owner feeds the client with slot copies ([`Client::on_message`]), the
+//! clock and the results of its posts, does what [`Client::poll`] says, and
+//! reads [`Client::next_event`]. Nothing here waits: each request that the host
+//! has to answer carries a deadline, which `poll` watches.
+
+mod lifecycle;
+mod outbox;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::counters::Counters;
+use crate::limits::{
+    CONTACT_DEADLINE, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, OFFERS_DEADLINE,
+    UNLOAD_DEADLINE,
+};
+use crate::synic::FlagSet;
+use abi::hyperv::MESSAGE_SLOT;
+use abi::vmbus::{
+    CONNECTION_MESSAGE, CONNECTION_MESSAGE_REDIRECTED, Features, Guid, SINT, SINT_REDIRECTED,
+    Version,
+};
+use alloc::collections::VecDeque;
+use outbox::{Outbox, Request};
+use table::{State, Table};
+use validate::control::{Accepted, Gate, Message, OLDEST_VERSION, Phase, droppable_relid, judge};
+use validate::synic::{event_flag, slot};
+use validate::{Layer, Reaction, Rule, Violation};
+
+pub use outbox::Post;
+pub use table::ChannelId;
+
+/// Which host we talk to: connections, SINTs and VTLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Connection to which messages are posted.
+    pub message_connection: u32,
+    /// SINT on which messages and event flags arrive.
+    pub sint: u8,
+    /// SINT that INITIATE_CONTACT names.
+    pub contact_sint: u8,
+    /// VTL that INITIATE_CONTACT names.
+    pub contact_vtl: u8,
+    /// VP on which messages and event flags arrive.
+    pub vp: u32,
+    /// The host redirects to our VTL: we stay on our message connection, and
+    /// ask for channels with our own connection ids.
+    pub redirected: bool,
+}
+
+impl Target {
+    /// A guest that owns its whole VM.
+    pub const PLAIN: Target = Target {
+        message_connection: CONNECTION_MESSAGE,
+        sint: SINT,
+        contact_sint: SINT,
+        contact_vtl: 0,
+        vp: 0,
+        redirected: false,
+    };
+    /// A paravisor in VTL2, to which Hyper-V redirects the VTL0 guest's bus.
+    pub const REDIRECTED: Target = Target {
+        message_connection: CONNECTION_MESSAGE_REDIRECTED,
+        sint: SINT_REDIRECTED,
+        contact_sint: SINT,
+        contact_vtl: 0,
+        vp: 0,
+        redirected: true,
+    };
+
+    fn features(&self) -> Features {
+        if self.redirected {
+            Features::GUEST_SIGNAL_PARAMETERS.union(Features::INTERRUPT_REDIRECTION)
+        } else {
+            Features::empty()
+        }
+    }
+}
+
+/// What the measured configuration says about the bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// The host.
+    pub target: Target,
+    /// Network cards that are accepted (SYS-14).
+    pub nics: usize,
+    /// Offers are accepted after the boot-time set too (CTL-29).
+    pub hot_add: bool,
+    /// Versions in the order in which they are proposed; none below 5.2.
+    pub versions: &'static [Version],
+}
+
+impl Config {
+    /// One network card, no hot-add, all versions that we speak.
+    pub const fn new(target: Target) -> Config {
+        Config {
+            target,
+            nics: 1,
+            hot_add: false,
+            versions: &VERSIONS,
+        }
+    }
+}
+
+/// Versions that we speak, newest first.
+pub const VERSIONS: [Version; 3] = [Version::V6_0, Version::V5_3, Version::V5_2];
+
+/// What the owner has to do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Post this message and report the status to [`Client::on_post_result`].
+    PostMessage(Post),
+}
+
+/// Connection and flag for SignalEvent; from a validated offer or our own
+/// choice (SYN-33).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalTarget {
+    /// Connection id.
+    pub connection_id: u32,
+    /// Flag number.
+    pub flag: u16,
+}
+
+/// Names a GPADL of ours. Layers above pass its number to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpadlId(u32);
+
+impl GpadlId {
+    /// The number on the wire.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A version was agreed on; offers are requested.
+    Connected {
+        /// The version.
+        version: Version,
+        /// Features of both sides.
+        features: Features,
+    },
+    /// A network card was offered.
+    Offered {
+        /// Its channel.
+        channel: ChannelId,
+        /// Which card.
+        instance: Guid,
+    },
+    /// The boot-time offers are complete.
+    OffersDelivered,
+    /// The offer is taken back: stop using the channel and call
+    /// [`Client::close`], unless it never was opened. [`Event::Released`] ends it.
+    Rescinded {
+        /// Which channel.
+        channel: ChannelId,
+    },
+    /// The relid is released and the channel forgotten.
+    Released {
+        /// Which channel.
+        channel: ChannelId,
+    },
+    /// The channel is open: its rings carry packets now.
+    Opened {
+        /// Which channel.
+        channel: ChannelId,
+        /// How to signal the host.
+        signal: SignalTarget,
+    },
+    /// The channel could not be opened.
+    OpenFailed {
+        /// Which channel.
+        channel: ChannelId,
+        /// Why; CTL-48 and GPD-03 carry the host's status.
+        violation: Violation,
+    },
+    /// The channel is closed and may be opened again.
+    Closed {
+        /// Which channel.
+        channel: ChannelId,
+    },
+    /// The host knows this buffer now.
+    GpadlCreated {
+        /// Which.
+        gpadl: GpadlId,
+    },
+    /// The host refused this buffer, or did not answer.
+    GpadlFailed {
+        /// Which.
+        gpadl: GpadlId,
+        /// Why.
+        violation: Violation,
+    },
+    /// The host has let go of the memory of this GPADL: it may go back to the pool.
+    MemoryReleased {
+        /// Which.
+        gpadl: GpadlId,
+    },
+    /// The host may use the memory of this GPADL for ever: leak it (GPD-06). Its
+    /// channel will neither be released nor opened again.
+    MemoryLeaked {
+        /// Which.
+        gpadl: GpadlId,
+    },
+    /// The connection was ended on our wish.
+    Unloaded {
+        /// The host has confirmed it. If not, all shared memory is leaked (CTL-54).
+        answered: bool,
+    },
+    /// The connection is over; all shared memory is leaked.
+    Failed {
+        /// Why.
+        violation: Violation,
+    },
+}
+
+/// Why a call of the owner was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// The channel or the connection is not in a state for it.
+    State,
+    /// A limit of our own, or memory that cannot be described (GPD-12).
+    Limit(Violation),
+}
+
+/// The client. See the module.
+#[derive(Debug)]
+pub struct Client {
+    config: Config,
+    phase: Phase,
+    /// Position in `config.versions`.
+    proposal: usize,
+    version: Version,
+    features: Features,
+    message_connection: u32,
+    /// For the answer to contact, offers request or unload.
+    deadline: Option<u64>,
+    sealed: bool,
+    refused_offers: u32,
+    last_open_id: u32,
+    table: Table,
+    outbox: Outbox,
+    events: VecDeque<Event>,
+    counters: Counters,
+    failure: Option<Violation>,
+}
+
+impl Client {
+    /// A client that has said nothing yet.
+    pub fn new(config: Config) -> Client {
+        Client {
+            config,
+            phase: Phase::Idle,
+            proposal: 0,
+            version: OLDEST_VERSION,
+            features: Features::empty(),
+            message_connection: config.target.message_connection,
+            deadline: None,
+            sealed: false,
+            refused_offers: 0,
+            last_open_id: 0,
+            table: Table::default(),
+            outbox: Outbox::default(),
+            events: VecDeque::new(),
+            counters: Counters::new(),
+            failure: None,
+        }
+    }
+
+    /// Begins with the newest version. The SynIC must be on.
+    pub fn start(&mut self, now: u64) -> Result<(), RequestError> {
+        if self.phase != Phase::Idle || self.failure.is_some() {
+            return Err(RequestError::State);
+        }
+        self.proposal = 0;
+        self.propose(now);
+        Ok(())
+    }
+
+    /// Judges the private copy of our message slot and acts on it.
+    pub fn on_message(&mut self, copy: &[u8; MESSAGE_SLOT], now: u64) {
+        self.counters.judged(Layer::Synic);
+        let payload = match slot(copy) {
+            Ok(Some(payload)) => payload,
+            Ok(None) => return,
+            Err(violation) => return self.counters.violation(violation),
+        };
+        self.counters.judged(Layer::Control);
+        match judge(&payload, &self.gate(), &self.table) {
+            Ok(message) => self.act(message, now),
+            Err(violation) if violation.rule.reaction() == Reaction::Fatal => self.fail(violation),
+            Err(violation) => {
+                self.counters.violation(violation);
+                let listening = matches!(self.phase, Phase::RequestingOffers | Phase::Running);
+                let relid = droppable_relid(&payload, &self.table).filter(|_| listening);
+                if let Some(relid) = relid {
+                    self.refuse_offer(relid.number());
+                }
+            }
+        }
+    }
+
+    /// The channels whose event flags were set. Flags of others do nothing.
+    pub fn on_event_flags(&mut self, flags: &FlagSet) -> impl Iterator<Item = ChannelId> + use<> {
+        let mut signalled = [None; MAX_CHANNELS];
+        let mut free = signalled.iter_mut();
+        for number in flags.iter() {
+            let channel = event_flag(number).and_then(|flag| {
+                let number = u32::from(flag.number());
+                let entry = self.table.by_relid(number);
+                let entry = entry.ok_or(Violation::new(Rule::SYN_15, 0, number))?;
+                let open = entry.state == State::Open && !entry.rescinded;
+                open.then_some(entry.id)
+                    .ok_or(Violation::new(Rule::SYN_16, 0, number))
+            });
+            match channel {
+                Ok(id) => {
+                    if let Some(slot) = free.next() {
+                        *slot = Some(id);
+                    }
+                }
+                Err(violation) => self.counters.violation(violation),
+            }
+        }
+        signalled.into_iter().flatten()
+    }
+
+    /// The highest event flag that a channel of ours has, for
+    /// [`EventFlags::take`](crate::synic::EventFlags::take).
+    pub fn highest_flag(&self) -> u32 {
+        self.table
+            .channels
+            .iter()
+            .map(|entry| entry.relid())
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The next thing to do at time `now`; call until it gives `None`.
+    pub fn poll(&mut self, now: u64) -> Option<Action> {
+        self.expire(now);
+        self.outbox
+            .poll(now, self.message_connection)
+            .map(Action::PostMessage)
+    }
+
+    /// Status of the hypercall for the last [`Action::PostMessage`].
+    pub fn on_post_result(&mut self, status: u16, now: u64) {
+        if let Err(violation) = self.outbox.result(status, now) {
+            self.fail(violation);
+        }
+    }
+
+    /// What has happened since, oldest first.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Client::poll`] has to be called again at the latest.
+    pub fn deadline(&self) -> Option<u64> {
+        let gpadls = self
+            .table
+            .gpadls
+            .iter()
+            .filter_map(|gpadl| gpadl.deadline());
+        let opens = self
+            .table
+            .channels
+            .iter()
+            .filter_map(|entry| entry.deadline());
+        gpadls
+            .chain(opens)
+            .chain(self.deadline)
+            .chain(self.outbox.deadline())
+            .min()
+    }
+
+    /// The SINT on which the host speaks.
+    pub fn sint(&self) -> u8 {
+        self.config.target.sint
+    }
+
+    /// The negotiated version, once connected.
+    pub fn version(&self) -> Option<Version> {
+        matches!(self.phase, Phase::RequestingOffers | Phase::Running).then_some(self.version)
+    }
+
+    /// Messages judged and rules violated on the control plane.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts a violation that the owner has noticed on the way to the client,
+    /// for example a budget of messages that was spent (SYN-11).
+    pub fn note(&mut self, violation: Violation) {
+        self.counters.violation(violation);
+    }
+
+    /// No offers are accepted from now on (CTL-29).
+    pub fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    /// Ends the connection. Channels should be closed before.
+    pub fn unload(&mut self, now: u64) -> Result<(), RequestError> {
+        if !matches!(self.phase, Phase::RequestingOffers | Phase::Running) {
+            return Err(RequestError::State);
+        }
+        self.say(Request::Unload);
+        self.phase = Phase::Unloading;
+        self.deadline = Some(now.saturating_add(UNLOAD_DEADLINE));
+        Ok(())
+    }
+
+    fn gate(&self) -> Gate {
+        Gate {
+            phase: self.phase,
+            version: self.version,
+            features: self.features,
+            message_connection: self.config.target.message_connection,
+            sealed: self.sealed,
+            max_nics: self.config.nics,
+            max_channels: MAX_CHANNELS,
+        }
+    }
+
+    /// Proposes the version at `self.proposal`, or gives up (CTL-12).
+    fn propose(&mut self, now: u64) {
+        let version = self.config.versions.get(self.proposal).copied();
+        let Some(version) = version.filter(|version| *version >= OLDEST_VERSION) else {
+            return self.fail(Violation::new(Rule::CTL_12, 8, self.version.0));
+        };
+        let target = self.config.target;
+        self.version = version;
+        self.features = if version >= Version::V6_0 {
+            target.features()
+        } else {
+            Features::empty()
+        };
+        self.say(Request::Contact {
+            version,
+            target_vp: target.vp,
+            sint: target.contact_sint,
+            vtl: target.contact_vtl,
+            features: self.features,
+        });
+        self.phase = Phase::Contacting;
+        self.deadline = Some(now.saturating_add(CONTACT_DEADLINE));
+    }
+
+    fn connected(&mut self, accepted: Accepted, now: u64) {
+        self.features = accepted.features();
+        if !self.config.target.redirected {
+            self.message_connection = accepted.message_connection();
+        }
+        self.say(Request::Offers);
+        self.phase = Phase::RequestingOffers;
+        self.deadline = Some(now.saturating_add(OFFERS_DEADLINE));
+        self.emit(Event::Connected {
+            version: self.version,
+            features: self.features,
+        });
+    }
+
+    /// Carries a judged message out.
+    fn act(&mut self, message: Message, now: u64) {
+        match message {
+            Message::VersionAccepted(accepted) => self.connected(accepted, now),
+            Message::VersionRefused(_) => {
+                self.proposal = self.proposal.saturating_add(1);
+                self.propose(now);
+            }
+            Message::Offer(offer) => match self.table.add(offer) {
+                Some(channel) => self.emit(Event::Offered {
+                    channel,
+                    instance: offer.instance(),
+                }),
+                None => self.fail(Violation::new(Rule::CTL_28, 0, MAX_CHANNELS as u64)),
+            },
+            Message::AllOffersDelivered(_) => {
+                self.phase = Phase::Running;
+                self.deadline = None;
+                self.sealed |= !self.config.hot_add;
+                self.emit(Event::OffersDelivered);
+            }
+            Message::Rescind(relid) => self.rescinded(relid),
+            Message::Opened(relid) => self.opened(relid),
+            Message::OpenRefused { relid, violation } => self.open_refused(relid, violation, now),
+            Message::GpadlCreated(gpadl) => self.gpadl_created(gpadl.number(), now),
+            Message::GpadlRefused { gpadl, violation } => {
+                self.gpadl_refused(gpadl.number(), violation);
+            }
+            Message::GpadlTorndown(gpadl) => self.gpadl_gone(gpadl.number(), true),
+            Message::UnloadResponse(_) => self.unloaded(true),
+        }
+    }
+
+    /// Releases the relid of a refused offer, within limits (CTL-28).
+    fn refuse_offer(&mut self, relid: u32) {
+        self.refused_offers = self.refused_offers.saturating_add(1);
+        if self.refused_offers > MAX_REFUSED_OFFERS {
+            return self.fail(Violation::new(Rule::CTL_28, 0, self.refused_offers));
+        }
+        self.say(Request::Release { relid });
+    }
+
+    /// Gives up what is overdue.
+    fn expire(&mut self, now: u64) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            let waited = |rule| Violation::new(rule, 0, now);
+            match self.phase {
+                Phase::Contacting => return self.fail(waited(Rule::CTL_13)),
+                Phase::RequestingOffers => return self.fail(waited(Rule::CTL_31)),
+                Phase::Unloading => {
+                    self.counters.violation(waited(Rule::CTL_54));
+                    return self.unloaded(false);
+                }
+                Phase::Idle | Phase::Running => self.deadline = None,
+            }
+        }
+        self.expire_gpadls(now);
+        self.expire_opens(now);
+    }
+
+    /// The connection is over by UNLOAD.
+    fn unloaded(&mut self, answered: bool) {
+        self.forget(answered);
+        self.emit(Event::Unloaded { answered });
+    }
+
+    /// The connection is over because the host broke a rule.
+    fn fail(&mut self, violation: Violation) {
+        self.counters.violation(violation);
+        if self.failure.replace(violation).is_some() {
+            return;
+        }
+        self.forget(false);
+        self.emit(Event::Failed { violation });
+    }
+
+    /// Drops all state; the memory of every GPADL is released or leaked.
+    fn forget(&mut self, released: bool) {
+        self.phase = Phase::Idle;
+        self.deadline = None;
+        self.outbox.clear();
+        for gpadl in core::mem::take(&mut self.table.gpadls) {
+            self.memory_free(gpadl.number, released);
+        }
+        self.table.channels.clear();
+    }
+
+    /// Queues a message; a full queue ends the connection (CTL-59).
+    fn say(&mut self, request: Request) {
+        if let Err(violation) = self.outbox.push(request) {
+            self.fail(violation);
+        }
+    }
+
+    /// Queues an event; one that nobody fetches ends the connection (CTL-59).
+    fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+        let length = self.events.len();
+        if length > MAX_QUEUED_EVENTS && self.failure.is_none() {
+            self.fail(Violation::new(Rule::CTL_59, 0, length as u64));
+        }
+    }
+
+    fn memory_free(&mut self, number: u32, released: bool) {
+        let gpadl = GpadlId(number);
+        self.emit(match released {
+            true => Event::MemoryReleased { gpadl },
+            false => Event::MemoryLeaked { gpadl },
+        });
+    }
+}

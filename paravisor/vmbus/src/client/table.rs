@@ -1,0 +1,207 @@
+//! What the client knows: channels and GPADLs.
+
+use crate::limits::{MAX_CHANNELS, MAX_GPADLS};
+use abi::vmbus::Guid;
+use alloc::vec::Vec;
+use validate::control::{Known, Ledger, Offer, Outstanding, Relid, Standing};
+
+/// Names a channel. Numbers of the host do not go beyond this crate (CTL-61); a
+/// name is never used for another channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelId(u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Offered,
+    CreatingRing {
+        downstream_page: u32,
+        vp: u32,
+    },
+    Opening {
+        open_id: u32,
+        deadline: u64,
+    },
+    Open,
+    /// GPADLs are being torn down; then `Offered` again, or gone if rescinded.
+    Closing,
+    /// A GPADL of it is leaked: never to be opened again, never released.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) id: ChannelId,
+    pub(super) offer: Offer,
+    pub(super) state: State,
+    pub(super) rescinded: bool,
+    /// The host may still use memory of it.
+    pub(super) leaked: bool,
+}
+
+impl Entry {
+    pub(super) fn relid(&self) -> u32 {
+        self.offer.relid().number()
+    }
+
+    fn standing(&self) -> Standing {
+        match self.state {
+            _ if self.rescinded => Standing::Rescinded,
+            State::Offered => Standing::Offered,
+            State::Opening { open_id, .. } => Standing::Opening { open_id },
+            State::Open => Standing::Open,
+            State::CreatingRing { .. } | State::Closing | State::Broken => Standing::Busy,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GpadlState {
+    /// GPADL_CREATED is awaited; `doomed`: to be torn down when it comes.
+    Creating {
+        deadline: u64,
+        doomed: bool,
+    },
+    Created,
+    TearingDown {
+        deadline: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GpadlEntry {
+    pub(super) number: u32,
+    pub(super) channel: ChannelId,
+    pub(super) relid: Relid,
+    pub(super) state: GpadlState,
+    /// It holds the rings.
+    pub(super) ring: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) channels: Vec<Entry>,
+    pub(super) gpadls: Vec<GpadlEntry>,
+    last_channel: u32,
+    last_gpadl: u32,
+}
+
+impl Table {
+    pub(super) fn get(&mut self, id: ChannelId) -> Option<&mut Entry> {
+        self.channels.iter_mut().find(|entry| entry.id == id)
+    }
+
+    pub(super) fn by_relid(&self, relid: u32) -> Option<&Entry> {
+        self.channels.iter().find(|entry| entry.relid() == relid)
+    }
+
+    pub(super) fn by_relid_mut(&mut self, relid: Relid) -> Option<&mut Entry> {
+        self.channels
+            .iter_mut()
+            .find(|entry| entry.offer.relid() == relid)
+    }
+
+    pub(super) fn add(&mut self, offer: Offer) -> Option<ChannelId> {
+        self.last_channel = self.last_channel.checked_add(1)?;
+        let id = ChannelId(self.last_channel);
+        if self.channels.len() >= MAX_CHANNELS {
+            return None;
+        }
+        self.channels.push(Entry {
+            id,
+            offer,
+            state: State::Offered,
+            rescinded: false,
+        });
+        Some(id)
+    }
+
+    pub(super) fn remove(&mut self, id: ChannelId) {
+        self.channels.retain(|entry| entry.id != id);
+    }
+
+    /// Notes a GPADL that is about to be created and gives it a number that was
+    /// never used (GPD-01).
+    pub(super) fn add_gpadl(
+        &mut self,
+        channel: ChannelId,
+        relid: Relid,
+        ring: bool,
+        deadline: u64,
+    ) -> Option<u32> {
+        if self.gpadls.len() >= MAX_GPADLS {
+            return None;
+        }
+        self.last_gpadl = self.last_gpadl.checked_add(1)?;
+        let number = self.last_gpadl;
+        let state = GpadlState::Creating {
+            deadline,
+            doomed: false,
+        };
+        self.gpadls.push(GpadlEntry {
+            number,
+            channel,
+            relid,
+            state,
+            ring,
+        });
+        Some(number)
+    }
+
+    pub(super) fn gpadl_mut(&mut self, number: u32) -> Option<&mut GpadlEntry> {
+        self.gpadls.iter_mut().find(|gpadl| gpadl.number == number)
+    }
+
+    pub(super) fn remove_gpadl(&mut self, number: u32) -> Option<GpadlEntry> {
+        let at = self
+            .gpadls
+            .iter()
+            .position(|gpadl| gpadl.number == number)?;
+        Some(self.gpadls.swap_remove(at))
+    }
+
+    pub(super) fn has_gpadls(&self, channel: ChannelId) -> bool {
+        self.gpadls.iter().any(|gpadl| gpadl.channel == channel)
+    }
+}
+
+impl Ledger for Table {
+    fn channel(&self, relid: Relid) -> Option<Known> {
+        let entry = self.by_relid(relid.number())?;
+        Some(Known {
+            instance: entry.offer.instance(),
+            standing: entry.standing(),
+        })
+    }
+
+    fn instance(&self, instance: &Guid) -> Option<Standing> {
+        let mut live = self.channels.iter().filter(|entry| !entry.rescinded);
+        live.find(|entry| entry.offer.instance() == *instance)
+            .map(Entry::standing)
+    }
+
+    fn has_connection(&self, connection_id: u32) -> bool {
+        self.channels
+            .iter()
+            .any(|entry| entry.offer.connection_id() == connection_id)
+    }
+
+    fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    fn nics(&self) -> usize {
+        self.channels
+            .iter()
+            .filter(|entry| !entry.rescinded)
+            .count()
+    }
+
+    fn gpadl(&self, gpadl: u32) -> Option<Outstanding> {
+        let entry = self.gpadls.iter().find(|entry| entry.number == gpadl)?;
+        Some(match entry.state {
+            GpadlState::Creating { .. } => Outstanding::Create(entry.relid),
+            GpadlState::Created => Outstanding::Nothing,
+            GpadlState::TearingDown { .. } => Outstanding::Teardown,
+        })
+    }
+}
