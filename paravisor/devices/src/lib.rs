@@ -45,10 +45,20 @@ extern crate alloc;
 
 pub mod acpi;
 pub mod boot;
+mod cpuid;
+mod interrupt;
 pub mod layout;
 mod machine;
+mod msr;
+mod pci;
+mod power;
+mod rtc;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
+mod uart;
+mod virtio;
 
 pub use machine::{
-    CpuidSource, CpuidState, Counters, Fault, Machine, MachineConfig, NicEvents, NoBuffer,
+    Counters, CpuidSource, CpuidState, Fault, Machine, MachineConfig, NicEvents, NoBuffer,
     PendingInterrupt, PowerEvent,
 };

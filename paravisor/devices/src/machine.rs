@@ -1,6 +1,21 @@
 //! The whole machine: routes accesses to devices and interrupts to the processor.
 
+use crate::cpuid::Cpuid;
+use crate::interrupt::{Message, ioapic::IoApic, lapic::Lapic};
+use crate::layout;
+use crate::msr::{self, Msrs};
+use crate::pci::{self, ConfigAddress, ConfigSpace};
+use crate::power::Power;
+use crate::rtc::Rtc;
+use crate::uart::Uart;
+use crate::virtio::net::Net;
 use memory::GuestMemory;
+
+const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
+const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
+const UART_FIRST: u16 = layout::UART_BASE;
+const UART_LAST: u16 = layout::UART_BASE + 7;
+const RTC_DATA: u16 = layout::RTC_BASE + 1;
 
 /// CPUID leaves of the real processor, as far as the platform vouches for them
 /// (SEV-SNP: the CPUID page that the firmware checked).
@@ -97,132 +112,332 @@ pub struct Counters {
     pub nic_broken: u64,
     /// Console bytes lost because nobody drained them.
     pub console_lost: u64,
+    /// Interrupt messages that no processor took.
+    pub ignored_interrupts: u64,
 }
 
 /// The machine of one guest with one VP.
 pub struct Machine {
-    counters: Counters,
+    cpuid: Cpuid,
+    msrs: Msrs,
+    lapic: Lapic,
+    ioapic: IoApic,
+    uart: Uart,
+    rtc: Rtc,
+    power: Power,
+    config_address: ConfigAddress,
+    host_bridge: ConfigSpace,
+    nic: Net,
+    unknown_port: u64,
+    unknown_mmio: u64,
+    unknown_msr: u64,
 }
 
 impl Machine {
     /// A machine after power-on, at clock 0 or later.
     pub fn new(config: &MachineConfig, host: &dyn CpuidSource) -> Machine {
-        let _ = (config, host);
-        Machine { counters: Counters::default() }
+        Machine {
+            cpuid: Cpuid::new(host),
+            msrs: Msrs::new(config.tsc_hz, config.memory_size),
+            lapic: Lapic::new(),
+            ioapic: IoApic::new(),
+            uart: Uart::new(),
+            rtc: Rtc::new(config.epoch_seconds),
+            power: Power::default(),
+            config_address: ConfigAddress::default(),
+            host_bridge: pci::host_bridge(),
+            nic: Net::new(config),
+            unknown_port: 0,
+            unknown_mmio: 0,
+            unknown_msr: 0,
+        }
     }
 
     /// `IN`: `size` is 1, 2 or 4 bytes. Ports without a device read all ones.
     pub fn io_read(&mut self, port: u16, size: u8, now: u64) -> u32 {
-        let _ = (port, size, now);
-        u32::MAX
+        let value = match port {
+            layout::PCI_CONFIG_ADDRESS if size == 4 => self.config_address.read(),
+            PCI_CONFIG_DATA_FIRST..=PCI_CONFIG_DATA_LAST => self.pci_read(port, size),
+            _ => {
+                // Everything else is made of byte registers.
+                let mut value = 0u32;
+                for index in (0..u16::from(size.min(4))).rev() {
+                    let at = port.wrapping_add(index);
+                    value = value << 8 | u32::from(self.port_read(at, now));
+                }
+                value
+            }
+        };
+        self.update_lines();
+        value & low_bytes(size)
     }
 
     /// `OUT`.
-    pub fn io_write(&mut self, port: u16, size: u8, value: u32, now: u64) {
-        let _ = (port, size, value, now);
+    pub fn io_write(&mut self, port: u16, size: u8, value: u32, _now: u64) {
+        match port {
+            layout::PCI_CONFIG_ADDRESS if size == 4 => self.config_address.write(value),
+            PCI_CONFIG_DATA_FIRST..=PCI_CONFIG_DATA_LAST => self.pci_write(port, size, value),
+            _ => {
+                for (index, byte) in (0..u16::from(size.min(4))).zip(value.to_le_bytes()) {
+                    self.port_write(port.wrapping_add(index), byte);
+                }
+            }
+        }
+        self.update_lines();
+    }
+
+    fn port_read(&mut self, port: u16, now: u64) -> u8 {
+        match port {
+            UART_FIRST..=UART_LAST => self.uart.read(port),
+            RTC_DATA => self.rtc.read(now),
+            _ => self.power.read(port, now).unwrap_or_else(|| {
+                self.unknown_port = self.unknown_port.saturating_add(1);
+                0xff
+            }),
+        }
+    }
+
+    fn port_write(&mut self, port: u16, value: u8) {
+        match port {
+            UART_FIRST..=UART_LAST => self.uart.write(port, value),
+            layout::RTC_BASE => self.rtc.select(value),
+            RTC_DATA => self.rtc.write(value),
+            // Port 0x80: Linux writes it to pass a microsecond.
+            0x80 => {}
+            _ => {
+                if !self.power.write(port, value) {
+                    self.unknown_port = self.unknown_port.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// The register and size of an access to the configuration data port; an
+    /// access that leaves the port's four bytes is none.
+    fn pci_target(&self, port: u16, size: u8) -> Option<(u8, usize)> {
+        let byte = port.wrapping_sub(layout::PCI_CONFIG_DATA) as u8;
+        let selected = self.config_address.selected()?;
+        (matches!(size, 1 | 2 | 4) && byte.saturating_add(size) <= 4)
+            .then(|| (selected.device, usize::from(selected.register | byte)))
+    }
+
+    fn pci_read(&mut self, port: u16, size: u8) -> u32 {
+        match self.pci_target(port, size) {
+            Some((0, offset)) => self.host_bridge.read(offset, size),
+            Some((layout::NIC_DEVICE, offset)) => self.nic.transport.config_read(offset, size),
+            // Nobody answers: a master abort reads all ones.
+            _ => u32::MAX,
+        }
+    }
+
+    fn pci_write(&mut self, port: u16, size: u8, value: u32) {
+        match self.pci_target(port, size) {
+            Some((0, offset)) => self.host_bridge.write(offset, size, value),
+            Some((layout::NIC_DEVICE, offset)) => {
+                self.nic.transport.config_write(offset, size, value);
+            }
+            _ => {}
+        }
     }
 
     /// A read of `size` (1, 2, 4, 8) bytes from an address that is not RAM.
     pub fn mmio_read(&mut self, gpa: u64, size: u8, now: u64) -> u64 {
-        let _ = (gpa, size, now);
-        u64::MAX
+        let offset = gpa & 0xfff;
+        let value = match gpa & !0xfff {
+            // APICs know 32-bit accesses only; a wider one is padded, a narrower cut.
+            layout::LAPIC_BASE if self.lapic.hardware_enabled() => {
+                u64::from(self.lapic.read(offset, now))
+            }
+            layout::IOAPIC_BASE => u64::from(self.ioapic.read(offset)),
+            _ => match self.nic.transport.decode(gpa) {
+                Some((bar, offset)) => self.nic.transport.bar_read(bar, offset, size),
+                None => {
+                    self.unknown_mmio = self.unknown_mmio.saturating_add(1);
+                    u64::MAX
+                }
+            },
+        };
+        self.update_lines();
+        match size {
+            1 | 2 | 4 => value & u64::from(low_bytes(size)),
+            _ => value,
+        }
     }
 
     /// A write to an address that is not RAM. Needs no guest memory: a doorbell
     /// is only noted (see [`Machine::take_nic_events`]).
     pub fn mmio_write(&mut self, gpa: u64, size: u8, value: u64, now: u64) {
-        let _ = (gpa, size, value, now);
+        let offset = gpa & 0xfff;
+        match gpa & !0xfff {
+            layout::LAPIC_BASE if self.lapic.hardware_enabled() => {
+                if let Some(vector) = self.lapic.write(offset, value as u32, now) {
+                    self.ioapic.end_of_interrupt(vector, &mut self.lapic);
+                }
+            }
+            layout::IOAPIC_BASE => self.ioapic.write(offset, value as u32, &mut self.lapic),
+            _ => match self.nic.transport.decode(gpa) {
+                Some((bar, offset)) => self.nic.transport.bar_write(bar, offset, size, value),
+                None => self.unknown_mmio = self.unknown_mmio.saturating_add(1),
+            },
+        }
+        self.update_lines();
     }
 
     /// CPUID as the guest sees it: EAX, EBX, ECX, EDX.
     pub fn cpuid(&self, leaf: u32, subleaf: u32, state: CpuidState) -> [u32; 4] {
-        let _ = (leaf, subleaf, state);
-        [0; 4]
+        self.cpuid.get(leaf, subleaf, state)
     }
 
     /// RDMSR of an MSR that the processor does not keep by itself.
     pub fn rdmsr(&mut self, msr: u32, now: u64) -> Result<u64, Fault> {
-        let _ = (msr, now);
-        Err(Fault)
+        let value = self.msrs.read(msr, self.lapic.hardware_enabled(), now);
+        self.count_fault(value)
     }
 
     /// WRMSR.
-    pub fn wrmsr(&mut self, msr: u32, value: u64, now: u64) -> Result<(), Fault> {
-        let _ = (msr, value, now);
-        Err(Fault)
+    pub fn wrmsr(&mut self, msr: u32, value: u64, _now: u64) -> Result<(), Fault> {
+        let outcome = if msr == msr::APIC_BASE {
+            // The page stays where it is and x2APIC does not exist.
+            let fixed = msr::APIC_ENABLE | layout::LAPIC_BASE | 1 << 8;
+            if value & !fixed != 0 || value & layout::LAPIC_BASE != layout::LAPIC_BASE {
+                Err(Fault)
+            } else {
+                self.lapic
+                    .set_hardware_enabled(value & msr::APIC_ENABLE != 0);
+                Ok(())
+            }
+        } else {
+            self.msrs.write(msr, value)
+        };
+        self.count_fault(outcome)
+    }
+
+    fn count_fault<T>(&mut self, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        outcome.inspect_err(|Fault| self.unknown_msr = self.unknown_msr.saturating_add(1))
     }
 
     /// Whether XSETBV with this register number (ECX) and value may be executed
     /// for the guest.
     pub fn check_xsetbv(&self, index: u32, value: u64) -> Result<(), Fault> {
-        let _ = (index, value);
-        Err(Fault)
+        if index == 0 && self.cpuid.xcr0_allowed(value) {
+            Ok(())
+        } else {
+            Err(Fault)
+        }
     }
 
     /// The interrupt to deliver next, if the task priority lets one through.
-    /// Asking changes nothing.
+    /// Asking changes nothing. An interrupt that was offered to the guest and not
+    /// taken may be replaced by a more urgent one.
     pub fn pending_interrupt(&self) -> Option<PendingInterrupt> {
-        None
+        self.lapic.pending()
     }
 
     /// The guest has taken (or will surely take) this interrupt: it moves from
     /// requested to in service.
     pub fn accept_interrupt(&mut self, vector: u8) {
-        let _ = vector;
+        self.lapic.accept(vector);
     }
 
     /// Whether the guest sent itself an NMI; asking takes it.
     pub fn take_nmi(&mut self) -> bool {
-        false
+        self.lapic.take_nmi()
     }
 
     /// When [`Machine::advance`] must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        None
+        self.lapic.next_deadline()
     }
 
-    /// Lets timers expire that are due at `now`.
+    /// Lets timers expire that are due at `now`. May be called at any time.
     pub fn advance(&mut self, now: u64) {
-        let _ = now;
+        self.lapic.advance(now);
     }
 
     /// Moves bytes that the guest sent to its serial port into `buf`; how many.
     pub fn take_console(&mut self, buf: &mut [u8]) -> usize {
-        let _ = buf;
-        0
+        self.uart.take_output(buf)
+    }
+
+    /// Types bytes into the guest's serial port; how many found room.
+    pub fn put_console(&mut self, bytes: &[u8]) -> usize {
+        let count = self.uart.put_input(bytes);
+        self.update_lines();
+        count
     }
 
     /// The guest switched itself off or reset itself; asking takes the event.
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
-        None
+        self.power.take_event()
     }
 
     /// What happened at the NIC; asking takes the events.
     pub fn take_nic_events(&mut self) -> NicEvents {
-        NicEvents::default()
+        self.nic.take_events()
     }
 
     /// The next frame that the guest sends, copied into `buf` without virtio's
     /// header; its length. Frames that do not fit `buf` are dropped and counted.
     /// `None`: nothing to send now; the guest will ring (`tx_kicked`) when there is.
     pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
-        let _ = (guest, buf);
-        None
+        let len = self.nic.take_tx(guest, buf);
+        self.update_lines();
+        len
     }
 
     /// Gives a frame (from the destination MAC on, without FCS) to the guest.
+    /// Frames longer than MTU + 18 bytes, and those for which the guest's next
+    /// buffer is too small, are dropped and counted.
     pub fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
-        let _ = (guest, frame);
-        Err(NoBuffer)
+        let outcome = self.nic.deliver_rx(guest, frame);
+        self.update_lines();
+        outcome
     }
 
     /// Tells the guest that the link went up or down.
     pub fn set_link(&mut self, up: bool) {
-        let _ = up;
+        self.nic.set_link(up);
+        self.update_lines();
     }
 
     /// Counters since start.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            unknown_port: self.unknown_port,
+            unknown_mmio: self.unknown_mmio,
+            unknown_msr: self.unknown_msr,
+            tx_frames: self.nic.tx_frames,
+            rx_frames: self.nic.rx_frames,
+            tx_dropped: self.nic.tx_dropped,
+            rx_dropped: self.nic.rx_dropped,
+            nic_broken: self.nic.transport.broken,
+            console_lost: self.uart.lost,
+            ignored_interrupts: self.lapic.ignored_messages,
+        }
+    }
+
+    /// Carries interrupts from the devices to the APICs.
+    fn update_lines(&mut self) {
+        while let Some((address, data)) = self.nic.transport.next_message() {
+            if let Some(message) = Message::from_msi(address, data) {
+                self.lapic.receive(message);
+            }
+        }
+        let intx = self.nic.transport.intx();
+        self.ioapic.set_line(layout::NIC_PIN, intx, &mut self.lapic);
+        self.ioapic
+            .set_line(layout::UART_PIN, self.uart.line(), &mut self.lapic);
     }
 }
+
+/// A mask of `size` bytes, at most four.
+fn low_bytes(size: u8) -> u32 {
+    match size {
+        1 => 0xff,
+        2 => 0xffff,
+        _ => u32::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests;

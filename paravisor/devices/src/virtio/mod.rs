@@ -1,0 +1,5 @@
+//! Virtio devices over PCI.
+
+pub(crate) mod net;
+pub(crate) mod queue;
+pub(crate) mod transport;

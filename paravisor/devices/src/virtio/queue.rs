@@ -1,0 +1,239 @@
+//! The device's side of a split virtqueue (virtio 1.2, section 2.7). The rings are
+//! the guest's memory: each field is copied once and judged before it is used,
+//! and no walk takes more steps than the queue is long.
+
+use abi::virtio::queue as layout;
+use core::sync::atomic::{Ordering, fence};
+use memory::{GuestMemory, OutOfRange};
+
+/// The driver broke a rule of the queue: the device needs a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken;
+
+impl From<OutOfRange> for Broken {
+    fn from(_: OutOfRange) -> Broken {
+        Broken
+    }
+}
+
+/// One split virtqueue.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    /// The size offered.
+    max: u16,
+    /// The size in use.
+    pub(crate) size: u16,
+    /// Descriptor area.
+    pub(crate) desc: u64,
+    /// Driver area.
+    pub(crate) avail: u64,
+    /// Device area.
+    pub(crate) used: u64,
+    /// MSI-X vector.
+    pub(crate) vector: u16,
+    enabled: bool,
+    event_idx: bool,
+    next_avail: u16,
+    next_used: u16,
+}
+
+/// One buffer of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    pub(crate) address: u64,
+    pub(crate) len: u32,
+    /// The device may write it (else read it).
+    pub(crate) writable: bool,
+}
+
+/// A chain of buffers that the driver made available.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chain {
+    /// Index of its first descriptor; goes back into the used ring.
+    pub(crate) head: u16,
+    next: Option<u16>,
+    /// Descriptors that may still be read.
+    budget: u16,
+}
+
+impl Queue {
+    /// A queue after reset. `max` is a power of two.
+    pub(crate) fn new(max: u16) -> Queue {
+        Queue {
+            max,
+            size: max,
+            desc: 0,
+            avail: 0,
+            used: 0,
+            vector: abi::virtio::pci::NO_VECTOR,
+            enabled: false,
+            event_idx: false,
+            next_avail: 0,
+            next_used: 0,
+        }
+    }
+
+    /// Back to the state after reset.
+    pub(crate) fn reset(&mut self) {
+        *self = Queue::new(self.max);
+    }
+
+    pub(crate) fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Turns the queue on, if its size and areas are as section 2.7 wants them.
+    pub(crate) fn enable(&mut self, event_idx: bool) -> Result<(), Broken> {
+        // 2.7: the size is a power of two; 4.1.5.1.3: not above the size offered.
+        if !self.size.is_power_of_two() || self.size > self.max {
+            return Err(Broken);
+        }
+        // 2.7: alignment of the three parts.
+        if self.desc & 15 != 0 || self.avail & 1 != 0 || self.used & 3 != 0 {
+            return Err(Broken);
+        }
+        self.event_idx = event_idx;
+        self.enabled = true;
+        Ok(())
+    }
+
+    /// Position in a ring of a free-running index.
+    fn slot(&self, index: u16) -> u64 {
+        u64::from(index & self.size.wrapping_sub(1))
+    }
+
+    fn read_u16(guest: &impl GuestMemory, base: u64, offset: u64) -> Result<u16, Broken> {
+        let mut bytes = [0; 2];
+        guest.read(base.checked_add(offset).ok_or(Broken)?, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    fn write(guest: &impl GuestMemory, base: u64, offset: u64, bytes: &[u8]) -> Result<(), Broken> {
+        guest.write(base.checked_add(offset).ok_or(Broken)?, bytes)?;
+        Ok(())
+    }
+
+    /// How many chains wait (2.7.13).
+    fn waiting(&self, guest: &impl GuestMemory) -> Result<u16, Broken> {
+        let index = Queue::read_u16(guest, self.avail, layout::IDX_OFFSET)?;
+        let waiting = index.wrapping_sub(self.next_avail);
+        // 2.7.13.3: never more chains than descriptors.
+        if waiting > self.size {
+            Err(Broken)
+        } else {
+            Ok(waiting)
+        }
+    }
+
+    /// The next chain, without taking it; see [`Queue::advance`].
+    pub(crate) fn peek(&self, guest: &impl GuestMemory) -> Result<Option<Chain>, Broken> {
+        if !self.enabled || self.waiting(guest)? == 0 {
+            return Ok(None);
+        }
+        // The ring entry was written before the index that announced it.
+        fence(Ordering::Acquire);
+        let entry = self
+            .slot(self.next_avail)
+            .wrapping_mul(layout::AVAIL_ENTRY_LEN);
+        let offset = layout::RING_OFFSET.wrapping_add(entry);
+        let head = Queue::read_u16(guest, self.avail, offset)?;
+        if head >= self.size {
+            return Err(Broken);
+        }
+        Ok(Some(Chain {
+            head,
+            next: Some(head),
+            budget: self.size,
+        }))
+    }
+
+    /// Takes the chain that `peek` showed.
+    pub(crate) fn advance(&mut self) {
+        self.next_avail = self.next_avail.wrapping_add(1);
+    }
+
+    /// Asks the driver to ring when it makes the next chain available (2.7.10), and
+    /// tells whether one came meanwhile.
+    pub(crate) fn ask_for_notification(&self, guest: &impl GuestMemory) -> Result<bool, Broken> {
+        if !self.enabled {
+            return Ok(false);
+        }
+        if self.event_idx {
+            let ring = u64::from(self.size).wrapping_mul(layout::USED_ENTRY_LEN);
+            let offset = layout::RING_OFFSET.wrapping_add(ring);
+            Queue::write(guest, self.used, offset, &self.next_avail.to_le_bytes())?;
+        }
+        // 2.7.10.1: the store before the next look at the index.
+        fence(Ordering::SeqCst);
+        Ok(self.waiting(guest)? != 0)
+    }
+
+    /// Gives a chain back with `len` bytes written into it (2.7.8). Tells whether
+    /// the driver wants an interrupt for it (2.7.7).
+    pub(crate) fn give_back(
+        &mut self,
+        guest: &impl GuestMemory,
+        head: u16,
+        len: u32,
+    ) -> Result<bool, Broken> {
+        let [a, b, c, d] = u32::from(head).to_le_bytes();
+        let [e, f, g, h] = len.to_le_bytes();
+        let entry = self
+            .slot(self.next_used)
+            .wrapping_mul(layout::USED_ENTRY_LEN);
+        let offset = layout::RING_OFFSET.wrapping_add(entry);
+        Queue::write(guest, self.used, offset, &[a, b, c, d, e, f, g, h])?;
+        let old = self.next_used;
+        let new = old.wrapping_add(1);
+        self.next_used = new;
+        // 2.7.8.2: the entry before the index that announces it.
+        fence(Ordering::Release);
+        Queue::write(guest, self.used, layout::IDX_OFFSET, &new.to_le_bytes())?;
+        fence(Ordering::SeqCst);
+        if !self.event_idx {
+            let flags = Queue::read_u16(guest, self.avail, 0)?;
+            return Ok(flags & layout::AVAIL_NO_INTERRUPT == 0);
+        }
+        let ring = u64::from(self.size).wrapping_mul(layout::AVAIL_ENTRY_LEN);
+        let offset = layout::RING_OFFSET.wrapping_add(ring);
+        let event = Queue::read_u16(guest, self.avail, offset)?;
+        // 2.7.7.2: the driver wants it when the index passes used_event.
+        Ok(new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old))
+    }
+}
+
+impl Chain {
+    /// The next buffer of the chain, `None` at its end.
+    pub(crate) fn next(
+        &mut self,
+        queue: &Queue,
+        guest: &impl GuestMemory,
+    ) -> Result<Option<Buffer>, Broken> {
+        let Some(index) = self.next else {
+            return Ok(None);
+        };
+        // 2.7.5.2: no loops; a chain is at most as long as the queue.
+        self.budget = self.budget.checked_sub(1).ok_or(Broken)?;
+        if index >= queue.size {
+            return Err(Broken);
+        }
+        let offset = u64::from(index).wrapping_mul(layout::DESCRIPTOR_LEN);
+        let mut bytes = [0; layout::DESCRIPTOR_LEN as usize];
+        guest.read(queue.desc.checked_add(offset).ok_or(Broken)?, &mut bytes)?;
+        let value = u128::from_le_bytes(bytes);
+        let flags = (value >> 96) as u16;
+        if flags & layout::DESC_INDIRECT != 0 {
+            // 2.7.5.3.1: only if the feature was negotiated, and it is not offered.
+            return Err(Broken);
+        }
+        self.next = (flags & layout::DESC_NEXT != 0).then_some((value >> 112) as u16);
+        Ok(Some(Buffer {
+            address: value as u64,
+            len: (value >> 64) as u32,
+            writable: flags & layout::DESC_WRITE != 0,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,498 @@
+//! Virtio over PCI (virtio 1.2, section 4.1), modern interface only: the
+//! capabilities, the registers behind them, feature negotiation, and interrupts
+//! by MSI-X or INTx. What a device does with its queues is not its business.
+
+use super::queue::Queue;
+use crate::pci::{ConfigSpace, msix::Msix};
+use abi::pci::{capability, id, msix};
+use abi::virtio::pci::{self, common};
+use abi::virtio::{feature, status};
+
+/// BAR of the registers, and its size.
+const REGISTERS_BAR: u8 = 0;
+const REGISTERS_SIZE: u32 = 0x4000;
+/// What lies in it, a page each.
+const COMMON: u64 = 0x0000;
+const ISR: u64 = 0x1000;
+const DEVICE: u64 = 0x2000;
+const NOTIFY: u64 = 0x3000;
+/// Distance of two doorbells.
+const NOTIFY_STRIDE: u64 = 4;
+/// BAR of the MSI-X table and pending bits, and its size.
+const MSIX_BAR: u8 = 1;
+const MSIX_SIZE: u32 = 0x1000;
+const PBA: u64 = 0x800;
+
+/// Length of the device-specific configuration.
+const DEVICE_CONFIG_LEN: usize = 16;
+/// Status bits that the driver may set.
+const DRIVER_BITS: u8 =
+    status::ACKNOWLEDGE | status::DRIVER | status::DRIVER_OK | status::FEATURES_OK | status::FAILED;
+
+/// What makes one virtio device different from another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    /// Virtio device ID.
+    pub device: u16,
+    /// PCI class code.
+    pub class: [u8; 3],
+    /// Features offered.
+    pub features: u64,
+    /// Descriptors per queue, a power of two.
+    pub queue_size: u16,
+    /// Address that firmware gave to the registers' BAR; the other BAR follows.
+    pub address: u32,
+    /// I/O APIC pin of INTA.
+    pub pin: u8,
+}
+
+/// One virtio device on PCI with `Q` queues and `V` MSI-X vectors.
+#[derive(Clone, Debug)]
+pub(crate) struct Transport<const Q: usize, const V: usize> {
+    config: ConfigSpace,
+    /// Offsets of two capabilities in configuration space.
+    msix_capability: usize,
+    window_capability: usize,
+    msix: Msix<V>,
+    offered: u64,
+    accepted: u64,
+    device_select: u32,
+    driver_select: u32,
+    config_vector: u16,
+    status: u8,
+    generation: u8,
+    queue_select: u16,
+    queues: [Queue; Q],
+    isr: u8,
+    device_config: [u8; DEVICE_CONFIG_LEN],
+    kicked: u32,
+    reset_seen: bool,
+    /// Times that DEVICE_NEEDS_RESET was set.
+    pub(crate) broken: u64,
+}
+
+impl<const Q: usize, const V: usize> Transport<Q, V> {
+    pub(crate) fn new(kind: &Kind) -> Self {
+        let device = pci::DEVICE_ID_BASE.wrapping_add(kind.device);
+        let mut config = ConfigSpace::new(id::VENDOR_VIRTIO, device, kind.class, 0x1100);
+        // 4.1.2.1: revision 1 for devices without a legacy interface.
+        config.put(abi::pci::header::REVISION, &[1]);
+        config.add_bar(usize::from(REGISTERS_BAR), REGISTERS_SIZE, kind.address);
+        let second = kind.address.wrapping_add(REGISTERS_SIZE);
+        config.add_bar(usize::from(MSIX_BAR), MSIX_SIZE, second);
+        config.set_interrupt(kind.pin);
+
+        let msix_capability = {
+            let mut body = [0; msix::CAPABILITY_LEN - 2];
+            let last = (V as u16).wrapping_sub(1).to_le_bytes();
+            let table = u32::from(MSIX_BAR).to_le_bytes();
+            let pending = (PBA as u32 | u32::from(MSIX_BAR)).to_le_bytes();
+            fill(&mut body, 0, &last);
+            fill(&mut body, 2, &table);
+            fill(&mut body, 6, &pending);
+            let mask = (msix::ENABLE | msix::FUNCTION_MASK).to_le_bytes();
+            config.add_capability(capability::MSIX, &body, &mask)
+        };
+        let parts = [
+            (pci::CAP_COMMON, COMMON, common::END),
+            (pci::CAP_ISR, ISR, 1),
+            (pci::CAP_DEVICE, DEVICE, DEVICE_CONFIG_LEN as u64),
+            (
+                pci::CAP_NOTIFY,
+                NOTIFY,
+                NOTIFY_STRIDE.saturating_mul(Q as u64),
+            ),
+        ];
+        for (kind, offset, length) in parts {
+            if kind == pci::CAP_NOTIFY {
+                let mut body = [0; pci::CAP_LONG_LEN as usize - 2];
+                describe(&mut body, kind, pci::CAP_LONG_LEN, offset, length);
+                fill(
+                    &mut body,
+                    pci::cap::EXTRA - 2,
+                    &(NOTIFY_STRIDE as u32).to_le_bytes(),
+                );
+                config.add_capability(capability::VENDOR, &body, &[]);
+            } else {
+                let mut body = [0; pci::CAP_LEN as usize - 2];
+                describe(&mut body, kind, pci::CAP_LEN, offset, length);
+                config.add_capability(capability::VENDOR, &body, &[]);
+            }
+        }
+        let window_capability = {
+            // 4.1.4.9: BAR, offset and length are the driver's; so is the data.
+            let mut body = [0; pci::CAP_LONG_LEN as usize - 2];
+            describe(&mut body, pci::CAP_PCI_CFG, pci::CAP_LONG_LEN, 0, 0);
+            let mut mask = [0; pci::CAP_LONG_LEN as usize - 2];
+            fill(&mut mask, pci::cap::BAR - 2, &[0xff]);
+            fill(&mut mask, pci::cap::OFFSET - 2, &[0xff; 12]);
+            config.add_capability(capability::VENDOR, &body, &mask)
+        };
+        Transport {
+            config,
+            msix_capability,
+            window_capability,
+            msix: Msix::new(),
+            offered: kind.features | feature::VERSION_1,
+            accepted: 0,
+            device_select: 0,
+            driver_select: 0,
+            config_vector: pci::NO_VECTOR,
+            status: 0,
+            generation: 0,
+            queue_select: 0,
+            queues: core::array::from_fn(|_| Queue::new(kind.queue_size)),
+            isr: 0,
+            device_config: [0; DEVICE_CONFIG_LEN],
+            kicked: 0,
+            reset_seen: false,
+            broken: 0,
+        }
+    }
+
+    /// Features that the driver accepted.
+    pub(crate) fn accepted(&self, feature: u64) -> bool {
+        self.accepted & feature != 0
+    }
+
+    /// Whether the device may touch its queues: the driver said DRIVER_OK (3.1.2),
+    /// nothing is broken, and PCI lets the function access memory.
+    pub(crate) fn running(&self) -> bool {
+        let needed = status::DRIVER_OK | status::FEATURES_OK;
+        self.status & (needed | status::NEEDS_RESET | status::FAILED) == needed
+            && self.config.bus_master()
+    }
+
+    pub(crate) fn queue(&mut self, index: u16) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(index))
+    }
+
+    /// Takes the set of queues whose doorbell rang.
+    pub(crate) fn take_kicked(&mut self) -> u32 {
+        core::mem::take(&mut self.kicked)
+    }
+
+    /// Rings a queue's doorbell.
+    pub(crate) fn ring(&mut self, queue: u16) {
+        if usize::from(queue) < Q {
+            self.kicked |= 1u32.wrapping_shl(u32::from(queue));
+        }
+    }
+
+    /// Whether the driver reset the device since the last call.
+    pub(crate) fn take_reset(&mut self) -> bool {
+        core::mem::take(&mut self.reset_seen)
+    }
+
+    /// The driver broke a rule: DEVICE_NEEDS_RESET and a configuration interrupt (2.1.2).
+    pub(crate) fn set_broken(&mut self) {
+        if self.status & status::NEEDS_RESET == 0 {
+            self.status |= status::NEEDS_RESET;
+            self.broken = self.broken.saturating_add(1);
+            self.interrupt_config();
+        }
+    }
+
+    /// Changes the device-specific configuration.
+    pub(crate) fn set_device_config(&mut self, offset: u64, bytes: &[u8]) {
+        let Ok(offset) = usize::try_from(offset) else {
+            return;
+        };
+        fill(&mut self.device_config, offset, bytes);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    fn msix_control(&self) -> u16 {
+        self.config
+            .word(self.msix_capability.saturating_add(msix::CONTROL))
+    }
+
+    fn raise(&mut self, vector: u16, isr: u8) {
+        if self.msix_control() & msix::ENABLE != 0 {
+            // 4.1.5.1.2: NO_VECTOR means no interrupt; it is not in the table.
+            self.msix.raise(vector);
+        } else {
+            self.isr |= isr;
+        }
+    }
+
+    /// Tells the driver that buffers of a queue were used.
+    pub(crate) fn interrupt_queue(&mut self, index: u16) {
+        let Some(queue) = self.queues.get(usize::from(index)) else {
+            return;
+        };
+        self.raise(queue.vector, pci::ISR_QUEUE);
+    }
+
+    /// Tells the driver that the configuration changed; only a driver that is
+    /// there (2.1.2, 3.1.2).
+    pub(crate) fn interrupt_config(&mut self) {
+        if self.status & status::DRIVER_OK != 0 {
+            self.raise(self.config_vector, pci::ISR_CONFIG);
+        }
+    }
+
+    /// The next MSI-X message that leaves the device.
+    pub(crate) fn next_message(&mut self) -> Option<(u64, u32)> {
+        if !self.config.bus_master() {
+            return None;
+        }
+        self.msix.next_message(self.msix_control())
+    }
+
+    /// State of INTA.
+    pub(crate) fn intx(&mut self) -> bool {
+        let wanted = self.isr != 0 && self.msix_control() & msix::ENABLE == 0;
+        self.config.set_intx_status(wanted);
+        wanted && self.config.intx_enabled()
+    }
+
+    /// Which BAR answers at `gpa`.
+    pub(crate) fn decode(&self, gpa: u64) -> Option<(u8, u64)> {
+        self.config.decode(gpa)
+    }
+
+    /// Reads configuration space.
+    pub(crate) fn config_read(&mut self, offset: usize, size: u8) -> u32 {
+        if let Some((bar, at, length)) = self.window(offset) {
+            let value = self.bar_read(bar, at, length) as u32;
+            let data = self.window_capability.saturating_add(pci::cap::EXTRA);
+            self.config.put(data, &value.to_le_bytes());
+        }
+        self.config.read(offset, size)
+    }
+
+    /// Writes configuration space.
+    pub(crate) fn config_write(&mut self, offset: usize, size: u8, value: u32) {
+        self.config.write(offset, size, value);
+        if let Some((bar, at, length)) = self.window(offset) {
+            let data = self.window_capability.saturating_add(pci::cap::EXTRA);
+            let value = self.config.read(data, length);
+            self.bar_write(bar, at, length, u64::from(value));
+        }
+    }
+
+    /// If `offset` is the window's data register: the access it stands for (4.1.4.9).
+    fn window(&self, offset: usize) -> Option<(u8, u64, u8)> {
+        let at = |field: usize| self.window_capability.saturating_add(field);
+        if offset != at(pci::cap::EXTRA) {
+            return None;
+        }
+        let bar = self.config.read(at(pci::cap::BAR), 1) as u8;
+        let target = self.config.read(at(pci::cap::OFFSET), 4);
+        let length = self.config.read(at(pci::cap::LENGTH), 4);
+        // 4.1.4.9.2: 1, 2 or 4 bytes, aligned to themselves.
+        if !matches!(length, 1 | 2 | 4) || target & length.wrapping_sub(1) != 0 {
+            return None;
+        }
+        Some((bar, u64::from(target), length as u8))
+    }
+
+    /// Reads a BAR.
+    pub(crate) fn bar_read(&mut self, bar: u8, offset: u64, size: u8) -> u64 {
+        let value = match (bar, offset) {
+            (REGISTERS_BAR, COMMON..ISR) => self.common_read(offset),
+            // 4.1.4.5: reading takes the status and lowers INTx.
+            (REGISTERS_BAR, ISR) => u64::from(core::mem::take(&mut self.isr)),
+            (REGISTERS_BAR, DEVICE..NOTIFY) => {
+                let start = usize::try_from(offset.wrapping_sub(DEVICE)).unwrap_or(usize::MAX);
+                let bytes = self.device_config.iter().skip(start).take(8);
+                bytes
+                    .rev()
+                    .fold(0, |value, byte| value << 8 | u64::from(*byte))
+            }
+            (MSIX_BAR, offset) if offset >= PBA => {
+                self.msix.read_pending(offset.wrapping_sub(PBA), size)
+            }
+            (MSIX_BAR, offset) if offset < Msix::<V>::table_len() => {
+                self.msix.read_table(offset, size)
+            }
+            _ => 0,
+        };
+        value & low_bytes(size)
+    }
+
+    /// Writes a BAR.
+    pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, size: u8, value: u64) {
+        let value = value & low_bytes(size);
+        match (bar, offset) {
+            (REGISTERS_BAR, COMMON..ISR) => self.common_write(offset, size, value),
+            (REGISTERS_BAR, NOTIFY..) => {
+                let queue = offset.wrapping_sub(NOTIFY) / NOTIFY_STRIDE;
+                self.ring(u16::try_from(queue).unwrap_or(u16::MAX));
+            }
+            (MSIX_BAR, offset) if offset < PBA => self.msix.write_table(offset, size, value),
+            _ => {}
+        }
+    }
+
+    fn selected(&self) -> Option<&Queue> {
+        self.queues.get(usize::from(self.queue_select))
+    }
+
+    fn common_read(&self, offset: u64) -> u64 {
+        let half = |bits: u64, select: u32| match select {
+            0 => bits & 0xffff_ffff,
+            1 => bits >> 32,
+            _ => 0,
+        };
+        let queue = self.selected();
+        match offset {
+            common::DEVICE_FEATURE_SELECT => u64::from(self.device_select),
+            common::DEVICE_FEATURE => half(self.offered, self.device_select),
+            common::DRIVER_FEATURE_SELECT => u64::from(self.driver_select),
+            common::DRIVER_FEATURE => half(self.accepted, self.driver_select),
+            common::CONFIG_MSIX_VECTOR => u64::from(self.config_vector),
+            common::NUM_QUEUES => Q as u64,
+            common::DEVICE_STATUS => u64::from(self.status),
+            common::CONFIG_GENERATION => u64::from(self.generation),
+            common::QUEUE_SELECT => u64::from(self.queue_select),
+            // 4.1.4.3.1: a queue that does not exist has size 0.
+            common::QUEUE_SIZE => queue.map_or(0, |q| u64::from(q.size)),
+            common::QUEUE_MSIX_VECTOR => {
+                queue.map_or(u64::from(pci::NO_VECTOR), |q| u64::from(q.vector))
+            }
+            common::QUEUE_ENABLE => queue.map_or(0, |q| u64::from(q.enabled())),
+            common::QUEUE_NOTIFY_OFF => queue.map_or(0, |_| u64::from(self.queue_select)),
+            common::QUEUE_DESC..common::END => queue.map_or(0, |q| {
+                let address = match offset & !7 {
+                    common::QUEUE_DESC => q.desc,
+                    common::QUEUE_DRIVER => q.avail,
+                    _ => q.used,
+                };
+                if offset & 4 == 0 {
+                    address
+                } else {
+                    address >> 32
+                }
+            }),
+            _ => 0,
+        }
+    }
+
+    fn common_write(&mut self, offset: u64, size: u8, value: u64) {
+        let select = self.queue_select;
+        match (offset, size) {
+            (common::DEVICE_FEATURE_SELECT, 4) => self.device_select = value as u32,
+            (common::DRIVER_FEATURE_SELECT, 4) => self.driver_select = value as u32,
+            (common::DRIVER_FEATURE, 4) => {
+                // 3.1.1: not after FEATURES_OK.
+                if self.status & status::FEATURES_OK == 0 {
+                    self.accepted = match self.driver_select {
+                        0 => (self.accepted & !0xffff_ffff) | value,
+                        1 => (self.accepted & 0xffff_ffff) | value << 32,
+                        _ => self.accepted,
+                    };
+                }
+            }
+            (common::CONFIG_MSIX_VECTOR, 2) => self.config_vector = checked_vector::<V>(value),
+            (common::DEVICE_STATUS, 1) => self.write_status(value as u8),
+            (common::QUEUE_SELECT, 2) => self.queue_select = value as u16,
+            (common::QUEUE_MSIX_VECTOR, 2) => {
+                if let Some(queue) = self.queue(select) {
+                    queue.vector = checked_vector::<V>(value);
+                }
+            }
+            (common::QUEUE_ENABLE, 2) => {
+                let event_idx = self.accepted(feature::EVENT_IDX);
+                let Some(queue) = self.queue(select) else {
+                    return;
+                };
+                // 4.1.4.3.2: the driver must not write 0; nothing happens then.
+                if value == 1 && !queue.enabled() && queue.enable(event_idx).is_err() {
+                    self.set_broken();
+                }
+            }
+            (common::QUEUE_SIZE..common::END, _) => {
+                // 4.1.4.3.2: all of these before the queue is enabled.
+                let Some(queue) = self.queue(select).filter(|q| !q.enabled()) else {
+                    return;
+                };
+                match (offset, size) {
+                    (common::QUEUE_SIZE, 2) => queue.size = value as u16,
+                    (common::QUEUE_DESC.., 4 | 8) if offset & 3 == 0 => {
+                        let address = match offset & !7 {
+                            common::QUEUE_DESC => &mut queue.desc,
+                            common::QUEUE_DRIVER => &mut queue.avail,
+                            _ => &mut queue.used,
+                        };
+                        *address = match (offset & 4, size) {
+                            (0, 8) => value,
+                            (0, _) => (*address & !0xffff_ffff) | value,
+                            _ => (*address & 0xffff_ffff) | value << 32,
+                        };
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn write_status(&mut self, value: u8) {
+        if value == 0 {
+            self.reset();
+            return;
+        }
+        let mut status = value & DRIVER_BITS;
+        // 2.2.2 and 6.1: FEATURES_OK stays clear if the choice cannot be served.
+        let acceptable =
+            self.accepted & !self.offered == 0 && self.accepted & feature::VERSION_1 != 0;
+        if !acceptable {
+            status &= !status::FEATURES_OK;
+        }
+        self.status = status | (self.status & status::NEEDS_RESET);
+    }
+
+    /// 2.4.1 and 4.1.4.3.1: everything that a driver set is gone.
+    fn reset(&mut self) {
+        self.accepted = 0;
+        self.device_select = 0;
+        self.driver_select = 0;
+        self.config_vector = pci::NO_VECTOR;
+        self.status = 0;
+        self.queue_select = 0;
+        for queue in &mut self.queues {
+            queue.reset();
+        }
+        self.isr = 0;
+        self.msix.clear_pending();
+        self.kicked = 0;
+        self.reset_seen = true;
+    }
+}
+
+/// 4.1.5.1.2: a vector that is not in the table reads back as NO_VECTOR.
+fn checked_vector<const V: usize>(value: u64) -> u16 {
+    if value < V as u64 {
+        value as u16
+    } else {
+        pci::NO_VECTOR
+    }
+}
+
+/// A mask of `size` bytes.
+fn low_bytes(size: u8) -> u64 {
+    match size {
+        1 => 0xff,
+        2 => 0xffff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
+    }
+}
+
+fn fill(target: &mut [u8], offset: usize, bytes: &[u8]) {
+    for (slot, byte) in target.iter_mut().skip(offset).zip(bytes) {
+        *slot = *byte;
+    }
+}
+
+/// Writes `struct virtio_pci_cap` from its third byte on (4.1.4).
+fn describe(body: &mut [u8], kind: u8, len: u8, offset: u64, length: u64) {
+    fill(body, 0, &[len, kind, REGISTERS_BAR]);
+    fill(body, pci::cap::OFFSET - 2, &(offset as u32).to_le_bytes());
+    fill(body, pci::cap::LENGTH - 2, &(length as u32).to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests;
