@@ -49,6 +49,20 @@ impl PlainShared {
         })
     }
 
+    /// Atomically sets bits, as a host does with event flags.
+    pub fn fetch_or_u32(&self, offset: usize, bits: u32) -> Result<u32, OutOfRange> {
+        check(self.len, offset, 4)?;
+        let shift = match offset % 8 {
+            0 => 0,
+            4 => 32,
+            _ => return Err(OutOfRange),
+        };
+        let old = self
+            .word(offset)?
+            .fetch_or(u64::from(bits) << shift, Ordering::SeqCst);
+        Ok((old >> shift) as u32)
+    }
+
     fn word(&self, offset: usize) -> Result<&AtomicU64, OutOfRange> {
         self.words
             .get(self.start.wrapping_add(offset) / 8)

@@ -111,6 +111,7 @@ impl Table {
             offer,
             state: State::Offered,
             rescinded: false,
+            leaked: false,
         });
         Some(id)
     }
