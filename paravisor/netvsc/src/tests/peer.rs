@@ -1,0 +1,462 @@
+//! A host that says what a test tells it to say: it reads and writes the rings
+//! by itself, and answers the script honestly where the test does not care.
+
+use crate::{Config, Delivery, Event, Nic, POLICY, Polled};
+use abi::nvsp::{self, message, status};
+use abi::rndis::{self, oid};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use memory::doubles::{DoubleFetch, PlainShared};
+use memory::{PAGE_SIZE, SharedMemory};
+use vmbus::Channel;
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, IntoBytes};
+
+pub const MAC: [u8; 6] = [0x00, 0x15, 0x5D, 0x0A, 0x0B, 0x0C];
+pub const SLOT: usize = 1806;
+pub const SLOTS: usize = 64;
+pub const SECTION: usize = 6144;
+/// Pages of each ring with its control page.
+const RING_PAGES: usize = 5;
+
+/// A packet of the guest.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub kind: u16,
+    pub flags: u16,
+    pub id: u64,
+    pub payload: Vec<u8>,
+}
+
+impl Sent {
+    pub fn word(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+    pub fn nvsp(&self) -> u32 {
+        self.word(0)
+    }
+}
+
+type Memory = DoubleFetch<PlainShared>;
+
+pub struct Peer {
+    pub nic: Nic<Memory>,
+    pub channel: Channel<Memory>,
+    pub now: u64,
+    /// Frames that reached the guest's side.
+    pub frames: Vec<Vec<u8>>,
+    /// How many frames the guest's side takes before it has no room.
+    pub room: usize,
+    pub events: Vec<Event>,
+    /// Sends nothing of its own while set.
+    pub mute: bool,
+    /// Status of RNDIS queries by OID, in place of success.
+    pub refuse_oid: Option<u32>,
+    pub complete_transmits: bool,
+    pub link_up: bool,
+    rings: PlainShared,
+    pub receive: PlainShared,
+    pub send: PlainShared,
+    read: usize,
+    write: usize,
+    next_slot: usize,
+    /// Everything that the guest sent.
+    pub log: Vec<Sent>,
+    waiting: VecDeque<Sent>,
+}
+
+pub fn config() -> Config {
+    Config {
+        receive_gpadl: 0xE1E11,
+        send_gpadl: 0xE1E12,
+        mtu: 1500,
+        mac: None,
+        promiscuous: false,
+        enforce_unmeasured: true,
+        seed: 0x0123_4567_89AB_CDEF,
+    }
+}
+
+impl Peer {
+    pub fn new() -> Peer {
+        Peer::with(config())
+    }
+
+    pub fn with(config: Config) -> Peer {
+        let rings = PlainShared::new(2 * RING_PAGES, 0x100);
+        let receive = PlainShared::new(SLOT * SLOTS / PAGE_SIZE + 1, 0x200);
+        let send = PlainShared::new(16 * SECTION / PAGE_SIZE, 0x300);
+        let shared = DoubleFetch::rings(rings.clone(), RING_PAGES);
+        let channel = Channel::new(shared, RING_PAGES as u32, POLICY).unwrap();
+        let everything = |memory: &PlainShared| DoubleFetch::new(memory.clone(), &[]);
+        Peer {
+            nic: Nic::new(config, everything(&receive), everything(&send)).unwrap(),
+            channel,
+            now: 1000,
+            frames: Vec::new(),
+            room: usize::MAX,
+            events: Vec::new(),
+            mute: false,
+            refuse_oid: None,
+            complete_transmits: true,
+            link_up: true,
+            rings,
+            receive,
+            send,
+            read: 0,
+            write: 0,
+            next_slot: 0,
+            log: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// A peer whose NIC is ready and has told so.
+    pub fn ready() -> Peer {
+        let mut peer = Peer::new();
+        peer.nic.start(peer.now);
+        peer.settle();
+        assert!(peer.nic.is_ready(), "{:?}", peer.nic.failed());
+        peer.log.clear();
+        peer.events.clear();
+        peer
+    }
+
+    /// One poll of the NIC; its events are collected.
+    pub fn poll(&mut self) -> Polled {
+        let (frames, room) = (&mut self.frames, &mut self.room);
+        let polled = self.nic.poll(&mut self.channel, self.now, |frame| {
+            let Some(left) = room.checked_sub(1) else {
+                return Delivery::Wait;
+            };
+            *room = left;
+            frames.push(frame.to_vec());
+            Delivery::Taken
+        });
+        while let Some(event) = self.nic.take_event(self.now) {
+            self.events.push(event);
+        }
+        polled
+    }
+
+    /// Polls and answers until both sides are quiet.
+    pub fn settle(&mut self) {
+        for _ in 0..200 {
+            self.now += 100;
+            let more = self.poll().more;
+            self.fetch();
+            if self.waiting.is_empty() && !more {
+                return;
+            }
+            while let Some(packet) = self.waiting.pop_front() {
+                self.serve(&packet);
+            }
+        }
+        panic!("never quiet");
+    }
+
+    /// Polls once and gives what the guest sent since.
+    pub fn heard(&mut self) -> Vec<Sent> {
+        let _ = self.poll();
+        self.fetch();
+        self.waiting.drain(..).collect()
+    }
+
+    fn fetch(&mut self) {
+        let (mut head, size) = ([0; 16], (RING_PAGES - 1) * PAGE_SIZE);
+        while self.read != self.rings.load_u32(0).unwrap() as usize {
+            self.copy_ring(self.read, &mut head);
+            let field = |at: usize| u16::from_le_bytes(head[at..at + 2].try_into().unwrap());
+            let (kind, offset, length, flags) = (
+                field(0),
+                field(2) as usize * 8,
+                field(4) as usize * 8,
+                field(6),
+            );
+            let mut payload = alloc::vec![0; length - offset];
+            self.copy_ring((self.read + offset) % size, &mut payload);
+            let id = u64::from_le_bytes(head[8..16].try_into().unwrap());
+            self.read = (self.read + length + 8) % size;
+            self.rings.store_u32(4, self.read as u32).unwrap();
+            let sent = Sent {
+                kind,
+                flags,
+                id,
+                payload,
+            };
+            self.log.push(sent.clone());
+            self.waiting.push_back(sent);
+        }
+    }
+
+    fn copy_ring(&self, at: usize, bytes: &mut [u8]) {
+        let size = (RING_PAGES - 1) * PAGE_SIZE;
+        let (first, second) = bytes.split_at_mut(bytes.len().min(size - at));
+        self.rings.copy_in(PAGE_SIZE + at, first).unwrap();
+        self.rings.copy_in(PAGE_SIZE, second).unwrap();
+    }
+
+    /// Puts a packet into the ring to the guest. `extended` stands between
+    /// descriptor and payload.
+    pub fn put(&mut self, kind: u16, flags: u16, id: u64, extended: &[u8], payload: &[u8]) {
+        let mut bytes = alloc::vec![0; 16];
+        bytes.extend_from_slice(extended);
+        let offset = bytes.len();
+        bytes.extend_from_slice(payload);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        bytes[0..2].copy_from_slice(&kind.to_le_bytes());
+        bytes[2..4].copy_from_slice(&(offset as u16 / 8).to_le_bytes());
+        let length = bytes.len() as u16 / 8;
+        bytes[4..6].copy_from_slice(&length.to_le_bytes());
+        bytes[6..8].copy_from_slice(&flags.to_le_bytes());
+        bytes[8..16].copy_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        let start = RING_PAGES * PAGE_SIZE;
+        let size = (RING_PAGES - 1) * PAGE_SIZE;
+        let read = self.rings.load_u32(start + 4).unwrap() as usize;
+        let used = (self.write + size - read) % size;
+        assert!(bytes.len() + 8 <= size - used, "ring to the guest is full");
+        let (first, second) = bytes.split_at(bytes.len().min(size - self.write));
+        let data = start + PAGE_SIZE;
+        self.rings.copy_out(data + self.write, first).unwrap();
+        self.rings.copy_out(data, second).unwrap();
+        self.write = (self.write + bytes.len()) % size;
+        self.rings.store_u32(start, self.write as u32).unwrap();
+    }
+
+    /// A completion.
+    pub fn complete(&mut self, id: u64, payload: &[u8]) {
+        self.put(11, 0, id, &[], payload);
+    }
+
+    /// An in-band packet.
+    pub fn in_band(&mut self, flags: u16, id: u64, payload: &[u8]) {
+        self.put(6, flags, id, &[], payload);
+    }
+
+    /// A transfer-page packet with these ranges (bytes, offset).
+    pub fn transfer(&mut self, id: u64, channel_type: u32, ranges: &[(u32, u32)]) {
+        let mut extended = Vec::new();
+        extended.extend_from_slice(&nvsp::RECEIVE_BUFFER_ID.to_le_bytes());
+        extended.extend_from_slice(&[0xFF, 0xFF]);
+        extended.extend_from_slice(&(ranges.len() as u32).to_le_bytes());
+        for (bytes, offset) in ranges {
+            extended.extend_from_slice(&bytes.to_le_bytes());
+            extended.extend_from_slice(&offset.to_le_bytes());
+        }
+        let carrier = nvsp::SendRndisPacket {
+            message_type: message::SEND_RNDIS_PACKET.into(),
+            channel_type: channel_type.into(),
+            section_index: nvsp::NO_SECTION.into(),
+            section_size: 0.into(),
+        };
+        self.put(7, 1, id, &extended, carrier.as_bytes());
+    }
+
+    /// Writes an RNDIS message into the next slot; its range.
+    pub fn slot(&mut self, message: &[u8]) -> (u32, u32) {
+        let offset = self.next_slot % SLOTS * SLOT;
+        self.next_slot += 1;
+        self.receive.copy_out(offset, message).unwrap();
+        (message.len() as u32, offset as u32)
+    }
+
+    /// One control message to the guest.
+    pub fn control(&mut self, id: u64, message: &[u8]) {
+        let range = self.slot(message);
+        self.transfer(id, nvsp::channel_type::CONTROL, &[range]);
+    }
+
+    /// An event without buffer.
+    pub fn indicate(&mut self, id: u64, status: u32) {
+        let event = rndis::IndicateStatus {
+            header: header(rndis::message::INDICATE_STATUS, 20),
+            status: status.into(),
+            ..Default::default()
+        };
+        self.control(id, event.as_bytes());
+    }
+
+    /// The RNDIS message that a packet of the guest carries in its section.
+    pub fn rndis(&self, packet: &Sent) -> Vec<u8> {
+        assert_eq!(packet.nvsp(), message::SEND_RNDIS_PACKET);
+        let mut bytes = alloc::vec![0; packet.word(12) as usize];
+        self.send
+            .copy_in(packet.word(8) as usize * SECTION, &mut bytes)
+            .unwrap();
+        bytes
+    }
+
+    /// Answers one packet as an honest host does.
+    pub fn serve(&mut self, packet: &Sent) {
+        if packet.kind != 6 || self.mute {
+            return;
+        }
+        match packet.nvsp() {
+            message::INIT => self.complete(packet.id, init_complete(status::SUCCESS).as_bytes()),
+            message::SEND_RECEIVE_BUFFER => {
+                self.complete(packet.id, receive_buffer_complete().as_bytes());
+            }
+            message::SEND_SEND_BUFFER => {
+                self.complete(packet.id, send_buffer_complete().as_bytes());
+            }
+            message::SEND_RNDIS_PACKET => {
+                let rndis = self.rndis(packet);
+                if self.complete_transmits || packet.word(4) == 1 {
+                    self.complete(packet.id, transmitted(status::SUCCESS).as_bytes());
+                }
+                self.serve_rndis(&rndis);
+            }
+            _ => assert_eq!(packet.flags, 0, "nothing else asks for an answer"),
+        }
+    }
+
+    fn serve_rndis(&mut self, bytes: &[u8]) {
+        let word = |at: usize| U32::read_from_bytes(&bytes[at..at + 4]).unwrap().get();
+        let id = 0x9000 + u64::from(word(8));
+        match word(0) {
+            rndis::message::INITIALIZE => {
+                let answer = initialize_complete(word(8));
+                self.control(id, answer.as_bytes());
+            }
+            rndis::message::QUERY => {
+                let oid = word(12);
+                let value = match oid {
+                    oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS => MAC.to_vec(),
+                    oid::MAXIMUM_FRAME_SIZE => 1500u32.to_le_bytes().to_vec(),
+                    oid::LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
+                    oid::MEDIA_CONNECT_STATUS => u32::from(!self.link_up).to_le_bytes().to_vec(),
+                    other => panic!("query of {other:#x}"),
+                };
+                let refused = self.refuse_oid == Some(oid);
+                let status = if refused {
+                    rndis::status::NOT_SUPPORTED
+                } else {
+                    0
+                };
+                let answer = query_complete(word(8), status, &value);
+                self.control(id, &answer);
+            }
+            rndis::message::SET => {
+                assert_eq!(word(12), oid::CURRENT_PACKET_FILTER);
+                let status = match self.refuse_oid {
+                    Some(oid::CURRENT_PACKET_FILTER) => rndis::status::FAILURE,
+                    _ => 0,
+                };
+                let answer = set_complete(word(8), status);
+                self.control(id, answer.as_bytes());
+            }
+            rndis::message::PACKET | rndis::message::HALT => {}
+            rndis::message::KEEPALIVE_COMPLETE => {}
+            other => panic!("RNDIS type {other:#x}"),
+        }
+    }
+}
+
+pub fn header(message_type: u32, length: usize) -> rndis::Header {
+    rndis::Header {
+        message_type: message_type.into(),
+        length: (length as u32).into(),
+    }
+}
+
+pub fn init_complete(status: u32) -> nvsp::InitComplete {
+    nvsp::InitComplete {
+        message_type: message::INIT_COMPLETE.into(),
+        negotiated_version: u32::MAX.into(),
+        max_mdl_chain: 34.into(),
+        status: status.into(),
+    }
+}
+
+pub fn receive_buffer_complete() -> nvsp::SendReceiveBufferComplete {
+    nvsp::SendReceiveBufferComplete {
+        message_type: message::SEND_RECEIVE_BUFFER_COMPLETE.into(),
+        status: status::SUCCESS.into(),
+        section_count: 1.into(),
+        section: nvsp::ReceiveSection {
+            offset: 0.into(),
+            sub_allocation_size: (SLOT as u32).into(),
+            sub_allocation_count: (SLOTS as u32).into(),
+            end_offset: ((SLOT * SLOTS) as u32).into(),
+        },
+    }
+}
+
+pub fn send_buffer_complete() -> nvsp::SendSendBufferComplete {
+    nvsp::SendSendBufferComplete {
+        message_type: message::SEND_SEND_BUFFER_COMPLETE.into(),
+        status: status::SUCCESS.into(),
+        section_size: (SECTION as u32).into(),
+    }
+}
+
+pub fn transmitted(status: u32) -> nvsp::SendRndisPacketComplete {
+    nvsp::SendRndisPacketComplete {
+        message_type: message::SEND_RNDIS_PACKET_COMPLETE.into(),
+        status: status.into(),
+    }
+}
+
+pub fn initialize_complete(id: u32) -> rndis::InitializeComplete {
+    rndis::InitializeComplete {
+        header: header(rndis::message::INITIALIZE_COMPLETE, 52),
+        request_id: id.into(),
+        major: 1.into(),
+        device_flags: rndis::DEVICE_CONNECTIONLESS.into(),
+        max_packets_per_message: 8.into(),
+        max_transfer: 0xEFFF.into(),
+        alignment_factor: 3.into(),
+        ..Default::default()
+    }
+}
+
+pub fn query_complete(id: u32, status: u32, value: &[u8]) -> Vec<u8> {
+    let answer = rndis::QueryComplete {
+        header: header(rndis::message::QUERY_COMPLETE, 24 + value.len()),
+        request_id: id.into(),
+        status: status.into(),
+        buffer_length: (value.len() as u32).into(),
+        buffer_offset: 16.into(),
+    };
+    [answer.as_bytes(), value].concat()
+}
+
+pub fn set_complete(id: u32, status: u32) -> rndis::StatusComplete {
+    rndis::StatusComplete {
+        header: header(rndis::message::SET_COMPLETE, 16),
+        request_id: id.into(),
+        status: status.into(),
+    }
+}
+
+/// A frame for us with contents of its own.
+pub fn frame(len: usize, tag: u8) -> Vec<u8> {
+    let mut frame: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(7) ^ tag).collect();
+    frame[..6].copy_from_slice(&MAC);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame
+}
+
+/// The PACKET message around a frame, as OpenVMM lays it out: information at
+/// 36, data at 248.
+pub fn packet(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = alloc::vec![0; 8 + 248];
+    let message = rndis::Packet {
+        header: header(rndis::message::PACKET, 256 + frame.len()),
+        data_offset: 248.into(),
+        data_length: (frame.len() as u32).into(),
+        ppi_offset: 36.into(),
+        ppi_length: 16.into(),
+        ..Default::default()
+    };
+    let checksum = rndis::PerPacketInfo {
+        size: 16.into(),
+        kind: rndis::ppi::CHECKSUM.into(),
+        value_offset: 12.into(),
+    };
+    bytes[..44].copy_from_slice(message.as_bytes());
+    bytes[44..56].copy_from_slice(checksum.as_bytes());
+    bytes.extend_from_slice(frame);
+    bytes
+}
