@@ -82,31 +82,24 @@ impl PlainShared {
         Ok(())
     }
 
-    fn write_with(
+    /// Writes one word after the other; `bytes` gives the next up to 8 bytes.
+    fn write_words(
         &self,
         offset: usize,
         len: usize,
-        mut byte: impl FnMut(usize) -> u8,
+        mut bytes: impl FnMut(Range<usize>) -> [u8; 8],
     ) -> Result<(), OutOfRange> {
         check(self.len, offset, len)?;
         let mut done = 0_usize;
         while done < len {
             let at = offset.wrapping_add(done);
             let lane = at % 8;
-            let count = (8_usize.wrapping_sub(lane)).min(len.wrapping_sub(done));
-            let mut bytes = [0; 8];
-            let mut mask = [0; 8];
-            for i in 0..count {
-                if let (Some(b), Some(m)) = (
-                    bytes.get_mut(lane.wrapping_add(i)),
-                    mask.get_mut(lane.wrapping_add(i)),
-                ) {
-                    *b = byte(done.wrapping_add(i));
-                    *m = 0xff;
-                }
-            }
-            self.merge(at, u64::from_le_bytes(mask), u64::from_le_bytes(bytes))?;
-            done = done.wrapping_add(count);
+            let next = done.wrapping_add(8_usize.wrapping_sub(lane)).min(len);
+            let count = next.wrapping_sub(done);
+            let shift = (lane as u32).wrapping_mul(8);
+            let mask = u64::MAX >> 64_u32.wrapping_sub((count as u32).wrapping_mul(8)) << shift;
+            self.merge(at, mask, u64::from_le_bytes(bytes(done..next)) << shift)?;
+            done = next;
         }
         Ok(())
     }
@@ -138,11 +131,18 @@ impl SharedMemory for PlainShared {
     }
 
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
-        self.write_with(offset, src.len(), |i| src.get(i).copied().unwrap_or(0))
+        self.write_words(offset, src.len(), |range| {
+            let mut word = [0; 8];
+            let part = src.get(range).unwrap_or(&[]);
+            if let Some(low) = word.get_mut(..part.len()) {
+                low.copy_from_slice(part);
+            }
+            word
+        })
     }
 
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
-        self.write_with(offset, len, |_| 0)
+        self.write_words(offset, len, |_| [0; 8])
     }
 
     fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
@@ -196,6 +196,9 @@ impl SharedMemory for PlainShared {
     }
 }
 
+/// Bits that change with each read.
+const SPOIL: u64 = 0xb5a7_3d91_e64c_58f2;
+
 /// Shared memory that changes every byte as soon as it has been read once.
 ///
 /// A reader that fetches a byte twice gets something else the second time, as
@@ -244,22 +247,33 @@ impl<M: SharedMemory> DoubleFetch<M> {
         &self.inner
     }
 
+    /// Changes the bytes that were just seen.
     fn spoil(&self, offset: usize, seen: &[u8]) -> Result<(), OutOfRange> {
-        let steady = |at: usize| self.steady.iter().any(|range| range.contains(&at));
-        let end = offset.saturating_add(seen.len());
-        let mut spoiled: Vec<u8> = seen.iter().map(|b| b.wrapping_mul(29) ^ 0xb5).collect();
-        if self
-            .steady
-            .iter()
-            .any(|range| range.start < end && offset < range.end)
-        {
-            for (i, (new, old)) in spoiled.iter_mut().zip(seen).enumerate() {
-                if steady(offset.wrapping_add(i)) {
-                    *new = *old;
+        let mut at = offset;
+        for seen in seen.chunks(8) {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(seen) {
+                *to = *from;
+            }
+            // Every byte differs afterwards, and twice is not back again.
+            let mut word = (u64::from_le_bytes(word).rotate_left(1) ^ SPOIL).to_le_bytes();
+            let end = at.wrapping_add(seen.len());
+            for ((byte, old), position) in word.iter_mut().zip(seen).zip(at..) {
+                let steady = self
+                    .steady
+                    .iter()
+                    .any(|r| r.start < end && r.contains(&position));
+                if steady {
+                    *byte = *old;
+                } else if byte == old {
+                    *byte = !*old;
                 }
             }
+            self.inner
+                .copy_out(at, word.get(..seen.len()).unwrap_or(&[]))?;
+            at = end;
         }
-        self.inner.copy_out(offset, &spoiled)
+        Ok(())
     }
 }
 
