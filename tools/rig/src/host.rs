@@ -1,15 +1,64 @@
-//! The host side of the VM: `hostkit`'s partition on the rig's clock and memory.
+//! The host side of the VM: `hostkit`'s machine on the rig's clock, memory and
+//! network card.
 
 use crate::metal::clock::Clock;
-use crate::record::count;
+use crate::options::Options;
+use crate::record::{count, log};
 use crate::vm::vmmem::HostMemory;
 use alloc::rc::Rc;
-use hostkit::hv::{MsrFault, Partition, PartitionConfig, RegisterHook};
+use alloc::vec::Vec;
+use hostkit::backend::{Backend, Loopback, Null};
+use hostkit::hv::{MsrFault, PartitionConfig, RegisterHook};
+use hostkit::vmbus::Target;
+use hostkit::{Machine, MachineConfig};
+use rig::nic::Nic;
+
+/// What lies behind the VM's NIC.
+enum Network {
+    /// QEMU's virtio-net.
+    Card(Nic),
+    /// Every frame comes back.
+    Loopback(Loopback),
+    /// Nothing.
+    Null(Null),
+}
+
+impl Network {
+    fn backend(&mut self) -> &mut dyn Backend {
+        match self {
+            Network::Card(b) => b,
+            Network::Loopback(b) => b,
+            Network::Null(b) => b,
+        }
+    }
+}
+
+impl Backend for Network {
+    fn mac(&self) -> [u8; 6] {
+        match self {
+            Network::Card(b) => b.mac(),
+            Network::Loopback(b) => b.mac(),
+            Network::Null(b) => b.mac(),
+        }
+    }
+    fn link_up(&self) -> bool {
+        match self {
+            Network::Card(b) => b.link_up(),
+            Network::Loopback(b) => b.link_up(),
+            Network::Null(b) => b.link_up(),
+        }
+    }
+    fn send(&mut self, frame: &[u8]) {
+        self.backend().send(frame);
+    }
+    fn receive(&mut self, frame: &mut Vec<u8>) -> bool {
+        self.backend().receive(frame)
+    }
+}
 
 /// Hyper-V as far as the VM sees it.
 pub struct Host {
-    memory: Rc<HostMemory>,
-    partition: Partition,
+    machine: Machine<Rc<HostMemory>, Network>,
     /// Something changed: give it a turn before the VM goes on.
     pub wants_turn: bool,
     /// When it wants the next turn (100 ns units).
@@ -17,51 +66,71 @@ pub struct Host {
 }
 
 impl Host {
-    /// A partition with one processor.
-    pub fn new(memory: Rc<HostMemory>, clock: &Clock) -> Host {
-        let config = PartitionConfig {
+    /// A host with one processor for the VM and one NIC.
+    pub fn new(memory: Rc<HostMemory>, clock: &Clock, options: &Options) -> Host {
+        let mut config = MachineConfig::default();
+        config.partition = PartitionConfig {
             tsc_hz: clock.tsc_hz,
             tsc_at_start: clock.start,
             ..PartitionConfig::default()
         };
+        if options.plain {
+            config.server.target = Target::PLAIN;
+        }
+        if let Some(version) = options.max_version {
+            config.server.max_version = version;
+        }
+        let network = match options.network {
+            crate::options::Network::Loopback => Network::Loopback(Loopback::default()),
+            crate::options::Network::None => Network::Null(Null),
+            crate::options::Network::Card => match rig::nic::init() {
+                Ok(nic) => Network::Card(nic),
+                Err(why) => {
+                    log("warn", format_args!("no network: {why}"));
+                    Network::Null(Null)
+                }
+            },
+        };
+        let mut machine = Machine::new(memory, network, config);
+        machine.faults = options.faults();
         Host {
-            memory,
-            partition: Partition::new(config),
+            machine,
             wants_turn: true,
             deadline: u64::MAX,
         }
     }
 
-    /// Lets timers expire and the far end work. `network` says that QEMU's NIC
-    /// raised its interrupt.
-    pub fn turn(&mut self, now: u64, network: bool) {
-        let _ = network;
-        self.partition.poll(&*self.memory, now);
-        self.deadline = self.partition.next_deadline().unwrap_or(u64::MAX);
+    /// Lets timers expire and the far end work. `pci` says that a PCI line was
+    /// raised, which the NIC drops here.
+    pub fn turn(&mut self, now: u64, pci: bool) {
+        if pci && let Network::Card(nic) = &mut self.machine.backend {
+            nic.handle_interrupt();
+        }
+        self.deadline = self.machine.poll(now).unwrap_or(u64::MAX);
         self.wants_turn = false;
     }
 
     /// Vector that VMPL0 should take.
     pub fn pending_vector(&self) -> Option<u8> {
-        self.partition.pending_vector(0)
+        self.machine.pending_vector(0)
     }
 
     /// VMPL0 took it.
     pub fn accept_vector(&mut self, vector: u8) {
-        self.partition.accept_vector(0, vector);
+        self.machine.accept_vector(0, vector);
     }
 
     /// RDMSR of a synthetic MSR.
     pub fn msr_read(&mut self, now: u64, index: u32) -> Result<u64, MsrFault> {
-        self.partition.set_time(now);
-        self.partition.msr_read(0, index)
+        self.machine.set_time(now);
+        self.machine.msr_read(0, index)
     }
 
     /// WRMSR of a synthetic MSR.
     pub fn msr_write(&mut self, now: u64, index: u32, value: u64) -> Result<(), MsrFault> {
-        self.partition.set_time(now);
+        self.machine.set_time(now);
         self.wants_turn = true;
-        self.partition.msr_write(&*self.memory, 0, index, value)
+        self.machine.msr_write(0, index, value)
     }
 
     /// A hypercall of VMPL0.
@@ -73,39 +142,16 @@ impl Host {
         input: &[u8],
         output: &mut [u8],
     ) -> u64 {
-        self.partition.set_time(now);
+        self.machine.set_time(now);
         self.wants_turn = true;
-        self.partition
-            .hypercall(&*self.memory, hook, 0, control, input, output)
+        self.machine.hypercall(hook, 0, control, input, output)
     }
 
-    /// Counters of the host side.
+    /// Counters of the host side. Frames are counted from the VM's side by the
+    /// paravisor, here under names of their own.
     pub fn report(&self) {
-        let c = self.partition.counters();
-        for (code, n) in &c.hypercalls {
-            count("hypercall", format_args!("{code:#x}"), *n);
+        for (name, key, value) in self.machine.counters() {
+            count(name, format_args!("{key}"), value);
         }
-        for ((code, status), n) in &c.hypercall_failures {
-            count(
-                "hypercall_failure",
-                format_args!("{code:#x} status {status:#x}"),
-                *n,
-            );
-        }
-        for (msr, n) in &c.msr_faults {
-            count("msr_fault", format_args!("{msr:#x}"), *n);
-        }
-        count("host_msr", format_args!(""), c.msr_accesses);
-        count(
-            "host_message",
-            format_args!("delivered"),
-            c.messages_delivered,
-        );
-        count(
-            "host_interrupt",
-            format_args!("requested"),
-            c.interrupts_requested,
-        );
-        count("host_timer", format_args!("expired"), c.timer_expiries);
     }
 }

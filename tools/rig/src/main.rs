@@ -88,8 +88,7 @@ mod start {
         record::mark(&clock, "rig-start");
 
         let frames = memory::Frames::new(&plan);
-        let limit = options.limit.saturating_mul(10_000_000);
-        let Some(mut vm) = vm::Vm::new(plan, frames, clock, limit) else {
+        let Some(mut vm) = vm::Vm::new(plan, frames, clock, &options) else {
             return end!(
                 Outcome::RigFailure,
                 "no SVM with nested paging: use -cpu EPYC,phys-bits=48"

@@ -281,7 +281,9 @@ impl Nic {
                     self.in_flight += 1;
                     match self.sending.get_mut(usize::from(token)) {
                         Some(place) => *place = Some(buffer),
-                        None => drop(Box::leak(buffer)),
+                        None => {
+                            Box::leak(buffer);
+                        }
                     }
                 }
                 Err(_) => {

@@ -1,6 +1,19 @@
 //! The words of the rig's command line.
 
+use abi::vmbus::Version;
+use hostkit::fault::Faults;
 use loader::layout;
+
+/// What lies behind the VM's NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// QEMU's virtio-net, or nothing if there is none.
+    Card,
+    /// Every frame comes back.
+    Loopback,
+    /// Nothing.
+    None,
+}
 
 /// What the user may say.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +26,21 @@ pub struct Options {
     pub digest: Option<&'static str>,
     /// `selftest`: run the rig's own payload instead of an image.
     pub selftest: bool,
+    /// `fault=NAME`: the host misbehaves, see [`Faults::WORDS`].
+    fault: Option<&'static str>,
+    /// `max-version=5.2`: newest VMBus version of the host.
+    pub max_version: Option<Version>,
+    /// `plain`: VMBus of a guest that is not redirected.
+    pub plain: bool,
+    /// `net=card|loopback|none`.
+    pub network: Network,
+}
+
+impl Options {
+    /// What goes wrong on the host's side.
+    pub fn faults(&self) -> Faults {
+        self.fault.and_then(Faults::from_word).unwrap_or_default()
+    }
 }
 
 /// Reads the words; the error is the word that makes no sense.
@@ -22,30 +50,44 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
         limit: 120,
         digest: None,
         selftest: false,
+        fault: None,
+        max_version: None,
+        plain: false,
+        network: Network::Card,
     };
     for word in line.split_ascii_whitespace() {
-        let ok = match word.split_once('=') {
-            Some(("memory", size)) => bytes(size)
-                .filter(|m| layout::memory_size_ok(*m))
-                .map(|m| options.memory = m)
-                .is_some(),
-            Some(("limit", seconds)) => seconds.parse().map(|s| options.limit = s).is_ok(),
-            Some(("digest", hex)) => {
-                options.digest = Some(hex);
-                hex.len() == 96
-            }
-            None if word == "selftest" => {
-                options.selftest = true;
-                true
-            }
-            // QEMU may put the kernel's name in front.
-            _ => word.contains('/') || word.ends_with(".elf"),
-        };
-        if !ok {
+        if one(&mut options, word).is_none() {
             return Err(word);
         }
     }
     Ok(options)
+}
+
+fn one(options: &mut Options, word: &'static str) -> Option<()> {
+    match word.split_once('=') {
+        Some(("memory", size)) => {
+            options.memory = bytes(size).filter(|m| layout::memory_size_ok(*m))?;
+        }
+        Some(("limit", seconds)) => options.limit = seconds.parse().ok()?,
+        Some(("digest", hex)) if hex.len() == 96 => options.digest = Some(hex),
+        Some(("fault", name)) => {
+            // Built again later: a fault may need the heap.
+            options.fault = Faults::WORDS.contains(&name).then_some(Some(name))?;
+        }
+        Some(("max-version", version)) => {
+            let (major, minor) = version.split_once('.')?;
+            let number = major.parse::<u32>().ok()? << 16 | minor.parse::<u32>().ok()?;
+            options.max_version = Some(Version(number));
+        }
+        Some(("net", "card")) => options.network = Network::Card,
+        Some(("net", "loopback")) => options.network = Network::Loopback,
+        Some(("net", "none")) => options.network = Network::None,
+        None if word == "selftest" => options.selftest = true,
+        None if word == "plain" => options.plain = true,
+        // QEMU may put the kernel's name in front.
+        _ => return (word.contains('/') || word.ends_with(".elf")).then_some(()),
+    }
+    Some(())
 }
 
 fn bytes(size: &str) -> Option<u64> {
@@ -56,9 +98,6 @@ fn bytes(size: &str) -> Option<u64> {
             None => (size, 0),
         },
     };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_shl(shift)
-        .filter(|m| m >> shift != 0)
+    let number = number.parse::<u64>().ok()?;
+    (number <= u64::MAX >> shift).then(|| number << shift)
 }

@@ -1,9 +1,187 @@
-//! (being written)
-use crate::vm::end::{End, end};
-use crate::vm::load::{Loaded, Loader};
-use abi::record::Outcome;
+//! `selftest`: a VMPL0 payload of the rig's own, in place of an image. It checks
+//! the emulated machine from inside, step by step, and ends by a termination
+//! request: `power-off` if all went well, `panic` at the first surprise. Each
+//! step writes its letter to the record channel as it begins, so that the last
+//! letter tells what failed.
 
-/// Loads the payload.
-pub fn load(_: &mut Loader<'_>) -> Result<Loaded, End> {
-    end!(Outcome::RigFailure, "not yet")
+use crate::vm::end::End;
+use crate::vm::load::{Loaded, Loader};
+use crate::vm::{C_BIT, VTOM_BIT};
+use abi::snp::{SevFeatures, Vmsa};
+use abi::svm::{Segment, attrib, msr::EFER_SVME};
+use zerocopy::{FromZeros, IntoBytes};
+
+mod payload;
+
+const PRIVATE: u64 = 1 << C_BIT;
+/// Guest physical addresses of the payload's world.
+pub mod at {
+    /// VMSA of VMPL0.
+    pub const VMSA: u64 = 0x1000;
+    /// PML4, PDPTs, page directories.
+    pub const TABLES: u64 = 0x2000;
+    /// GDT, IDT, TSS.
+    pub const SYSTEM: u64 = 0x8000;
+    /// Code of VMPL0.
+    pub const CODE: u64 = 0x1_0000;
+    /// Code of VMPL2.
+    pub const LOWER_CODE: u64 = 0x1_4000;
+    /// Page tables of VMPL2.
+    pub const LOWER_TABLES: u64 = 0x1_5000;
+    /// VMSA of VMPL2, complete but for what the payload does itself.
+    pub const LOWER_VMSA: u64 = 0x1_9000;
+    /// Stack of VMPL0, down from here.
+    pub const STACK_TOP: u64 = 0x2_0000;
+}
+/// Virtual address of the shared view of memory.
+const WINDOW_SLOT: u64 = 1;
+
+/// Loads the payload and its tables.
+pub fn load(loader: &mut Loader<'_>) -> Result<Loaded, End> {
+    let code = payload::upper();
+    let mut pages = 0;
+    let mut place = |gpa: u64, bytes: &[u8], vmsa: bool| -> Result<(), End> {
+        for (i, chunk) in bytes.chunks(4096).enumerate() {
+            let mut page = [0u8; 4096];
+            page[..chunk.len()].copy_from_slice(chunk);
+            loader.place(gpa + i as u64 * 4096, Some(&page), vmsa)?;
+            pages += 1;
+        }
+        Ok(())
+    };
+    place(at::VMSA, upper_vmsa().as_bytes(), true)?;
+    for (i, table) in upper_tables().iter().enumerate() {
+        place(at::TABLES + i as u64 * 4096, table.as_bytes(), false)?;
+    }
+    place(at::SYSTEM, &system(code.as_ptr() as u64), false)?;
+    place(at::CODE, code, false)?;
+    place(at::LOWER_CODE, payload::lower(), false)?;
+    for (i, table) in lower_tables().iter().enumerate() {
+        place(at::LOWER_TABLES + i as u64 * 4096, table.as_bytes(), false)?;
+    }
+    place(at::LOWER_VMSA, lower_vmsa().as_bytes(), false)?;
+    place(at::STACK_TOP - 0x2000, &[0; 0x2000], false)?;
+    Ok(Loaded {
+        vmsa_gfn: at::VMSA >> 12,
+        digest: [0; 48],
+        pages,
+    })
+}
+
+/// Identity mapping of 1 GiB by 2 MiB pages, and the same, shared, at the second
+/// slot of the top level.
+fn upper_tables() -> [[u64; 512]; 5] {
+    let mut t = [[0u64; 512]; 5];
+    let link = |n: u64| (at::TABLES + n * 4096) | PRIVATE | 3;
+    t[0][0] = link(1);
+    t[1][0] = link(2);
+    t[0][WINDOW_SLOT as usize] = link(3);
+    t[3][0] = link(4);
+    for i in 0..512u64 {
+        t[2][i as usize] = (i << 21) | PRIVATE | 0x83;
+        t[4][i as usize] = (i << 21) | 0x83;
+    }
+    t
+}
+
+fn lower_tables() -> [[u64; 512]; 3] {
+    let mut t = [[0u64; 512]; 3];
+    t[0][0] = (at::LOWER_TABLES + 4096) | 3;
+    t[1][0] = (at::LOWER_TABLES + 8192) | 3;
+    // The fourth GiB, where nothing is, as one page.
+    t[1][3] = 0xc000_0000 | 0x83;
+    for i in 0..512u64 {
+        t[2][i as usize] = (i << 21) | 0x83;
+    }
+    t
+}
+
+fn vmsa(cr3: u64, rip: u64) -> Vmsa {
+    let mut v = Vmsa::new_zeroed();
+    let data = Segment {
+        selector: 0x10,
+        attrib: attrib::DATA,
+        limit: u32::MAX,
+        base: 0,
+    };
+    v.cs = Segment {
+        selector: 8,
+        attrib: attrib::CODE64,
+        limit: u32::MAX,
+        base: 0,
+    };
+    (v.ds, v.es, v.ss, v.fs, v.gs) = (data, data, data, data, data);
+    v.gdtr = Segment {
+        limit: 0x27,
+        base: at::SYSTEM,
+        ..Segment::default()
+    };
+    v.tr = Segment {
+        selector: 0x18,
+        attrib: attrib::TSS64_BUSY,
+        limit: 0x67,
+        base: at::SYSTEM + 0x40,
+    };
+    v.efer = EFER_SVME | 1 << 8 | 1 << 10;
+    v.cr0 = 0x8001_0031;
+    v.cr3 = cr3;
+    v.cr4 = 0x20;
+    v.dr6 = abi::snp::reset::DR6;
+    v.dr7 = abi::snp::reset::DR7;
+    v.pat = abi::snp::reset::PAT;
+    v.xcr0 = 1;
+    v.rflags = 2;
+    v.rip = rip;
+    v
+}
+
+fn upper_vmsa() -> Vmsa {
+    let mut v = vmsa(at::TABLES | PRIVATE, at::CODE);
+    v.sev_features = SevFeatures::SNP.bits();
+    v
+}
+
+fn lower_vmsa() -> Vmsa {
+    let mut v = vmsa(at::LOWER_TABLES, at::LOWER_CODE);
+    v.vmpl = 2;
+    v.virtual_tom = 1 << VTOM_BIT;
+    v.sev_features = (SevFeatures::SNP
+        | SevFeatures::VTOM
+        | SevFeatures::REFLECT_VC
+        | SevFeatures::ALTERNATE_INJECTION)
+        .bits();
+    v.idtr = Segment {
+        limit: 0xfff,
+        base: at::SYSTEM + 0x1000,
+        ..Segment::default()
+    };
+    v
+}
+
+/// GDT, TSS with IST1 and two IDTs: VMPL0's at 0x400, VMPL2's a page later.
+fn system(linked_at: u64) -> [u8; 8192] {
+    let mut page = [0u8; 8192];
+    let mut put = |at: usize, value: u64| page[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put(8, 0x00af_9b00_0000_ffff);
+    put(0x10, 0x00cf_9300_0000_ffff);
+    let tss = at::SYSTEM + 0x40;
+    put(0x18, 0x0000_8b00_0000_0067 | tss << 16);
+    put(0x40 + 0x24, at::STACK_TOP - 0x1000);
+    let mut gate = |idt: usize, vector: usize, handler: u64, ist: u64| {
+        let low =
+            (handler & 0xffff) | 8 << 16 | ist << 32 | 0x8e00 << 32 | (handler & 0xffff_0000) << 32;
+        put(idt + vector * 16, low);
+        put(idt + vector * 16 + 8, handler >> 32);
+    };
+    let upper = |symbol: u64| symbol - linked_at + at::CODE;
+    for vector in 0..32 {
+        gate(0x400, vector, upper(payload::handler_unexpected()), 1);
+    }
+    gate(0x400, 29, upper(payload::handler_vc()), 1);
+    gate(0x400, 0x50, upper(payload::handler_interrupt()), 0);
+    let lower = payload::handler_lower() - payload::lower().as_ptr() as u64 + at::LOWER_CODE;
+    for vector in 0..256 {
+        gate(0x1000, vector, lower, 0);
+    }
+    page
 }

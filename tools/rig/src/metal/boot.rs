@@ -6,7 +6,7 @@
 use core::arch::global_asm;
 
 /// Size of the stack on which the rig runs, bytes.
-const STACK_SIZE: usize = 128 * 1024;
+const STACK_SIZE: usize = 512 * 1024;
 
 global_asm!(
     r#"

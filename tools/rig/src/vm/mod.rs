@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::metal::clock::{self, Clock};
 use crate::metal::memory::{Frames, Plan};
 use crate::metal::{apic, idt, svm};
+use crate::options::Options;
 use crate::record::{self, Guest};
 use abi::record::Outcome;
 use abi::snp::Vmsa;
@@ -78,7 +79,7 @@ pub struct Vm {
 
 impl Vm {
     /// A VM without content.
-    pub fn new(plan: Plan, mut frames: Frames, clock: Clock, limit: u64) -> Option<Vm> {
+    pub fn new(plan: Plan, mut frames: Frames, clock: Clock, options: &Options) -> Option<Vm> {
         let ram = Ram::new(plan.vm, plan.vm_size);
         let rmp = Rc::new(RefCell::new(Rmp::new(plan.vm_size >> 12)));
         let noise = frames.take(1)?;
@@ -118,10 +119,10 @@ impl Vm {
             lower_vmsa: None,
             vmsa: Vmsa::new_box_zeroed().ok()?,
             lower_irq: None,
-            host: Host::new(memory.clone(), &clock),
+            host: Host::new(memory.clone(), &clock, options),
             memory,
             clock,
-            limit,
+            limit: options.limit.saturating_mul(10_000_000),
             armed: u64::MAX,
             guest_record: Guest::new(),
             stats: Stats::new(),

@@ -23,11 +23,6 @@ impl Ram {
         self.size
     }
 
-    /// Machine address of guest frame 0.
-    pub fn base(&self) -> u64 {
-        self.base
-    }
-
     fn at(&self, gpa: u64, len: usize) -> Option<*mut u8> {
         let end = gpa.checked_add(len as u64)?;
         (end <= self.size).then(|| (self.base + gpa) as *mut u8)
