@@ -17,11 +17,6 @@ const PROFILE: &str = "firmware";
 /// Number of the page tables' C bit in the rig: QEMU has 48 physical address bits.
 const C_BIT: &str = "47";
 
-/// Code and data lie below 2 GiB. The target's own code model (`kernel`, signed
-/// 32-bit addresses) fits that, and `core` as it is delivered was built with it:
-/// another model cannot be mixed with it by link-time optimization.
-const RUSTFLAGS: &str = "-Crelocation-model=static -Ccode-model=kernel -Clink-arg=--no-pie";
-
 /// Paths of what was built.
 #[derive(Clone, Debug)]
 pub struct Built {
@@ -62,7 +57,6 @@ pub fn build() -> Result<Built> {
 fn firmware(target: &Target, name: &str, what: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--profile", PROFILE]).args(what);
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", RUSTFLAGS);
     target.apply(&mut command);
     run(name, &mut command)?;
     let file = paths::target().join(TRIPLE).join(PROFILE).join(name);

@@ -84,6 +84,8 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         .iter()
         .map(|name| Fault::parse(name))
         .collect::<Result<_, _>>()?;
+    // First what may be impossible: without QEMU nothing else is worth fetching.
+    setup::qemu()?;
     let mut guest = TestGuest::new(plan.version, &plan.own)?;
     for fault in &faults {
         if let Fault::Guest(misdeed) = fault {

@@ -48,19 +48,15 @@ network() {
     got=$(sha256sum /tmp/file | cut -d' ' -f1)
     if [ "$got" = "$sha" ]; then say fetch ok "$got" "$took"; else say fetch bad "$got" "$took"; fi
 
-    # Send it back with its halves swapped, so that nobody can pass by an echo.
-    # busybox wget stops a posted file at its first zero byte: nc does not.
-    size=$(stat -c %s /tmp/file)
-    half=$((size / 2))
+    # Send it back with its halves swapped, so that nobody can pass by an echo, and
+    # without zero bytes, because busybox wget stops a posted file at the first.
+    half=$(($(stat -c %s /tmp/file) / 2))
     {
-        printf 'POST /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$size"
         dd if=/tmp/file bs="$half" skip=1 count=1 2>/dev/null
         dd if=/tmp/file bs="$half" count=1 2>/dev/null
-    } > /tmp/upload
-    server=${url#http://}
-    server=${server%%/*}
+    } | tr '\000' '\001' > /tmp/upload
     start=$(clock)
-    answer=$(timeout 120 nc "${server%:*}" "${server##*:}" < /tmp/upload | tail -n1)
+    answer=$(timeout 120 wget -q -O - --post-file /tmp/upload "${url%/file}/upload")
     if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
 }
 

@@ -19,7 +19,7 @@ const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that `init.sh` and `lease.sh` call.
-const APPLETS: [&str; 31] = [
+const APPLETS: [&str; 30] = [
     "awk",
     "basename",
     "cat",
@@ -33,7 +33,6 @@ const APPLETS: [&str; 31] = [
     "ip",
     "ls",
     "mount",
-    "nc",
     "poweroff",
     "printf",
     "readlink",
