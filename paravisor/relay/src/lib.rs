@@ -1,1 +1,297 @@
+//! Ties the NIC of the host to the network device of the guest: frames both
+//! ways, back-pressure, link state, reset.
+//!
+//! * To the guest: a frame for which the guest has no buffer stays where it is
+//!   (in the ring and the receive buffer) for a short time; then frames are
+//!   dropped and counted until the guest has buffers again.
+//! * To the host: a frame stays in the guest's queue until the host has room; one
+//!   that was taken already waits in private memory.
+//! * No frame is lost without a count ([`Counters`], or the device's).
+//!
+//! The relay parses nothing and knows no registers. Times are in units of
+//! 100 ns of the partition's reference clock.
 #![no_std]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+
+extern crate alloc;
+
+pub mod limits;
+mod sides;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec;
+use alloc::vec::Vec;
+use memory::GuestMemory;
+use netvsc::{Delivery, Event, TransmitError};
+use validate::Violation;
+use vmbus::Signal;
+
+pub use sides::{Host, NetDevice, Uplink};
+
+/// What the relay counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames given to the device.
+    pub rx_frames: u64,
+    /// Frames that the guest had no buffer for, for too long.
+    pub rx_dropped_no_buffer: u64,
+    /// Frames that came while the guest's link is down.
+    pub rx_dropped_link_down: u64,
+    /// Times that a frame had to wait for a buffer of the guest.
+    pub rx_waits: u64,
+    /// Frames given to the NIC.
+    pub tx_frames: u64,
+    /// Times that the NIC had no room for a frame.
+    pub tx_waits: u64,
+    /// Frames of a length that the NIC does not take.
+    pub tx_dropped_length: u64,
+    /// Frames that were under way when the NIC ended, or came after that.
+    pub tx_dropped_no_nic: u64,
+    /// Frames that were under way when the guest reset its device.
+    pub tx_dropped_reset: u64,
+}
+
+/// How the NIC ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// An orderly stop is complete.
+    Stopped,
+    /// This rule was broken.
+    Failed(Violation),
+}
+
+/// What a poll did and what it leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Polled {
+    /// Packets or frames were moved.
+    pub worked: bool,
+    /// A budget ended the poll: there is more to do at once.
+    pub more: bool,
+    /// Whether the host must be signalled.
+    pub signal: Signal,
+    /// The NIC became ready, with this address and MTU.
+    pub ready: Option<([u8; 6], u32)>,
+    /// The NIC ended: the owner closes its channel.
+    pub ended: Option<Ended>,
+}
+
+/// The state between the two sides.
+pub struct Relay {
+    /// Private copy of a frame of the guest.
+    frame: Vec<u8>,
+    /// The first bytes of `frame` are one that the NIC had no room for.
+    held: Option<usize>,
+    /// Since when the guest has no buffer.
+    no_buffer_since: Option<u64>,
+    /// The link as the host says.
+    host_link: bool,
+    /// The link as the guest was told.
+    guest_link: bool,
+    /// The guest's link stays down until then.
+    bounce: Option<u64>,
+    /// The NIC has been ready, so frames after its end have nowhere to go.
+    ended: bool,
+    counters: Counters,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Relay::new()
+    }
+}
+
+impl Relay {
+    /// A relay for a device whose link is down.
+    pub fn new() -> Relay {
+        Relay {
+            frame: vec![0; limits::FRAME],
+            held: None,
+            no_buffer_since: None,
+            host_link: false,
+            guest_link: false,
+            bounce: None,
+            ended: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// When [`Relay::poll`] must be called at the latest, if nothing happens.
+    pub fn next_deadline(&self, host: &impl Uplink) -> Option<u64> {
+        let hold = self
+            .no_buffer_since
+            .map(|since| since.saturating_add(limits::RX_HOLD));
+        [host.next_deadline(), hold, self.bounce]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The guest's driver reset its device: frames of the old one are gone.
+    pub fn device_reset(&mut self) {
+        if self.held.take().is_some() {
+            count(&mut self.counters.tx_dropped_reset);
+        }
+        self.no_buffer_since = None;
+    }
+
+    /// A new NIC takes the place of one that ended.
+    pub fn nic_replaced(&mut self) {
+        self.ended = false;
+    }
+
+    /// Moves what can be moved. `budget` bounds the frames taken from the guest
+    /// ([`limits::TX_PER_POLL`]); the NIC has its own for the other way.
+    pub fn poll(
+        &mut self,
+        host: &mut impl Uplink,
+        device: &mut impl NetDevice,
+        guest: &impl GuestMemory,
+        now: u64,
+        budget: usize,
+    ) -> Polled {
+        let before = self.counters;
+        let taken = host.poll(now, |frame| self.deliver(device, guest, frame, now));
+        let mut polled = Polled {
+            worked: taken.packets != 0,
+            more: taken.more,
+            signal: taken.signal,
+            ready: None,
+            ended: None,
+        };
+        self.take_events(host, now, &mut polled);
+        self.show_link(device, now);
+        polled.more |= self.send(host, device, guest, now, budget);
+        polled.signal = polled.signal.or(host.flush());
+        polled.worked |= self.counters != before;
+        polled
+    }
+
+    fn take_events(&mut self, host: &mut impl Uplink, now: u64, polled: &mut Polled) {
+        // Ready, link, network and end: a NIC has no more than these at a time.
+        for _ in 0..4 {
+            match host.take_event(now) {
+                None => return,
+                Some(Event::Ready { mac, mtu }) => polled.ready = Some((mac, mtu)),
+                Some(Event::Link { up }) => self.host_link = up,
+                Some(Event::NetworkChange) => {
+                    self.bounce = Some(now.saturating_add(limits::LINK_BOUNCE));
+                }
+                Some(Event::Failed(violation)) => {
+                    self.end(Ended::Failed(violation), polled);
+                }
+                Some(Event::Stopped) => self.end(Ended::Stopped, polled),
+            }
+        }
+    }
+
+    fn end(&mut self, ended: Ended, polled: &mut Polled) {
+        polled.ended = Some(ended);
+        self.ended = true;
+        self.host_link = false;
+        self.bounce = None;
+        self.no_buffer_since = None;
+        if self.held.take().is_some() {
+            count(&mut self.counters.tx_dropped_no_nic);
+        }
+    }
+
+    /// The guest sees a link that is up if the host says so and no bounce is
+    /// under way.
+    fn show_link(&mut self, device: &mut impl NetDevice, now: u64) {
+        if self.bounce.is_some_and(|until| now >= until) {
+            self.bounce = None;
+        }
+        let up = self.host_link && self.bounce.is_none();
+        if up != self.guest_link {
+            self.guest_link = up;
+            device.set_link(up);
+        }
+    }
+
+    /// A frame for the guest.
+    fn deliver(
+        &mut self,
+        device: &mut impl NetDevice,
+        guest: &impl GuestMemory,
+        frame: &[u8],
+        now: u64,
+    ) -> Delivery {
+        if !self.guest_link {
+            count(&mut self.counters.rx_dropped_link_down);
+            return Delivery::Taken;
+        }
+        if device.deliver_rx(guest, frame).is_ok() {
+            self.no_buffer_since = None;
+            count(&mut self.counters.rx_frames);
+            return Delivery::Taken;
+        }
+        let since = match self.no_buffer_since {
+            Some(since) => since,
+            None => {
+                self.no_buffer_since = Some(now);
+                count(&mut self.counters.rx_waits);
+                now
+            }
+        };
+        if now.saturating_sub(since) < limits::RX_HOLD {
+            return Delivery::Wait;
+        }
+        count(&mut self.counters.rx_dropped_no_buffer);
+        Delivery::Taken
+    }
+
+    /// Frames of the guest; whether the budget ended it.
+    fn send(
+        &mut self,
+        host: &mut impl Uplink,
+        device: &mut impl NetDevice,
+        guest: &impl GuestMemory,
+        now: u64,
+        budget: usize,
+    ) -> bool {
+        if !host.is_ready() && !self.ended {
+            // Still coming up: the frames wait in the guest's queue.
+            return false;
+        }
+        for _ in 0..budget {
+            let taken = self
+                .held
+                .take()
+                .or_else(|| device.take_tx(guest, &mut self.frame));
+            let Some(len) = taken else { return false };
+            let Some(frame) = self.frame.get(..len) else {
+                count(&mut self.counters.tx_dropped_length);
+                continue;
+            };
+            match host.transmit(frame, now) {
+                Ok(()) => count(&mut self.counters.tx_frames),
+                Err(TransmitError::Full) => {
+                    self.held = Some(len);
+                    count(&mut self.counters.tx_waits);
+                    return false;
+                }
+                Err(TransmitError::BadLength) => count(&mut self.counters.tx_dropped_length),
+                Err(TransmitError::NotReady) => count(&mut self.counters.tx_dropped_no_nic),
+            }
+        }
+        true
+    }
+}
+
+fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}

@@ -168,10 +168,7 @@ fn sys_08_nothing_of_an_earlier_frame_stays() {
 fn pkt_13_strays_are_dropped_and_then_end_the_nic() {
     let mut peer = Peer::ready();
     for id in 0..u64::from(limits::STRAYS) {
-        peer.complete(
-            0xFFFF_8880_0000_1000 + id,
-            &peer::transmitted(1).as_bytes().to_vec(),
-        );
+        peer.complete(0xFFFF_8880_0000_1000 + id, peer::transmitted(1).as_bytes());
         peer.settle();
     }
     assert_eq!(

@@ -1,0 +1,24 @@
+//! Budgets and times of the relay, with their reasons. Times are in units of
+//! the partition's reference clock (100 ns).
+
+use netvsc::limits::MILLISECOND;
+
+/// Largest frame that is taken from the guest: the largest MTU that a device
+/// offers (9000) with Ethernet header and tag.
+pub const FRAME: usize = 9018;
+
+/// Frames of the guest that one poll takes at most: a third of the host's send
+/// sections, so that completions are looked at in between.
+pub const TX_PER_POLL: usize = 64;
+
+/// How long a frame waits for a buffer of the guest before frames are dropped.
+/// Meanwhile the host's packets stay in ring and receive buffer, so nothing is
+/// lost while a slow (emulated) guest works off what it has. It also bounds how
+/// long a guest that posts no buffers holds up the completions of its own
+/// transmits, which share that ring; far below their deadline.
+pub const RX_HOLD: u64 = 200 * MILLISECOND;
+
+/// How long the guest sees its link down when the host reports another network
+/// behind it. Long enough for a driver that reads the state after the
+/// interrupt to see it.
+pub const LINK_BOUNCE: u64 = 200 * MILLISECOND;
