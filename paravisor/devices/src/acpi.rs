@@ -96,7 +96,6 @@ fn fadt(dsdt: u64, facs: u64, config: &MachineConfig) -> FADTBuilder {
         |bits, access, port: u16| GAS::new(Space::SystemIo, bits, 0, access, u64::from(port));
     let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
         .preferred_pm_profile(PmProfile::Unspecified)
-        .dsdt_32(dsdt as u32)
         .dsdt_64(dsdt)
         .firmware_ctrl_32(facs as u32)
         .flag(Flags::Wbinvd)
@@ -106,6 +105,8 @@ fn fadt(dsdt: u64, facs: u64, config: &MachineConfig) -> FADTBuilder {
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup);
+    // Both forms of the address: the builder would keep only one.
+    fadt.dsdt = (dsdt as u32).into();
     fadt.sci_int = u16::from(layout::SCI_PIN).into();
     fadt.pm1a_evt_blk = u32::from(layout::PM1_EVENT_BASE).into();
     fadt.pm1_evt_len = 4;
@@ -175,7 +176,7 @@ fn dsdt() -> Vec<u8> {
         vec![
             &AddressSpace::new_bus_number(0u16, 0u16),
             &IO::new(config, config, 1, 8),
-            &AddressSpace::new_io(0xc000u16, 0xfffeu16, None),
+            &AddressSpace::new_io(0xc000u16, 0xffffu16, None),
             &window,
         ],
         &[&first, &routes],

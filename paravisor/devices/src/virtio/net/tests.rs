@@ -1,1 +1,260 @@
-//! Tests.
+//! The card against a driver, through ports and registers of the machine.
+
+use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, VECTORS, config, config_write};
+use crate::{Machine, NoBuffer};
+use abi::virtio::{feature, net, pci::common, queue, status};
+
+const BASE: u64 = 0x10_0000;
+
+fn set_up(wanted: u64) -> (Machine, Ram, NetDriver) {
+    let mut machine = Machine::new(&config(), &HostCpu);
+    let ram = Ram::new((BASE + DRIVER_RAM) as usize);
+    let driver = NetDriver::start(&mut machine, &ram, BASE, wanted);
+    (machine, ram, driver)
+}
+
+fn frame(len: usize, seed: u8) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed))
+        .collect()
+}
+
+#[test]
+fn v_5_1_4_configuration() {
+    let (mut machine, _, driver) = set_up(u64::MAX);
+    let wanted = feature::NET_MAC
+        | feature::NET_MTU
+        | feature::NET_STATUS
+        | feature::EVENT_IDX
+        | feature::VERSION_1;
+    assert_eq!(driver.features, wanted);
+    let mac: Vec<u8> = (0..6)
+        .map(|i| driver.device_config(&mut machine, i, 1) as u8)
+        .collect();
+    assert_eq!(mac, config().mac);
+    assert_eq!(driver.device_config(&mut machine, net::CONFIG_MTU, 2), 1500);
+    assert_eq!(driver.device_config(&mut machine, net::CONFIG_STATUS, 2), 1);
+    assert_eq!(driver.device_config(&mut machine, 0xfff, 4), 0);
+}
+
+#[test]
+fn frames_leave_in_order_and_the_buffers_come_back() {
+    for wanted in [0, feature::EVENT_IDX] {
+        let (mut machine, ram, mut driver) = set_up(wanted);
+        let mut buf = [0; 1600];
+        for round in 0..1000 {
+            let sent: Vec<Vec<u8>> = (0..round % 7 + 1)
+                .map(|i| frame(14 + i * 200, i as u8))
+                .collect();
+            for frame in &sent {
+                assert!(driver.send(&mut machine, &ram, frame));
+            }
+            assert!(machine.take_nic_events().tx_kicked, "round {round}");
+            for frame in &sent {
+                assert_eq!(machine.take_tx(&ram, &mut buf), Some(frame.len()));
+                assert_eq!(&buf[..frame.len()], frame);
+            }
+            assert_eq!(machine.take_tx(&ram, &mut buf), None);
+            assert_eq!(driver.take_interrupt(&mut machine), Some(VECTORS[2]));
+            assert_eq!(driver.reap_tx(&ram), sent.len());
+        }
+        assert_eq!(machine.counters().tx_dropped, 0);
+    }
+}
+
+#[test]
+fn frames_arrive_in_order_until_the_buffers_are_used_up() {
+    for wanted in [0, feature::EVENT_IDX] {
+        let (mut machine, ram, mut driver) = set_up(wanted);
+        assert_eq!(machine.deliver_rx(&ram, &frame(60, 0)), Err(NoBuffer));
+        assert_eq!(driver.fill_rx(&mut machine, &ram), 256);
+        assert!(machine.take_nic_events().rx_refilled);
+        for round in 0..10u8 {
+            for i in 0..256usize {
+                assert_eq!(machine.deliver_rx(&ram, &frame(14 + i * 5, round)), Ok(()));
+            }
+            assert_eq!(machine.deliver_rx(&ram, &frame(60, 0)), Err(NoBuffer));
+            assert_eq!(driver.take_interrupt(&mut machine), Some(VECTORS[1]));
+            for i in 0..256usize {
+                assert_eq!(driver.receive(&ram), Some(frame(14 + i * 5, round)));
+            }
+            assert_eq!(driver.receive(&ram), None);
+            machine.take_nic_events();
+            driver.fill_rx(&mut machine, &ram);
+            assert!(machine.take_nic_events().rx_refilled);
+        }
+    }
+}
+
+#[test]
+fn v_5_1_6_5_link_changes_are_told() {
+    let (mut machine, _, driver) = set_up(feature::NET_STATUS);
+    let before = driver.read(&mut machine, common::CONFIG_GENERATION, 1);
+    machine.set_link(true);
+    assert_eq!(driver.take_interrupt(&mut machine), None);
+    machine.set_link(false);
+    assert_eq!(driver.take_interrupt(&mut machine), Some(VECTORS[0]));
+    assert_eq!(driver.device_config(&mut machine, net::CONFIG_STATUS, 2), 0);
+    assert_ne!(
+        driver.read(&mut machine, common::CONFIG_GENERATION, 1),
+        before
+    );
+}
+
+#[test]
+fn v_5_1_6_2_1_offloads_that_were_not_agreed_on_are_dropped() {
+    let (mut machine, ram, mut driver) = set_up(0);
+    assert!(driver.send(&mut machine, &ram, &frame(60, 1)));
+    // The buffer of descriptor 0, which is taken first: flags = NEEDS_CSUM.
+    let (desc, _, _) = driver.rings(net::QUEUE_TX);
+    let at = ram.get::<8>(desc);
+    ram.set::<1>(at, 1);
+    assert!(driver.send(&mut machine, &ram, &frame(61, 2)));
+    let mut buf = [0; 1600];
+    assert_eq!(machine.take_tx(&ram, &mut buf), Some(61));
+    assert_eq!(machine.counters().tx_dropped, 1);
+    assert_eq!(driver.reap_tx(&ram), 2);
+}
+
+#[test]
+fn frames_of_impossible_length_are_dropped_and_counted() {
+    let (mut machine, ram, mut driver) = set_up(0);
+    let mut buf = [0; 1000];
+    for len in [0, 13, 1001] {
+        driver.send(&mut machine, &ram, &frame(len, 1));
+    }
+    driver.send(&mut machine, &ram, &frame(1000, 1));
+    assert_eq!(machine.take_tx(&ram, &mut buf), Some(1000));
+    assert_eq!(machine.counters().tx_dropped, 3);
+    driver.fill_rx(&mut machine, &ram);
+    for len in [0, 13, 1519] {
+        assert_eq!(machine.deliver_rx(&ram, &frame(len, 0)), Ok(()));
+    }
+    assert_eq!(machine.counters().rx_dropped, 3);
+    assert_eq!(machine.deliver_rx(&ram, &frame(1518, 0)), Ok(()));
+    assert_eq!(driver.receive(&ram), Some(frame(1518, 0)));
+}
+
+#[test]
+fn header_and_frame_may_be_split_anywhere() {
+    let (mut machine, ram, driver) = set_up(0);
+    let (desc, avail, _) = driver.rings(net::QUEUE_TX);
+    let sent = frame(100, 9);
+    let mut bytes = vec![0; net::HEADER_LEN];
+    bytes.extend(&sent);
+    ram.write(0x1000, &bytes);
+    let cuts = [0u64, 5, 5, 12, 13, 112];
+    for (index, pair) in cuts.windows(2).enumerate() {
+        let at = desc + 16 * index as u64;
+        ram.set::<8>(at, 0x1000 + pair[0]);
+        ram.set::<4>(at + 8, pair[1] - pair[0]);
+        let last = index + 2 == cuts.len();
+        ram.set::<2>(at + 12, if last { 0 } else { u64::from(queue::DESC_NEXT) });
+        ram.set::<2>(at + 14, index as u64 + 1);
+    }
+    ram.set::<2>(avail + 4, 0);
+    ram.set::<2>(avail + 2, 1);
+    let mut buf = [0; 1600];
+    assert_eq!(machine.take_tx(&ram, &mut buf), Some(100));
+    assert_eq!(&buf[..100], sent);
+}
+
+#[test]
+fn a_receive_chain_may_be_split_anywhere_and_too_small_ones_lose_the_frame() {
+    let (mut machine, ram, driver) = set_up(0);
+    let (desc, avail, used) = driver.rings(net::QUEUE_RX);
+    let write = u64::from(queue::DESC_WRITE);
+    for (index, (offset, len)) in [(0u64, 7u64), (7, 10), (17, 60)].into_iter().enumerate() {
+        let at = desc + 16 * index as u64;
+        ram.set::<8>(at, 0x1000 + offset);
+        ram.set::<4>(at + 8, len);
+        let next = if index == 2 {
+            0
+        } else {
+            u64::from(queue::DESC_NEXT)
+        };
+        ram.set::<2>(at + 12, write | next);
+        ram.set::<2>(at + 14, index as u64 + 1);
+    }
+    ram.set::<2>(avail + 4, 0);
+    ram.set::<2>(avail + 2, 1);
+    assert_eq!(machine.deliver_rx(&ram, &frame(66, 3)), Ok(()));
+    assert_eq!(machine.counters().rx_dropped, 1);
+    assert_eq!(machine.deliver_rx(&ram, &frame(65, 3)), Ok(()));
+    assert_eq!((ram.get::<2>(used + 2), ram.get::<4>(used + 8)), (1, 77));
+    let mut bytes = [0; 65];
+    memory::GuestMemory::read(&ram, 0x1000 + 12, &mut bytes).unwrap();
+    assert_eq!(bytes[..], frame(65, 3));
+}
+
+#[test]
+fn buffers_of_the_wrong_direction_or_place_need_a_reset() {
+    let mut buf = [0; 1600];
+    for (address, flags) in [(0x1000, queue::DESC_WRITE), (1 << 40, 0), (u64::MAX - 5, 0)] {
+        let (mut machine, ram, mut driver) = set_up(0);
+        let (desc, _, _) = driver.rings(net::QUEUE_TX);
+        driver.send(&mut machine, &ram, &frame(60, 1));
+        ram.set::<8>(desc, address);
+        ram.set::<2>(desc + 12, u64::from(flags));
+        assert_eq!(machine.take_tx(&ram, &mut buf), None);
+        assert_eq!(
+            driver.status(&mut machine) & status::NEEDS_RESET,
+            status::NEEDS_RESET
+        );
+        assert_eq!(driver.take_interrupt(&mut machine), Some(VECTORS[0]));
+        assert_eq!(machine.deliver_rx(&ram, &frame(60, 1)), Err(NoBuffer));
+        assert_eq!(machine.counters().nic_broken, 1);
+        // A reset and a new start make it work again.
+        let mut driver = NetDriver::start(&mut machine, &ram, BASE, 0);
+        assert!(machine.take_nic_events().reset);
+        driver.send(&mut machine, &ram, &frame(60, 1));
+        assert_eq!(machine.take_tx(&ram, &mut buf), Some(60));
+    }
+    let (mut machine, ram, mut driver) = set_up(0);
+    driver.fill_rx(&mut machine, &ram);
+    ram.set::<2>(driver.rings(net::QUEUE_RX).0 + 12, 0);
+    assert_eq!(machine.deliver_rx(&ram, &frame(60, 1)), Err(NoBuffer));
+    assert_eq!(machine.counters().nic_broken, 1);
+}
+
+#[test]
+fn a_queue_of_nothing_but_unusable_chains_ends() {
+    let (mut machine, ram, mut driver) = set_up(0);
+    while driver.send(&mut machine, &ram, &frame(5, 0)) {}
+    machine.take_nic_events();
+    let mut buf = [0; 1600];
+    assert_eq!(machine.take_tx(&ram, &mut buf), None);
+    assert_eq!(machine.counters().tx_dropped, 256);
+    // The owner is asked to come again, and then finds nothing.
+    assert!(machine.take_nic_events().tx_kicked);
+    assert_eq!(machine.take_tx(&ram, &mut buf), None);
+    assert!(!machine.take_nic_events().tx_kicked);
+}
+
+#[test]
+fn without_msix_the_interrupt_comes_over_inta() {
+    let (mut machine, ram, mut driver) = set_up(0);
+    config_write(&mut machine, driver.msix_capability() + 2, 2, 0);
+    // I/O APIC pin 16: vector 0x50, level.
+    for (select, value) in [(0x31, 0), (0x30, 0x8050)] {
+        machine.mmio_write(0xfec0_0000, 4, select, 0);
+        machine.mmio_write(0xfec0_0010, 4, value, 0);
+    }
+    driver.fill_rx(&mut machine, &ram);
+    machine.deliver_rx(&ram, &frame(60, 1)).unwrap();
+    assert_eq!(machine.pending_interrupt().unwrap().vector, 0x50);
+    machine.accept_interrupt(0x50);
+    assert_eq!(driver.isr(&mut machine), 1);
+    machine.mmio_write(0xfee0_00b0, 4, 0, 0);
+    assert_eq!(machine.pending_interrupt(), None);
+}
+
+trait Put {
+    fn write(&self, gpa: u64, bytes: &[u8]);
+}
+
+impl Put for Ram {
+    fn write(&self, gpa: u64, bytes: &[u8]) {
+        memory::GuestMemory::write(self, gpa, bytes).unwrap();
+    }
+}

@@ -1,1 +1,211 @@
-//! Tests.
+//! The queue against rings written by hand, rule by rule.
+
+use super::*;
+use crate::test_support::Ram;
+use layout::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE};
+
+const DESC: u64 = 0x1000;
+const AVAIL: u64 = 0x2000;
+const USED: u64 = 0x3000;
+
+fn queue(event_idx: bool) -> Queue {
+    let mut queue = Queue::new(8);
+    (queue.desc, queue.avail, queue.used) = (DESC, AVAIL, USED);
+    queue.enable(event_idx).unwrap();
+    queue
+}
+
+fn describe(ram: &Ram, index: u64, address: u64, len: u64, flags: u16, next: u16) {
+    ram.set::<8>(DESC + 16 * index, address);
+    ram.set::<4>(DESC + 16 * index + 8, len);
+    ram.set::<2>(DESC + 16 * index + 12, flags.into());
+    ram.set::<2>(DESC + 16 * index + 14, next.into());
+}
+
+fn offer(ram: &Ram, slot: u64, head: u64, idx: u64) {
+    ram.set::<2>(AVAIL + 4 + 2 * slot, head);
+    ram.set::<2>(AVAIL + 2, idx);
+}
+
+fn walk(queue: &Queue, ram: &Ram) -> Result<Vec<Buffer>, Broken> {
+    let mut chain = queue.peek(ram)?.unwrap();
+    let mut buffers = Vec::new();
+    while let Some(buffer) = chain.next(queue, ram)? {
+        buffers.push(buffer);
+    }
+    Ok(buffers)
+}
+
+#[test]
+fn v_2_7_size_and_alignment_are_checked_on_enabling() {
+    for (size, desc, avail, used, good) in [
+        (8, 0x10, 2, 4, true),
+        (6, 0x10, 2, 4, false),
+        (0, 0x10, 2, 4, false),
+        (16, 0x10, 2, 4, false),
+        (8, 0x18, 2, 4, false),
+        (8, 0x10, 1, 4, false),
+        (8, 0x10, 2, 2, false),
+    ] {
+        let mut queue = Queue::new(8);
+        (queue.size, queue.desc, queue.avail, queue.used) = (size, desc, avail, used);
+        assert_eq!(
+            queue.enable(false).is_ok(),
+            good,
+            "{size} {desc} {avail} {used}"
+        );
+        assert_eq!(queue.enabled(), good);
+    }
+}
+
+#[test]
+fn v_2_7_5_a_chain_is_followed_by_next() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    describe(&ram, 5, 0xaaaa, 10, DESC_NEXT, 2);
+    describe(&ram, 2, 0xbbbb, 20, DESC_WRITE, 7);
+    assert!(queue.peek(&ram).unwrap().is_none());
+    offer(&ram, 0, 5, 1);
+    let buffers = walk(&queue, &ram).unwrap();
+    assert_eq!(
+        buffers,
+        [
+            Buffer {
+                address: 0xaaaa,
+                len: 10,
+                writable: false
+            },
+            Buffer {
+                address: 0xbbbb,
+                len: 20,
+                writable: true
+            }
+        ]
+    );
+}
+
+#[test]
+fn v_2_7_5_2_a_loop_ends_with_the_queue_size() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    describe(&ram, 0, 0, 1, DESC_NEXT, 1);
+    describe(&ram, 1, 0, 1, DESC_NEXT, 0);
+    offer(&ram, 0, 0, 1);
+    assert_eq!(walk(&queue, &ram), Err(Broken));
+}
+
+#[test]
+fn a_chain_as_long_as_the_queue_is_fine() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    for index in 0..8 {
+        let flags = if index == 7 { 0 } else { DESC_NEXT };
+        describe(&ram, index, 0, 1, flags, index as u16 + 1);
+    }
+    offer(&ram, 0, 0, 1);
+    assert_eq!(walk(&queue, &ram).unwrap().len(), 8);
+}
+
+#[test]
+fn indices_beyond_the_table_break_the_queue() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    offer(&ram, 0, 8, 1);
+    assert!(queue.peek(&ram).is_err());
+    offer(&ram, 0, 0, 1);
+    describe(&ram, 0, 0, 1, DESC_NEXT, 8);
+    assert_eq!(walk(&queue, &ram), Err(Broken));
+}
+
+#[test]
+fn v_2_7_5_3_1_indirect_descriptors_are_not_offered() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    describe(&ram, 0, 0x100, 16, DESC_INDIRECT, 0);
+    offer(&ram, 0, 0, 1);
+    assert_eq!(walk(&queue, &ram), Err(Broken));
+}
+
+#[test]
+fn v_2_7_13_3_more_chains_than_descriptors_break_the_queue() {
+    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    offer(&ram, 0, 0, 8);
+    assert!(queue.peek(&ram).unwrap().is_some());
+    offer(&ram, 0, 0, 9);
+    assert!(queue.peek(&ram).is_err());
+    offer(&ram, 0, 0, 0xffff);
+    assert!(queue.peek(&ram).is_err());
+}
+
+#[test]
+fn areas_outside_ram_break_the_queue() {
+    let ram = Ram::new(0x4000);
+    for (desc, avail, used) in [
+        (0x10_0000, AVAIL, USED),
+        (DESC, 0x10_0000, USED),
+        (DESC, AVAIL, 0x10_0000),
+    ] {
+        let mut queue = Queue::new(8);
+        (queue.desc, queue.avail, queue.used) = (desc, avail, used);
+        queue.enable(true).unwrap();
+        describe(&ram, 0, 0, 1, 0, 0);
+        offer(&ram, 0, 0, 1);
+        let outcome = queue.peek(&ram).and_then(|chain| {
+            chain.unwrap().next(&queue, &ram)?;
+            queue.give_back(&ram, 0, 0)
+        });
+        assert_eq!(outcome, Err(Broken));
+    }
+    let mut queue = Queue::new(8);
+    (queue.desc, queue.avail, queue.used) = (!15, !1, !3);
+    queue.enable(true).unwrap();
+    assert!(queue.peek(&ram).is_err());
+    assert_eq!(queue.ask_for_notification(&ram), Err(Broken));
+    assert_eq!(queue.give_back(&ram, 0, 0), Err(Broken));
+}
+
+#[test]
+fn v_2_7_8_used_entries_and_index() {
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
+    for round in 0..20u64 {
+        queue.give_back(&ram, 3, 100 + round as u32).unwrap();
+        let entry = USED + 4 + 8 * (round % 8);
+        assert_eq!(
+            (ram.get::<4>(entry), ram.get::<4>(entry + 4)),
+            (3, 100 + round)
+        );
+        assert_eq!(ram.get::<2>(USED + 2), round + 1);
+    }
+}
+
+#[test]
+fn v_2_7_7_interrupts_without_event_idx_obey_the_flag() {
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
+    assert_eq!(queue.give_back(&ram, 0, 0), Ok(true));
+    ram.set::<2>(AVAIL, 1);
+    assert_eq!(queue.give_back(&ram, 0, 0), Ok(false));
+}
+
+#[test]
+fn v_2_7_7_2_interrupts_with_event_idx_when_the_index_passes_it() {
+    let (mut queue, ram) = (queue(true), Ram::new(0x4000));
+    let used_event = AVAIL + 4 + 2 * 8;
+    ram.set::<2>(used_event, 2);
+    let asked: Vec<bool> = (0..5)
+        .map(|_| queue.give_back(&ram, 0, 0).unwrap())
+        .collect();
+    assert_eq!(asked, [false, false, true, false, false]);
+    // Around the end of the 16-bit index.
+    queue.next_used = 0xfffe;
+    ram.set::<2>(used_event, 0xffff);
+    let asked: Vec<bool> = (0..3)
+        .map(|_| queue.give_back(&ram, 0, 0).unwrap())
+        .collect();
+    assert_eq!(asked, [false, true, false]);
+}
+
+#[test]
+fn v_2_7_10_notification_is_asked_for_and_races_are_seen() {
+    let (mut queue, ram) = (queue(true), Ram::new(0x4000));
+    assert_eq!(queue.ask_for_notification(&ram), Ok(false));
+    offer(&ram, 0, 0, 1);
+    assert_eq!(queue.ask_for_notification(&ram), Ok(true));
+    queue.advance();
+    assert_eq!(queue.ask_for_notification(&ram), Ok(false));
+    assert_eq!(ram.get::<2>(USED + 4 + 8 * 8), 1);
+}
