@@ -209,6 +209,7 @@ const SPOIL: u64 = 0xb5a7_3d91_e64c_58f2;
 pub struct DoubleFetch<M> {
     inner: M,
     steady: Arc<[Range<usize>]>,
+    turn: Arc<AtomicU64>,
 }
 
 impl<M: SharedMemory> DoubleFetch<M> {
@@ -217,6 +218,7 @@ impl<M: SharedMemory> DoubleFetch<M> {
         DoubleFetch {
             inner,
             steady: steady.into(),
+            turn: Arc::default(),
         }
     }
 
@@ -247,31 +249,39 @@ impl<M: SharedMemory> DoubleFetch<M> {
         &self.inner
     }
 
-    /// Changes the bytes that were just seen.
+    /// Changes the bytes that were just seen: each with a pattern that has no
+    /// zero byte, another one at each call, so that two fetches do not cancel.
     fn spoil(&self, offset: usize, seen: &[u8]) -> Result<(), OutOfRange> {
-        let mut at = offset;
-        for seen in seen.chunks(8) {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(seen) {
-                *to = *from;
-            }
-            // Every byte differs afterwards, and twice is not back again.
-            let mut word = (u64::from_le_bytes(word).rotate_left(1) ^ SPOIL).to_le_bytes();
-            let end = at.wrapping_add(seen.len());
-            for ((byte, old), position) in word.iter_mut().zip(seen).zip(at..) {
-                let steady = self
-                    .steady
-                    .iter()
-                    .any(|r| r.start < end && r.contains(&position));
-                if steady {
-                    *byte = *old;
-                } else if byte == old {
-                    *byte = !*old;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as u32;
+        let pattern = SPOIL.rotate_left((turn % 8).wrapping_mul(8));
+        let end = offset.saturating_add(seen.len());
+        let touched = self
+            .steady
+            .iter()
+            .any(|range| range.start < end && offset < range.end);
+        if touched {
+            let steady = |at: usize| self.steady.iter().any(|range| range.contains(&at));
+            for (byte, at) in seen.iter().zip(offset..) {
+                if !steady(at) {
+                    self.inner.copy_out(at, &[byte ^ pattern as u8])?;
                 }
             }
-            self.inner
-                .copy_out(at, word.get(..seen.len()).unwrap_or(&[]))?;
-            at = end;
+            return Ok(());
+        }
+        let mut buffer = [0; 256];
+        let mut at = offset;
+        for part in seen.chunks(buffer.len()) {
+            let spoiled = buffer.get_mut(..part.len()).unwrap_or_default();
+            spoiled.copy_from_slice(part);
+            for word in spoiled.chunks_mut(8) {
+                if let Ok(whole) = <[u8; 8]>::try_from(&*word) {
+                    word.copy_from_slice(&(u64::from_le_bytes(whole) ^ pattern).to_le_bytes());
+                } else {
+                    word.iter_mut().for_each(|byte| *byte ^= pattern as u8);
+                }
+            }
+            self.inner.copy_out(at, spoiled)?;
+            at = at.wrapping_add(part.len());
         }
         Ok(())
     }

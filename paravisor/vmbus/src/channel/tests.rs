@@ -204,7 +204,7 @@ fn rings_wrap_fill_and_drain() {
     let (mut full_out, mut full_in, mut empty) = (0, 0, 0);
     let pattern: Vec<u8> = (0..600_u32).map(|i| (i * 7 % 251) as u8).collect();
     // Content depends on the number of the packet alone.
-    let length = |number: u64| (number.wrapping_mul(0x9e37_79b9) >> 8) % 320;
+    let length = |number: u64| (number.wrapping_mul(0x9e37_79b9) >> 8) % 200;
     let content = |number: u64| {
         let from = (number % 251) as usize;
         &pattern[from..from + length(number) as usize]
