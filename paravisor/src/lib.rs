@@ -13,11 +13,18 @@
 
 extern crate alloc;
 
+pub mod cpuid;
+pub mod dispatch;
 pub mod guest_boot;
+pub mod journal;
 pub mod mmio;
 pub mod pio;
 pub mod record;
+pub mod report;
+pub mod run;
+pub mod synic;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod uplink;
 pub mod walk;

@@ -1,12 +1,15 @@
-//! A guest VP made of plain variables, and page tables for it.
+//! A guest VP made of plain variables, page tables for it, a platform made of a map.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::arithmetic_side_effects
 )]
 
+use abi::hyperv::{CallResult, Control};
+use abi::record::Outcome;
 use memory::GuestMemory;
-use platform::{Reg, Registers, Seg, Segment};
+use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
+use std::collections::HashMap;
 
 pub struct FakeVp {
     pub regs: [u64; 64],
@@ -67,6 +70,9 @@ impl Registers for FakeVp {
     fn raise(&mut self, vector: u8, error_code: Option<u32>) {
         self.raised = Some((vector, error_code));
     }
+    fn inject_nmi(&mut self) {
+        self.raised = Some((2, None));
+    }
     fn event_pending(&self) -> bool {
         self.raised.is_some()
     }
@@ -90,5 +96,65 @@ pub fn identity_tables(guest: &impl GuestMemory, base: u64) {
         guest
             .write(base + 0x2000 + 8 * i, &(i << 21 | 0x87).to_le_bytes())
             .unwrap();
+    }
+}
+
+/// A platform whose registers are a map; nothing else works.
+#[derive(Default)]
+pub struct FakePlatform {
+    /// What was written.
+    pub registers: HashMap<u32, u64>,
+    /// Registers that read something else than what was written.
+    pub stuck: HashMap<u32, u64>,
+    /// Writes in order.
+    pub written: Vec<(u32, u64)>,
+}
+
+impl Platform for FakePlatform {
+    type Vp = FakeVp;
+
+    fn enter(&mut self) -> Exit {
+        unimplemented!()
+    }
+    fn vp(&mut self) -> &mut FakeVp {
+        unimplemented!()
+    }
+    fn start(&mut self, _: &BootState) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn hypercall(&mut self, _: Control, _: &[u8]) -> Result<CallResult, Error> {
+        unimplemented!()
+    }
+    fn hypercall_counts(&self) -> &[(u16, u64)] {
+        &[]
+    }
+    fn read_register(&mut self, msr: u32) -> Result<u64, Error> {
+        let written = self.registers.get(&msr).copied().unwrap_or(0);
+        Ok(self.stuck.get(&msr).copied().unwrap_or(written))
+    }
+    fn write_register(&mut self, msr: u32, value: u64) -> Result<(), Error> {
+        self.registers.insert(msr, value);
+        self.written.push((msr, value));
+        Ok(())
+    }
+    fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn share(&mut self, _: u64) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn unshare(&mut self, _: u64) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn accept(&mut self, _: u64, _: u64) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn protect(&mut self, _: u64, _: u64, _: Access) -> Result<(), Error> {
+        unimplemented!()
+    }
+    fn wait(&mut self) {}
+    fn take_interrupts(&mut self) {}
+    fn terminate(&mut self, outcome: Outcome) -> ! {
+        unimplemented!("{outcome:?}")
     }
 }

@@ -57,6 +57,8 @@ pub trait Platform {
     /// Calls the hypervisor; `input` is the call's whole input structure. A rep
     /// call which the host cuts short goes on until it is complete.
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error>;
+    /// Hypercalls made so far, by code.
+    fn hypercall_counts(&self) -> &[(u16, u64)];
     /// Reads a synthetic register by its MSR number.
     fn read_register(&mut self, msr: u32) -> Result<u64, Error>;
     /// Writes a synthetic register by its MSR number.

@@ -128,6 +128,9 @@ pub trait Registers {
     fn interrupt_offered(&self) -> bool;
     /// Raises an exception at the next entry.
     fn raise(&mut self, vector: u8, error_code: Option<u32>);
+    /// Delivers a non-maskable interrupt at the next entry, unless another event
+    /// goes first (it is lost then, as a second NMI would be).
+    fn inject_nmi(&mut self);
     /// Whether an event will be injected at the next entry, so that no exception
     /// can be raised before it.
     fn event_pending(&self) -> bool;

@@ -121,6 +121,20 @@ impl Machine for Hardware {
         SevStatus::from_bits_retain(rdmsr(MSR_SEV_STATUS))
     }
 
+    fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: our own code uses no extended state; CR4.OSXSAVE is set by the
+        // image before the guest runs; the value passed the guest's CPUID.
+        unsafe {
+            asm!(
+                "xsetbv",
+                in("ecx") 0,
+                in("eax") value as u32,
+                in("edx") (value >> 32) as u32,
+                options(nostack),
+            );
+        }
+    }
+
     fn wait(&mut self) {
         // SAFETY: interrupts are taken between STI's successor and CLI; their
         // handlers save all registers. STI's shadow closes the race with HLT.

@@ -18,6 +18,8 @@ pub trait Machine {
     fn rmpadjust(&mut self, gpa: u64, large: bool, attributes: u64) -> u32;
     /// The MSR that names the SEV features which are on.
     fn sev_status(&mut self) -> SevStatus;
+    /// XSETBV of register 0 with a value that was judged.
+    fn set_xcr0(&mut self, value: u64);
     /// STI; HLT; CLI.
     fn wait(&mut self);
     /// STI; NOP; CLI.

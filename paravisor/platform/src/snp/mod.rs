@@ -100,12 +100,57 @@ pub fn terminate<M: Machine>(machine: &mut M, outcome: Outcome) -> ! {
     }
 }
 
+/// Writes bytes to a port through a page that is registered already, for code
+/// that has no [`Snp`] at hand because it ends the VM.
+pub fn write_last_words<M: Machine, S: SharedMemory>(
+    machine: &mut M,
+    page: S,
+    port: u16,
+    bytes: &[u8],
+) -> Result<(), Error> {
+    let request = "last words";
+    let gpa = page
+        .pfn(0)
+        .ok_or(Error::Input { request })?
+        .wrapping_shl(12);
+    let page = GhcbPage::new(page, gpa)?;
+    bytes
+        .iter()
+        .try_for_each(|byte| page.write_port(machine, port, *byte))
+}
+
 /// The platform on SEV-SNP.
 pub struct Snp<'a, M, S> {
     machine: M,
     ghcb: GhcbPage<S>,
     guest: VmplState<'a>,
     guest_vmsa_gpa: u64,
+    /// XCR0 as the processor has it (1 after reset).
+    xcr0: u64,
+    counts: Counts,
+}
+
+/// Hypercalls by code. The image makes a handful of different ones.
+#[derive(Default)]
+struct Counts {
+    slots: [(u16, u64); 8],
+    used: usize,
+}
+
+impl Counts {
+    fn add(&mut self, code: u16) {
+        let known = self
+            .slots
+            .iter()
+            .take(self.used)
+            .position(|slot| slot.0 == code);
+        let at = known.unwrap_or(self.used);
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.0 = code;
+            slot.1 = slot.1.saturating_add(1);
+            self.used = self.used.max(at.saturating_add(1));
+        }
+    }
 }
 
 impl<'a, M: Machine, S: SharedMemory> Snp<'a, M, S> {
@@ -136,6 +181,8 @@ impl<'a, M: Machine, S: SharedMemory> Snp<'a, M, S> {
             ghcb,
             guest: VmplState::new(vmsa),
             guest_vmsa_gpa: vmsa_gpa,
+            xcr0: abi::snp::reset::XCR0,
+            counts: Counts::default(),
         })
     }
 
@@ -153,6 +200,14 @@ impl<'a, M: Machine, S: SharedMemory> Platform for Snp<'a, M, S> {
             return Exit::EntryRefused { code: 0 };
         }
         let gpa = self.ghcb.gpa();
+        // The processor takes XCR0 from the VMSA. Where VMPL0 and VMPL2 share the
+        // extended state (the rig), it must be told; elsewhere it does not matter,
+        // because nothing of ours uses that state.
+        let xcr0 = self.guest.page().xcr0;
+        if xcr0 != self.xcr0 {
+            self.machine.set_xcr0(xcr0);
+            self.xcr0 = xcr0;
+        }
         self.guest.before_entry();
         self.machine.run(msr::page(gpa), self.guest.page());
         self.ghcb.release();
@@ -178,7 +233,12 @@ impl<'a, M: Machine, S: SharedMemory> Platform for Snp<'a, M, S> {
     }
 
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
+        self.counts.add(control.code());
         self.ghcb.hypercall(&mut self.machine, control, input)
+    }
+
+    fn hypercall_counts(&self) -> &[(u16, u64)] {
+        self.counts.slots.get(..self.counts.used).unwrap_or(&[])
     }
 
     fn read_register(&mut self, msr: u32) -> Result<u64, Error> {

@@ -118,6 +118,7 @@ impl<F: FnMut(u64) -> u64> Machine for FakeHost<F> {
     fn sev_status(&mut self) -> SevStatus {
         SevStatus::SEV | SevStatus::SEV_ES | SevStatus::SNP | SevStatus::DEBUG_SWAP
     }
+    fn set_xcr0(&mut self, _: u64) {}
     fn wait(&mut self) {}
     fn take_interrupts(&mut self) {}
     fn stop(&mut self) {}

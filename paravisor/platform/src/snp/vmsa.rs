@@ -346,6 +346,12 @@ impl Registers for VmplState<'_> {
         };
     }
 
+    fn inject_nmi(&mut self) {
+        if !self.event_pending() {
+            self.page.event_inj = event::VALID | event::TYPE_NMI | 2;
+        }
+    }
+
     fn event_pending(&self) -> bool {
         self.page.event_inj & event::VALID != 0
     }

@@ -1,0 +1,201 @@
+//! Windows to memory that no Rust object owns: the measured and the host's pages,
+//! the guest's RAM, the pool of shared pages.
+//!
+//! `unsafe` because addresses become pointers here. What makes each of them sound
+//! is the layout (`loader::layout`, measured page tables): guest RAM is identity
+//! mapped and holds no object of ours outside of the region; the pool is mapped in
+//! the shared window only.
+#![allow(unsafe_code)]
+
+use abi::snp::{CpuidPage, Vmsa};
+use core::arch::asm;
+use core::ptr::NonNull;
+use loader::layout::{self, Range};
+use memory::{Backing, GuestMemory, OutOfRange, RawShared, ShareFailed};
+use platform::snp::{Hardware, change_page_state};
+
+/// A copy of one page of the region that the launch has filled.
+///
+/// # Safety
+/// `page` is a page of the region which the image maps readable and nothing
+/// writes while this runs.
+unsafe fn copy_page(page: Range) -> [u8; 4096] {
+    // SAFETY: as the caller promises; any bytes are valid.
+    unsafe { core::ptr::read_volatile(page.start as *const [u8; 4096]) }
+}
+
+/// The measured configuration page.
+pub fn config_page() -> [u8; 4096] {
+    // SAFETY: mapped read-only, loaded with the image.
+    unsafe { copy_page(layout::CONFIG_PAGE) }
+}
+
+/// The page of host parameters. It lies in private memory: the host wrote it
+/// before the launch and cannot change it any more.
+pub fn parameter_page() -> [u8; 4096] {
+    // SAFETY: mapped, loaded with the image.
+    unsafe { copy_page(layout::PARAMETER_PAGE) }
+}
+
+/// The CPUID page, which the SNP firmware has checked.
+pub fn cpuid_page() -> &'static CpuidPage {
+    // SAFETY: mapped read-only, page aligned, never written after the launch, and
+    // every byte pattern is a `CpuidPage`.
+    unsafe { &*(layout::CPUID_PAGE.start as *const CpuidPage) }
+}
+
+/// Memory for the guest's VMSA: a page of its own, not at the start of a 2 MiB
+/// page. `None` if it was taken before.
+pub fn guest_vmsa() -> Option<(&'static mut Vmsa, u64)> {
+    use core::sync::atomic::{AtomicBool, Ordering};
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    #[repr(C, align(4096))]
+    struct Page(Vmsa);
+    static mut PAGE: core::mem::MaybeUninit<Page> = core::mem::MaybeUninit::zeroed();
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return None;
+    }
+    let page = (&raw mut PAGE).cast::<Vmsa>();
+    // SAFETY: zeroed, aligned, and handed out once.
+    Some((unsafe { &mut *page }, page as u64))
+}
+
+/// The guest's RAM: everything below its end but the paravisor's region.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestRam {
+    end: u64,
+}
+
+impl GuestRam {
+    fn check(&self, gpa: u64, len: usize) -> Result<(), OutOfRange> {
+        let end = gpa.checked_add(len as u64).ok_or(OutOfRange)?;
+        let range = Range { start: gpa, end };
+        if end > self.end || range.overlaps(layout::REGION) {
+            return Err(OutOfRange);
+        }
+        Ok(())
+    }
+}
+
+/// Copies by one string instruction: the compiler neither repeats, splits nor
+/// elides it, whatever the guest does to its memory meanwhile.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: the caller vouches for both ranges.
+    unsafe {
+        asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags));
+    }
+}
+
+/// RAM of `end` bytes. Everything below 4 GiB is identity mapped and nothing of
+/// ours lies outside of the region, so reaching RAM that is not validated costs a
+/// #VC and no soundness.
+pub fn guest_ram(end: u64) -> GuestRam {
+    GuestRam {
+        end: end.min(layout::MEMORY_MAX),
+    }
+}
+
+impl GuestMemory for GuestRam {
+    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
+        self.check(gpa, dst.len())?;
+        // SAFETY: the range is guest RAM, identity mapped; no reference
+        // to it exists; `dst` is ours. Page 0 is as good as any other.
+        unsafe { copy(gpa as *const u8, dst.as_mut_ptr(), dst.len()) };
+        Ok(())
+    }
+
+    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
+        self.check(gpa, src.len())?;
+        // SAFETY: as above.
+        unsafe { copy(src.as_ptr(), gpa as *mut u8, src.len()) };
+        Ok(())
+    }
+}
+
+/// The processor. `None` if it was taken before.
+pub fn take_machine() -> Option<Hardware> {
+    use core::sync::atomic::{AtomicBool, Ordering};
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    // SAFETY: the image is linked for and entered at VMPL0 only, with the identity
+    // mapping of the layout; `tables::load` came first.
+    (!TAKEN.swap(true, Ordering::SeqCst)).then(|| unsafe { Hardware::new() })
+}
+
+/// Lets XSETBV be executed (CR4.OSXSAVE), for guests that share the processor's
+/// extended state with VMPL0.
+pub fn allow_extended_state() {
+    use x86_64::registers::control::{Cr4, Cr4Flags};
+    // SAFETY: the flag makes XSETBV and XGETBV legal and changes nothing else.
+    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::OSXSAVE)) };
+}
+
+/// First page of the pool: the GHCB, outside of the pool's accounts because the
+/// pool needs it to share the others.
+pub const GHCB_PFN: u64 = layout::POOL.start >> 12;
+/// First page that the pool hands out.
+pub const POOL_PFN: u64 = GHCB_PFN + 1;
+/// Pages that the pool hands out.
+pub const POOL_PAGES: usize = (layout::POOL.len() >> 12) as usize - 1;
+
+/// The shared mapping of `pages` pages from `first_pfn`, all in the pool.
+fn window(first_pfn: u64, pages: usize) -> Option<RawShared> {
+    let gpa = first_pfn.checked_mul(layout::PAGE)?;
+    let len = pages.checked_mul(4096)?;
+    let range = Range {
+        start: gpa,
+        end: gpa.checked_add(len as u64)?,
+    };
+    if !layout::POOL.contains_range(range) {
+        return None;
+    }
+    let base = NonNull::new(layout::SHARED_WINDOW.checked_add(gpa)? as *mut u8)?;
+    // SAFETY: the pool is mapped there, C bit clear, frame for frame, and belongs
+    // to no allocation; callers hand out each page once.
+    unsafe { RawShared::new(base, len, first_pfn) }
+}
+
+/// The GHCB page's window. To be called once per use of the page: at boot, and by
+/// the panic handler, which nothing follows.
+pub fn ghcb_window() -> Option<RawShared> {
+    window(GHCB_PFN, 1)
+}
+
+/// Shares pages of the pool by the GHCB MSR protocol.
+pub struct PoolBacking {
+    hardware: Hardware,
+}
+
+/// The way in which the pool shares its pages. It talks to the host by the MSR
+/// protocol, between requests of the platform and never during one: both belong
+/// to the one loop of the one VP.
+pub fn pool_backing() -> PoolBacking {
+    // SAFETY: VMPL0 with the tables of `arch::tables`; see above for the MSR.
+    PoolBacking {
+        hardware: unsafe { Hardware::new() },
+    }
+}
+
+impl Backing for PoolBacking {
+    type Region = RawShared;
+
+    fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
+        for pfn in (first_pfn..).take(pages) {
+            let gpa = pfn.checked_mul(layout::PAGE).ok_or(ShareFailed)?;
+            change_page_state(&mut self.hardware, gpa, abi::ghcb::PSC_SHARED).map_err(|error| {
+                log::error!("{error}");
+                ShareFailed
+            })?;
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::panic)]
+    fn region(&mut self, first_pfn: u64, pages: usize) -> RawShared {
+        match window(first_pfn, pages) {
+            Some(region) => region,
+            // The pool asks for pages of its own range only; a bug of ours.
+            None => panic!("pool page {first_pfn:#x} is outside of the pool"),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! One exit of the guest, answered. No I/O: registers, guest memory and the
+//! machine's devices go in, what the loop has to do comes out.
+
+use crate::mmio::{self, Refusal};
+use crate::pio;
+use crate::walk::WalkError;
+use devices::{CpuidState, Machine};
+use memory::GuestMemory;
+use platform::{Exit, Reg, Registers};
+
+const UD: u8 = 6;
+const GP: u8 = 13;
+const PF: u8 = 14;
+
+/// What the loop does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Enter the guest again.
+    Run,
+    /// The guest waits for an interrupt.
+    Halted,
+    /// Triple fault.
+    TripleFault,
+    /// The guest cannot go on.
+    Unknown {
+        /// Exit code.
+        code: u64,
+        /// First detail.
+        info1: u64,
+        /// Second detail.
+        info2: u64,
+    },
+}
+
+/// The devices at one moment, as an instruction sees them.
+struct Bus<'a> {
+    machine: &'a mut Machine,
+    now: u64,
+}
+
+impl pio::Ports for Bus<'_> {
+    fn read(&mut self, port: u16, size: u8) -> u32 {
+        self.machine.io_read(port, size, self.now)
+    }
+    fn write(&mut self, port: u16, size: u8, value: u32) {
+        self.machine.io_write(port, size, value, self.now);
+    }
+}
+
+impl mmio::Device for Bus<'_> {
+    fn read(&mut self, gpa: u64, size: u8) -> u64 {
+        self.machine.mmio_read(gpa, size, self.now)
+    }
+    fn write(&mut self, gpa: u64, size: u8, value: u64) {
+        self.machine.mmio_write(gpa, size, value, self.now);
+    }
+}
+
+/// Answers `exit`. `now` is nanoseconds of the loop's clock.
+pub fn dispatch(
+    exit: &Exit,
+    vp: &mut impl Registers,
+    guest: &impl GuestMemory,
+    machine: &mut Machine,
+    now: u64,
+) -> Next {
+    match exit {
+        Exit::Interrupted => {}
+        Exit::Nothing | Exit::CacheFlush => skip(exit, vp),
+        Exit::Cpuid => cpuid(vp, machine),
+        Exit::Io(access) => {
+            let done = pio::emulate(vp, guest, access, &mut Bus { machine, now });
+            if let Err(error) = done {
+                raise(vp, error);
+            }
+        }
+        Exit::ReadMsr => read_msr(vp, machine, now),
+        Exit::WriteMsr => write_msr(vp, machine, now),
+        Exit::Mmio { fetch: true, .. } => {
+            // Code in device memory, or in ours: nothing to execute there.
+            vp.raise(GP, Some(0));
+        }
+        Exit::Mmio { gpa, write, .. } => {
+            let done = mmio::emulate(vp, guest, *gpa, *write, &mut Bus { machine, now });
+            match done {
+                Ok(()) => {}
+                Err(Refusal::Form) => vp.raise(UD, None),
+                Err(Refusal::Walk(error)) => raise(vp, error),
+            }
+        }
+        Exit::Halt => return Next::Halted,
+        // No hypervisor is there for the guest.
+        Exit::Hypercall | Exit::Undefined => vp.raise(UD, None),
+        Exit::Rdpmc => vp.raise(GP, Some(0)),
+        Exit::Xsetbv => xsetbv(vp, machine),
+        Exit::Shutdown => return Next::TripleFault,
+        Exit::EntryRefused { code } => {
+            return Next::Unknown {
+                code: *code,
+                info1: 0,
+                info2: 0,
+            };
+        }
+        Exit::Unknown { code, info1, info2 } => {
+            return Next::Unknown {
+                code: *code,
+                info1: *info1,
+                info2: *info2,
+            };
+        }
+    }
+    Next::Run
+}
+
+fn raise(vp: &mut impl Registers, error: WalkError) {
+    match error {
+        WalkError::PageFault { code, address } => {
+            vp.set(Reg::Cr2, address);
+            vp.raise(PF, Some(code));
+        }
+        WalkError::Unsupported => vp.raise(GP, Some(0)),
+    }
+}
+
+/// Goes on behind an instruction that needs nothing done. PAUSE leaves with RIP
+/// already behind it.
+fn skip(exit: &Exit, vp: &mut impl Registers) {
+    if *exit != Exit::Nothing {
+        let next = vp.next_rip();
+        vp.advance(next);
+    }
+}
+
+fn cpuid(vp: &mut impl Registers, machine: &Machine) {
+    let leaf = vp.get(Reg::Rax) as u32;
+    let subleaf = vp.get(Reg::Rcx) as u32;
+    let state = CpuidState {
+        cr4: vp.get(Reg::Cr4),
+        xcr0: vp.get(Reg::Xcr0),
+    };
+    let [a, b, c, d] = machine.cpuid(leaf, subleaf, state);
+    for (reg, value) in [(Reg::Rax, a), (Reg::Rbx, b), (Reg::Rcx, c), (Reg::Rdx, d)] {
+        vp.set(reg, value.into());
+    }
+    let next = vp.next_rip();
+    vp.advance(next);
+}
+
+fn read_msr(vp: &mut impl Registers, machine: &mut Machine, now: u64) {
+    match machine.rdmsr(vp.get(Reg::Rcx) as u32, now) {
+        Ok(value) => {
+            vp.set(Reg::Rax, value & 0xffff_ffff);
+            vp.set(Reg::Rdx, value >> 32);
+            let next = vp.next_rip();
+            vp.advance(next);
+        }
+        Err(devices::Fault) => vp.raise(GP, Some(0)),
+    }
+}
+
+fn edx_eax(vp: &impl Registers) -> u64 {
+    vp.get(Reg::Rax) & 0xffff_ffff | vp.get(Reg::Rdx) << 32
+}
+
+fn write_msr(vp: &mut impl Registers, machine: &mut Machine, now: u64) {
+    match machine.wrmsr(vp.get(Reg::Rcx) as u32, edx_eax(vp), now) {
+        Ok(()) => {
+            let next = vp.next_rip();
+            vp.advance(next);
+        }
+        Err(devices::Fault) => vp.raise(GP, Some(0)),
+    }
+}
+
+fn xsetbv(vp: &mut impl Registers, machine: &Machine) {
+    let value = edx_eax(vp);
+    if vp.cpl() != 0
+        || machine
+            .check_xsetbv(vp.get(Reg::Rcx) as u32, value)
+            .is_err()
+    {
+        vp.raise(GP, Some(0));
+        return;
+    }
+    vp.set(Reg::Xcr0, value);
+    let next = vp.next_rip();
+    vp.advance(next);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testing::{FakeVp, identity_tables};
+    use devices::{CpuidSource, MachineConfig};
+    use memory::doubles::VecGuest;
+    use platform::IoAccess;
+
+    struct NoLeaves;
+    impl CpuidSource for NoLeaves {
+        fn cpuid(&self, _: u32, _: u32) -> Option<[u32; 4]> {
+            None
+        }
+    }
+
+    fn world() -> (FakeVp, VecGuest, Machine) {
+        let guest = VecGuest::new(0x20_0000);
+        identity_tables(&guest, 0x1000);
+        let mut vp = FakeVp::long_mode(0x1000);
+        vp.set(Reg::Rip, 0x8000);
+        vp.next_rip = 0x8002;
+        let config = MachineConfig {
+            memory_size: 0x2000_0000,
+            tsc_hz: 2_000_000_000,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            link_up: false,
+            epoch_seconds: 0,
+            advertise_pm_timer: false,
+        };
+        (vp, guest, Machine::new(&config, &NoLeaves))
+    }
+
+    #[test]
+    fn guest_cannot_reach_a_hypervisor() {
+        let (mut vp, guest, mut machine) = world();
+        assert_eq!(
+            dispatch(&Exit::Hypercall, &mut vp, &guest, &mut machine, 0),
+            Next::Run
+        );
+        assert_eq!(vp.raised, Some((UD, None)));
+        assert_eq!(vp.get(Reg::Rip), 0x8000);
+        let (mut vp, guest, mut machine) = world();
+        vp.set(Reg::Rcx, 0x4000_0000);
+        assert_eq!(
+            dispatch(&Exit::ReadMsr, &mut vp, &guest, &mut machine, 0),
+            Next::Run
+        );
+        assert_eq!(vp.raised, Some((GP, Some(0))));
+    }
+
+    #[test]
+    fn cpuid_fills_four_registers_and_goes_on() {
+        let (mut vp, guest, mut machine) = world();
+        vp.set(Reg::Rax, 0xffff_ffff_4000_0000);
+        vp.set(Reg::Rbx, u64::MAX);
+        dispatch(&Exit::Cpuid, &mut vp, &guest, &mut machine, 0);
+        assert_eq!(vp.get(Reg::Rbx) >> 32, 0);
+        assert_eq!(vp.get(Reg::Rip), 0x8002);
+    }
+
+    #[test]
+    fn code_in_device_memory_is_a_protection_fault() {
+        let (mut vp, guest, mut machine) = world();
+        let exit = Exit::Mmio {
+            gpa: 0x0804_0000,
+            write: false,
+            fetch: true,
+        };
+        dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        assert_eq!(vp.raised, Some((GP, Some(0))));
+    }
+
+    #[test]
+    fn instruction_that_is_not_emulated_is_undefined() {
+        let (mut vp, guest, mut machine) = world();
+        guest.write(0x8000, &[0x0f, 0x28, 0x03]).unwrap();
+        let exit = Exit::Mmio {
+            gpa: 0xfee0_0000,
+            write: false,
+            fetch: false,
+        };
+        dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        assert_eq!(vp.raised, Some((UD, None)));
+    }
+
+    #[test]
+    fn refused_xsetbv_leaves_xcr0_alone() {
+        let (mut vp, guest, mut machine) = world();
+        vp.set(Reg::Rcx, 1);
+        vp.set(Reg::Rax, 7);
+        dispatch(&Exit::Xsetbv, &mut vp, &guest, &mut machine, 0);
+        assert_eq!((vp.raised, vp.get(Reg::Xcr0)), (Some((GP, Some(0))), 0));
+    }
+
+    #[test]
+    fn ends_of_a_run_are_told() {
+        let (mut vp, guest, mut machine) = world();
+        let mut run = |exit| dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        assert_eq!(run(Exit::Shutdown), Next::TripleFault);
+        assert_eq!(run(Exit::Halt), Next::Halted);
+        let unknown = Exit::Unknown {
+            code: 0x77,
+            info1: 1,
+            info2: 2,
+        };
+        assert_eq!(
+            run(unknown),
+            Next::Unknown {
+                code: 0x77,
+                info1: 1,
+                info2: 2
+            }
+        );
+    }
+
+    #[test]
+    fn port_without_a_device_reads_all_ones() {
+        let (mut vp, guest, mut machine) = world();
+        let access = IoAccess {
+            port: 0x1234,
+            size: 1,
+            input: true,
+            string: None,
+        };
+        dispatch(&Exit::Io(access), &mut vp, &guest, &mut machine, 0);
+        assert_eq!(vp.get(Reg::Rax), 0xff);
+        assert_eq!(vp.get(Reg::Rip), 0x8002);
+    }
+}

@@ -1,0 +1,118 @@
+//! The counters of a run, as records (names: `abi::record` and the tools that
+//! read them).
+
+use crate::record::Line;
+use crate::run::Stats;
+use crate::uplink::{Totals, Uplink};
+use memory::{Backing, Purpose};
+use platform::Exit;
+use validate::Layer;
+
+/// What `main` and the loop have counted.
+pub struct Summary<'a, B: Backing, const N: usize> {
+    /// The loop.
+    pub stats: &'a Stats,
+    /// The uplink with everything below it.
+    pub uplink: &'a Uplink<B, N>,
+    /// Hypercalls by code.
+    pub hypercalls: &'a [(u16, u64)],
+    /// The devices.
+    pub devices: devices::Counters,
+    /// Interrupts on vectors that nobody asked for (SYN-19).
+    pub foreign_interrupts: u64,
+    /// Shared pages outside of the pool: the GHCB.
+    pub ghcb_pages: u64,
+    /// Bytes of heap in use.
+    pub heap_used: u64,
+    /// Records that were lost because the queue was full.
+    pub records_lost: u64,
+}
+
+impl<B: Backing, const N: usize> Summary<'_, B, N> {
+    /// Hands every line to `emit`. Zeros are told where a reader compares (signals,
+    /// frames), left out elsewhere.
+    pub fn emit(&self, mut emit: impl FnMut(&Line)) {
+        for (name, count) in Exit::NAMES.iter().zip(self.stats.exits) {
+            if count != 0 {
+                emit(&Line::count("guest_exit", format_args!("{name}"), count));
+            }
+        }
+        for (code, count) in self.hypercalls {
+            emit(&Line::count("hypercall", format_args!("{code:#x}"), *count));
+        }
+        let totals: Totals = self.uplink.totals();
+        let told = [
+            ("host_signal", "sent", totals.signals_sent),
+            ("host_signal", "needed", totals.signals_needed),
+            ("frame", "rx", totals.rx_frames),
+            ("frame", "tx", totals.tx_frames),
+            ("frame_bytes", "rx", totals.rx_bytes),
+            ("frame_bytes", "tx", totals.tx_bytes),
+        ];
+        for (name, key, value) in told {
+            emit(&Line::count(name, format_args!("{key}"), value));
+        }
+        for layer in Layer::ALL {
+            let count = totals.validation.messages(layer);
+            if count != 0 {
+                emit(&Line::count(
+                    "message_judged",
+                    format_args!("{}", layer.name()),
+                    count,
+                ));
+            }
+        }
+        for (rule, count) in totals.validation.violations() {
+            emit(&Line::count(
+                "violation",
+                format_args!("{rule}"),
+                count.into(),
+            ));
+        }
+        for (rule, count) in [
+            ("SYN-19", self.foreign_interrupts),
+            ("SYN-34", self.stats.early_timers),
+        ] {
+            if count != 0 {
+                emit(&Line::count("violation", format_args!("{rule}"), count));
+            }
+        }
+        for purpose in Purpose::ALL {
+            let pool = self.uplink.pool();
+            let pages = pool.used(purpose).saturating_add(pool.leaked(purpose)) as u64;
+            let own = if purpose == Purpose::Ghcb {
+                self.ghcb_pages
+            } else {
+                0
+            };
+            let pages = pages.saturating_add(own);
+            emit(&Line::count(
+                "shared_page",
+                format_args!("{}", purpose.name()),
+                pages,
+            ));
+        }
+        let devices = &self.devices;
+        let others = [
+            ("device", "unknown_port", devices.unknown_port),
+            ("device", "unknown_mmio", devices.unknown_mmio),
+            ("device", "unknown_msr", devices.unknown_msr),
+            ("device", "tx_frames", devices.tx_frames),
+            ("device", "rx_frames", devices.rx_frames),
+            ("device", "tx_dropped", devices.tx_dropped),
+            ("device", "rx_dropped", devices.rx_dropped),
+            ("device", "nic_broken", devices.nic_broken),
+            ("device", "console_lost", devices.console_lost),
+            ("host_call_refused", "", totals.calls_refused),
+            ("nic_restart", "", totals.restarts),
+            ("sint", "", self.stats.sints),
+            ("heap_used", "", self.heap_used),
+            ("record_lost", "", self.records_lost),
+        ];
+        for (name, key, value) in others {
+            if value != 0 {
+                emit(&Line::count(name, format_args!("{key}"), value));
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The loop of a VP: what is due, then the guest, then why it left; for ever, or
+//! until somebody ends it.
+//!
+//! Host interrupts are off while the loop works. They are let in at two points: when
+//! the guest left because one is waiting, and while the guest is halted and there is
+//! nothing to do. Their handlers set flags; everything they mean is done here, once
+//! per turn and within budgets.
+
+use crate::dispatch::{self, Next};
+use crate::synic::Timer;
+use crate::time::Clock;
+use abi::record::Outcome;
+use devices::{Machine, PowerEvent};
+use memory::GuestMemory;
+use platform::{Error, Exit, Platform, Registers};
+
+/// Console bytes that are moved per turn.
+const CONSOLE_BUDGET: usize = 256;
+/// Record bytes that are written per turn while the guest could run, and while
+/// it is halted. A byte costs an exit of our own (about 15 µs in the emulator).
+const RECORD_BUDGET_BUSY: usize = 16;
+const RECORD_BUDGET_IDLE: usize = 4096;
+/// Longest sleep in ns: should the host lose a timer interrupt (it may), the loop
+/// still looks at its deadlines at every other interrupt; this bounds the distance
+/// to the next timer it asks for.
+const LONGEST_SLEEP: u64 = 1_000_000_000;
+
+/// Interrupts of the host since the last look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Messages or event flags may wait.
+    pub sint: bool,
+    /// The timer has expired.
+    pub timer: bool,
+}
+
+/// What the loop needs of the image around it.
+pub trait Surroundings<P> {
+    /// Time stamp counter.
+    fn tsc(&self) -> u64;
+    /// Takes the interrupt flags.
+    fn pending(&mut self) -> Pending;
+    /// Takes the console output of the guest.
+    fn console(&mut self, platform: &mut P, bytes: &[u8]);
+    /// Writes up to `budget` bytes of waiting records.
+    fn records(&mut self, platform: &mut P, budget: usize);
+}
+
+/// What a turn of the network leaves to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// A budget ended it: there is more to do at once.
+    pub more: bool,
+    /// When it must have a turn at the latest, in reference time.
+    pub deadline: Option<u64>,
+}
+
+/// Why the network gets a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// The SynIC source was raised.
+    pub sint: bool,
+    /// The guest rang the NIC or gave it buffers.
+    pub guest: bool,
+}
+
+/// The way from the guest's NIC to the host.
+pub trait Network<P> {
+    /// Moves what is to be moved, within budgets. `now` is reference time.
+    fn poll(
+        &mut self,
+        platform: &mut P,
+        machine: &mut Machine,
+        guest: &impl GuestMemory,
+        reason: Reason,
+        now: u64,
+    ) -> Result<Polled, End>;
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// What led to it.
+    pub why: Why,
+}
+
+/// What led to the end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Told in one word.
+    Told(&'static str),
+    /// A request below failed.
+    Platform(Error),
+    /// An exit that nobody knows.
+    Exit {
+        /// Its code.
+        code: u64,
+        /// First detail.
+        info1: u64,
+        /// Second detail.
+        info2: u64,
+        /// Where the guest was.
+        rip: u64,
+    },
+}
+
+impl core::fmt::Display for Why {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Why::Told(text) => f.write_str(text),
+            Why::Platform(error) => error.fmt(f),
+            Why::Exit {
+                code,
+                info1,
+                info2,
+                rip,
+            } => {
+                write!(
+                    f,
+                    "exit {code:#x} info1 {info1:#x} info2 {info2:#x} rip {rip:#x}"
+                )
+            }
+        }
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> End {
+        End {
+            outcome: error.outcome(),
+            why: Why::Platform(error),
+        }
+    }
+}
+
+/// Counters of the loop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Guest exits by [`Exit::index`].
+    pub exits: [u64; Exit::NAMES.len()],
+    /// Timer interrupts that nothing was due for (SYN-34).
+    pub early_timers: u64,
+    /// Interrupts of our SynIC source.
+    pub sints: u64,
+}
+
+/// A VP with its guest.
+pub struct Vp<P, G, N, S> {
+    /// Host and guest below us.
+    pub platform: P,
+    /// The guest's RAM.
+    pub guest: G,
+    /// The guest's devices.
+    pub machine: Machine,
+    /// Its way to the host.
+    pub network: N,
+    /// The image around the loop.
+    pub surroundings: S,
+    /// The one timer.
+    pub timer: Timer,
+    /// The one clock.
+    pub clock: Clock,
+    /// What was counted.
+    pub stats: Stats,
+    halted: bool,
+    network_deadline: Option<u64>,
+    network_more: bool,
+}
+
+impl<P, G, N, S> Vp<P, G, N, S>
+where
+    P: Platform,
+    G: GuestMemory,
+    N: Network<P>,
+    S: Surroundings<P>,
+{
+    /// Puts a VP together; nothing runs yet.
+    pub fn new(
+        platform: P,
+        guest: G,
+        machine: Machine,
+        network: N,
+        surroundings: S,
+        timer: Timer,
+        clock: Clock,
+    ) -> Self {
+        Vp {
+            platform,
+            guest,
+            machine,
+            network,
+            surroundings,
+            timer,
+            clock,
+            stats: Stats::default(),
+            halted: false,
+            network_deadline: Some(0),
+            network_more: false,
+        }
+    }
+
+    /// Runs the guest until somebody ends the run.
+    pub fn run(&mut self) -> End {
+        loop {
+            if let Err(end) = self.turn() {
+                return end;
+            }
+        }
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> Result<(), End> {
+        let now = self.clock.ns(self.surroundings.tsc());
+        let reference = self.clock.reference(now);
+        let pending = self.surroundings.pending();
+        if pending.timer && !self.timer.expired(&mut self.platform, reference)? {
+            self.stats.early_timers = self.stats.early_timers.saturating_add(1);
+        }
+        if pending.sint {
+            self.stats.sints = self.stats.sints.saturating_add(1);
+        }
+        if self
+            .machine
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.machine.advance(now);
+        }
+        self.poll_network(pending.sint, reference)?;
+        self.move_console();
+        if let Some(event) = self.machine.take_power_event() {
+            return Err(match event {
+                PowerEvent::PowerOff => End {
+                    outcome: Outcome::PowerOff,
+                    why: Why::Told("guest switched itself off"),
+                },
+                PowerEvent::Reset => End {
+                    outcome: Outcome::Reset,
+                    why: Why::Told("guest reset itself"),
+                },
+            });
+        }
+        self.arm(now)?;
+        if self.halted && !self.wake()? {
+            if !self.network_more {
+                self.surroundings
+                    .records(&mut self.platform, RECORD_BUDGET_IDLE);
+                self.platform.wait();
+            }
+            return Ok(());
+        }
+        self.enter()
+    }
+
+    fn poll_network(&mut self, sint: bool, reference: u64) -> Result<(), End> {
+        let events = self.machine.take_nic_events();
+        let reason = Reason {
+            sint,
+            guest: events.tx_kicked || events.rx_refilled || events.reset,
+        };
+        let due = self
+            .network_deadline
+            .is_some_and(|deadline| deadline <= reference);
+        if !(reason.sint || reason.guest || due || self.network_more) {
+            return Ok(());
+        }
+        let Vp {
+            platform,
+            machine,
+            guest,
+            network,
+            ..
+        } = self;
+        let polled = network.poll(platform, machine, guest, reason, reference)?;
+        self.network_deadline = polled.deadline;
+        self.network_more = polled.more;
+        Ok(())
+    }
+
+    fn move_console(&mut self) {
+        let mut buffer = [0; CONSOLE_BUDGET];
+        let count = self.machine.take_console(&mut buffer);
+        if count > 0 {
+            let bytes = buffer.get(..count).unwrap_or(&[]);
+            self.surroundings.console(&mut self.platform, bytes);
+        }
+    }
+
+    /// Sets the timer to whatever is due first.
+    fn arm(&mut self, now: u64) -> Result<(), End> {
+        let longest = now.saturating_add(LONGEST_SLEEP);
+        let machine = self.machine.next_deadline().unwrap_or(longest).min(longest);
+        let mut deadline = self.clock.reference(machine);
+        if let Some(network) = self.network_deadline {
+            deadline = deadline.min(network);
+        }
+        self.timer.ensure(&mut self.platform, deadline)?;
+        Ok(())
+    }
+
+    /// Whether the halted guest has a reason to go on.
+    fn wake(&mut self) -> Result<bool, End> {
+        if !self.platform.vp().interrupts_enabled() {
+            // Nothing can wake it any more: one VP, no NMI from outside.
+            return Err(End {
+                outcome: Outcome::PowerOff,
+                why: Why::Told("guest halted with interrupts off"),
+            });
+        }
+        if self.machine.pending_interrupt().is_some() {
+            self.halted = false;
+        }
+        Ok(!self.halted)
+    }
+
+    fn enter(&mut self) -> Result<(), End> {
+        let vp = self.platform.vp();
+        if self.machine.take_nmi() {
+            vp.inject_nmi();
+        }
+        let offered = self
+            .machine
+            .pending_interrupt()
+            .map(|interrupt| interrupt.vector);
+        vp.offer_interrupt(offered);
+        let exit = self.platform.enter();
+        let now = self.clock.ns(self.surroundings.tsc());
+        let vp = self.platform.vp();
+        if let Some(vector) = offered
+            && !vp.interrupt_offered()
+        {
+            self.machine.accept_interrupt(vector);
+        }
+        vp.offer_interrupt(None);
+        if let Some(count) = self.stats.exits.get_mut(exit.index()) {
+            *count = count.saturating_add(1);
+        }
+        match dispatch::dispatch(&exit, vp, &self.guest, &mut self.machine, now) {
+            Next::Run => {}
+            Next::Halted => self.halted = true,
+            Next::TripleFault => {
+                return Err(End {
+                    outcome: Outcome::TripleFault,
+                    why: Why::Told("guest shutdown"),
+                });
+            }
+            Next::Unknown { code, info1, info2 } => {
+                let rip = vp.get(platform::Reg::Rip);
+                return Err(End {
+                    outcome: Outcome::UnknownExit,
+                    why: Why::Exit {
+                        code,
+                        info1,
+                        info2,
+                        rip,
+                    },
+                });
+            }
+        }
+        if exit == Exit::Interrupted {
+            self.surroundings
+                .records(&mut self.platform, RECORD_BUDGET_BUSY);
+            self.platform.take_interrupts();
+        }
+        Ok(())
+    }
+}

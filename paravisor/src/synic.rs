@@ -1,0 +1,279 @@
+//! Taking the synthetic interrupt controller and the timer: the registers, each
+//! judged by what it reads back (TLFS chapters 11 and 12; rules SYN-20, SYN-21,
+//! SYN-22, SYN-26).
+//!
+//! The pages come from the pool, so they were shared first and zeroed then
+//! (SYN-21). The host is asked for nothing that it could choose: where the pages
+//! are, which source and which vector is used is our decision, and a host that
+//! reports another one is not used.
+
+use abi::hyperv::{
+    OverlayPage, SCONTROL_ENABLE, SYNIC_VERSION, Sint, StimerConfig, guest_os_id, msr,
+};
+use memory::SharedMemory;
+use platform::{Error, Platform};
+
+/// Who we say we are: the open-source form. The type is Linux's, the only one
+/// besides Windows that every host version has met; version and build are ours.
+const GUEST_OS_ID: u64 = guest_os_id(1, 0, 1);
+
+/// Why the host's interrupt controller cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SynicError {
+    /// A request failed.
+    Platform(Error),
+    /// A register does not hold what it must; the rule says what.
+    Judged {
+        /// Id of the rule.
+        rule: &'static str,
+        /// Which register.
+        register: u32,
+        /// What it reads.
+        value: u64,
+    },
+    /// The page has no frame (a bug of ours).
+    NoFrame,
+}
+
+impl From<Error> for SynicError {
+    fn from(error: Error) -> Self {
+        SynicError::Platform(error)
+    }
+}
+
+impl core::fmt::Display for SynicError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            SynicError::Platform(error) => error.fmt(f),
+            SynicError::Judged {
+                rule,
+                register,
+                value,
+            } => {
+                write!(f, "{rule}: register {register:#x} reads {value:#x}")
+            }
+            SynicError::NoFrame => f.write_str("page without a frame"),
+        }
+    }
+}
+
+/// Writes a register and insists on reading it back as `judge` wants it.
+fn set<P: Platform>(
+    platform: &mut P,
+    rule: &'static str,
+    register: u32,
+    value: u64,
+    significant: u64,
+) -> Result<(), SynicError> {
+    platform.write_register(register, value)?;
+    let back = platform.read_register(register)?;
+    if back & significant != value & significant {
+        return Err(SynicError::Judged {
+            rule,
+            register,
+            value: back,
+        });
+    }
+    Ok(())
+}
+
+/// Introduces us to the hypervisor: without a guest id there are no hypercalls.
+pub fn introduce<P: Platform>(platform: &mut P) -> Result<(), SynicError> {
+    platform.write_register(msr::GUEST_OS_ID, GUEST_OS_ID)?;
+    let index = platform.read_register(msr::VP_INDEX)?;
+    if index != 0 {
+        // One VP is configured.
+        return Err(SynicError::Judged {
+            rule: "SYN-26",
+            register: msr::VP_INDEX,
+            value: index,
+        });
+    }
+    Ok(())
+}
+
+/// Takes the SynIC: both pages, then the source, then the switch.
+pub fn take<P: Platform>(
+    platform: &mut P,
+    messages: &impl SharedMemory,
+    flags: &impl SharedMemory,
+    sint: u8,
+    vector: u8,
+) -> Result<(), SynicError> {
+    let gpa = |page: Option<u64>| {
+        page.map(|pfn| pfn.wrapping_shl(12))
+            .ok_or(SynicError::NoFrame)
+    };
+    let version = platform.read_register(msr::SVERSION)?;
+    if version != SYNIC_VERSION {
+        return Err(SynicError::Judged {
+            rule: "SYN-22",
+            register: msr::SVERSION,
+            value: version,
+        });
+    }
+    /// Frame and enable bit; bits 11:1 are the hypervisor's.
+    const PAGE: u64 = !0xffe;
+    let simp = OverlayPage::enabled_at(gpa(messages.pfn(0))?);
+    set(platform, "SYN-20", msr::SIMP, simp.0, PAGE)?;
+    let siefp = OverlayPage::enabled_at(gpa(flags.pfn(0))?);
+    set(platform, "SYN-20", msr::SIEFP, siefp.0, PAGE)?;
+    let register = msr::SINT0.wrapping_add(u32::from(sint & 0xf));
+    set(
+        platform,
+        "SYN-19",
+        register,
+        Sint::new(vector, true).0,
+        0x1_00ff,
+    )?;
+    set(
+        platform,
+        "SYN-22",
+        msr::SCONTROL,
+        SCONTROL_ENABLE,
+        SCONTROL_ENABLE,
+    )
+}
+
+/// Timer 0, one-shot, as an interrupt of its own.
+#[derive(Debug)]
+pub struct Timer {
+    /// Deadline to which it is set, in reference time.
+    armed: Option<u64>,
+}
+
+impl Timer {
+    /// Configures the timer; it runs when a count is written.
+    pub fn new<P: Platform>(platform: &mut P, vector: u8) -> Result<Timer, Error> {
+        let config = StimerConfig::direct(vector, StimerConfig::AUTO_ENABLE);
+        platform.write_register(msr::STIMER0_COUNT, 0)?;
+        platform.write_register(msr::STIMER0_CONFIG, config.0)?;
+        Ok(Timer { armed: None })
+    }
+
+    /// Makes sure that an interrupt comes at `deadline` (reference time) or
+    /// earlier. An earlier deadline that still runs is left alone: its interrupt
+    /// is early, the loop looks at the clock and asks again.
+    pub fn ensure<P: Platform>(&mut self, platform: &mut P, deadline: u64) -> Result<(), Error> {
+        if self.armed.is_some_and(|armed| armed <= deadline) {
+            return Ok(());
+        }
+        // 0 would stop the timer.
+        let deadline = deadline.max(1);
+        platform.write_register(msr::STIMER0_COUNT, deadline)?;
+        self.armed = Some(deadline);
+        Ok(())
+    }
+
+    /// The timer's interrupt came: ends it at the interrupt controller (direct
+    /// mode has no automatic end). One that came without a cause (SYN-34) is
+    /// ended the same way; `false` tells the caller to count it.
+    pub fn expired<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<bool, Error> {
+        platform.write_register(msr::EOI, 0)?;
+        let due = self.armed.is_some_and(|armed| armed <= now);
+        if due {
+            self.armed = None;
+        }
+        Ok(due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testing::FakePlatform;
+    use memory::doubles::PlainShared;
+
+    const SINT7: u32 = msr::SINT0 + 7;
+
+    fn platform() -> FakePlatform {
+        let mut platform = FakePlatform::default();
+        platform.registers.insert(msr::SVERSION, 1);
+        platform
+    }
+
+    fn take_it(platform: &mut FakePlatform) -> Result<(), SynicError> {
+        take(
+            platform,
+            &PlainShared::new(1, 0x8801),
+            &PlainShared::new(1, 0x8802),
+            7,
+            0x60,
+        )
+    }
+
+    #[test]
+    fn syn_21_pages_are_set_before_the_source_and_the_switch_comes_last() {
+        let mut platform = platform();
+        take_it(&mut platform).unwrap();
+        assert_eq!(
+            platform.written,
+            [
+                (msr::SIMP, 0x880_1001),
+                (msr::SIEFP, 0x880_2001),
+                (SINT7, 0x2_0060),
+                (msr::SCONTROL, 1)
+            ]
+        );
+    }
+
+    #[test]
+    fn syn_20_another_page_than_ours_is_refused() {
+        let mut platform = platform();
+        platform.stuck.insert(msr::SIMP, 0x1234_5001);
+        let judged = SynicError::Judged {
+            rule: "SYN-20",
+            register: msr::SIMP,
+            value: 0x1234_5001,
+        };
+        assert_eq!(take_it(&mut platform), Err(judged));
+    }
+
+    #[test]
+    fn syn_22_version_and_switch_read_back() {
+        let mut platform = platform();
+        platform.registers.insert(msr::SVERSION, 0);
+        assert!(matches!(
+            take_it(&mut platform),
+            Err(SynicError::Judged { rule: "SYN-22", .. })
+        ));
+        platform.registers.insert(msr::SVERSION, 1);
+        platform.stuck.insert(msr::SCONTROL, 0);
+        assert!(matches!(
+            take_it(&mut platform),
+            Err(SynicError::Judged { rule: "SYN-22", .. })
+        ));
+    }
+
+    #[test]
+    fn syn_26_vp_index_is_ours() {
+        let mut platform = platform();
+        platform.stuck.insert(msr::VP_INDEX, 0xffff_ffff);
+        assert!(matches!(
+            introduce(&mut platform),
+            Err(SynicError::Judged { rule: "SYN-26", .. })
+        ));
+    }
+
+    #[test]
+    fn timer_is_written_only_for_earlier_deadlines() {
+        let mut platform = platform();
+        let mut timer = Timer::new(&mut platform, 0x50).unwrap();
+        platform.written.clear();
+        timer.ensure(&mut platform, 1000).unwrap();
+        timer.ensure(&mut platform, 2000).unwrap();
+        timer.ensure(&mut platform, 500).unwrap();
+        assert_eq!(
+            platform.written,
+            [(msr::STIMER0_COUNT, 1000), (msr::STIMER0_COUNT, 500)]
+        );
+        // Early or spurious: it stays armed. On time: it has to be set again.
+        assert!(!timer.expired(&mut platform, 499).unwrap());
+        timer.ensure(&mut platform, 500).unwrap();
+        assert!(timer.expired(&mut platform, 500).unwrap());
+        platform.written.clear();
+        timer.ensure(&mut platform, 600).unwrap();
+        assert_eq!(platform.written, [(msr::STIMER0_COUNT, 600)]);
+    }
+}

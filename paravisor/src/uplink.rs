@@ -1,0 +1,784 @@
+//! The way to the host's NIC: the VMBus client, the one channel and the NIC on
+//! it, with the shared memory that each of them needs.
+//!
+//! The rooms below are state machines; this is who carries out what they say:
+//! hypercalls, SynIC pages, pages of the pool. It lives on one VP and needs no
+//! lock. What the guest sees of it is a [`Guest`]; before there is one,
+//! [`Nobody`].
+//!
+//! ```text
+//! Waiting ─ offer ─ Opening ─ opened ─ Sharing (both buffers) ─ Running
+//!    ^                 |                  |                       |
+//!    └── closed ── Closing <── failed, rescinded ─────────────────┘
+//! ```
+//! After [`MAX_RESTARTS`] failures, or when the connection has ended, it stays
+//! [`State::Gone`]: the guest goes on with its link down.
+
+mod guest;
+
+pub use guest::{Guest, InVm, Nobody};
+
+use crate::run::{End, Polled, Why};
+use abi::hyperv::{Control, MESSAGE_PAYLOAD, SignalEvent, VMBUS_MESSAGE_TYPE, call, msr};
+use abi::record::Outcome;
+use alloc::vec::Vec;
+use memory::{Backing, Owned, PoolError, Purpose, SharedPool};
+use netvsc::{Nic, limits as nic_limits};
+use platform::{Error, Platform};
+use validate::{Rule, Violation};
+use vmbus::synic::{Drain, EventFlags, MessageSlot};
+use vmbus::{
+    Action, Channel, ChannelId, Client, Counters, Event, GpadlId, Signal, SignalTarget, Target,
+    limits,
+};
+use zerocopy::IntoBytes;
+
+/// Pages of each of the two rings, header page included: 64 KiB of packets hold a
+/// few hundred, which is more than the NIC has outstanding.
+const RING_PAGES: usize = 17;
+/// Frames taken from the guest per turn.
+const TX_BUDGET: usize = 64;
+/// Longest frame of the guest: an MTU of 9000 and an Ethernet header with tags.
+const FRAME: usize = 9216;
+/// How often the channel is opened again after a failure. A host that breaks the
+/// rules more often than this is not worth its interrupts.
+const MAX_RESTARTS: u32 = 3;
+
+/// What the measured configuration decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Which host.
+    pub target: Target,
+    /// The NIC's address, if it is fixed.
+    pub mac: Option<[u8; 6]>,
+    /// Payload of the largest frame.
+    pub mtu: u32,
+    /// Random start of transaction ids.
+    pub seed: u64,
+}
+
+/// A buffer that was handed to the host.
+struct Buffer<R> {
+    gpadl: GpadlId,
+    memory: Owned<R>,
+    /// The host knows it.
+    ready: bool,
+}
+
+/// How far the channel is.
+enum State<R> {
+    /// No NIC was offered yet.
+    Waiting,
+    /// The channel is being opened.
+    Opening {
+        id: ChannelId,
+        ring: GpadlId,
+        channel: Channel<Owned<R>>,
+    },
+    /// The buffers are being made known.
+    Sharing {
+        link: Link<R>,
+        receive: Buffer<R>,
+        send: Buffer<R>,
+    },
+    /// The NIC lives.
+    Running {
+        link: Link<R>,
+        receive: GpadlId,
+        send: GpadlId,
+        nic: Nic<Owned<R>>,
+    },
+    /// The channel is being closed, after which it may be opened again.
+    Closing { id: ChannelId },
+    /// There will be no NIC any more.
+    Gone,
+}
+
+/// An open channel.
+struct Link<R> {
+    id: ChannelId,
+    ring: GpadlId,
+    channel: Channel<Owned<R>>,
+    signal: SignalTarget,
+}
+
+/// What is counted here and in everything below that is gone already.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Messages judged and violations, of all layers.
+    pub validation: Counters,
+    /// SignalEvent hypercalls made.
+    pub signals_sent: u64,
+    /// Signals that the protocol called for.
+    pub signals_needed: u64,
+    /// Frames from the host.
+    pub rx_frames: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Frames to the host.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Signals and messages that the host refused.
+    pub calls_refused: u64,
+    /// Channels opened again.
+    pub restarts: u64,
+}
+
+/// Where the uplink stands, for the boot that waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The host has not answered yet.
+    Contacting,
+    /// The bus is there, the NIC is not ready.
+    Connected,
+    /// Frames may flow; whether the link is up.
+    Ready {
+        /// The link is up.
+        link: bool,
+    },
+    /// The bus is there, but there is no NIC, or no more.
+    NoNic,
+    /// The connection is over, or never was.
+    Failed,
+}
+
+/// The uplink. `B` shares pages, `N` is the number of pages in the pool.
+pub struct Uplink<B: Backing, const N: usize> {
+    config: Config,
+    pool: SharedPool<B, N>,
+    messages: Owned<B::Region>,
+    flags: Owned<B::Region>,
+    slot: MessageSlot,
+    flag_area: EventFlags,
+    client: Client,
+    state: State<B::Region>,
+    /// Memory whose GPADL is being torn down.
+    parked: Vec<(GpadlId, Owned<B::Region>)>,
+    connected: bool,
+    failed: Option<Violation>,
+    offers_complete: bool,
+    mac: Option<[u8; 6]>,
+    link_up: bool,
+    restarts: u32,
+    /// A frame of the guest that the NIC had no room for.
+    held: Vec<u8>,
+    retired: Totals,
+    frame: Vec<u8>,
+}
+
+impl<B: Backing, const N: usize> Uplink<B, N> {
+    /// An uplink over SynIC pages that are in use already.
+    pub fn new(
+        config: Config,
+        pool: SharedPool<B, N>,
+        messages: Owned<B::Region>,
+        flags: Owned<B::Region>,
+    ) -> Self {
+        Uplink {
+            config,
+            pool,
+            messages,
+            flags,
+            slot: MessageSlot::new(config.target.sint),
+            flag_area: EventFlags::new(config.target.sint),
+            client: Client::new(vmbus::Config::new(config.target)),
+            state: State::Waiting,
+            parked: Vec::new(),
+            connected: false,
+            failed: None,
+            offers_complete: false,
+            mac: config.mac,
+            link_up: false,
+            restarts: 0,
+            held: Vec::new(),
+            retired: Totals::default(),
+            frame: alloc::vec![0; FRAME],
+        }
+    }
+
+    /// Says the first word to the host.
+    pub fn start(&mut self, now: u64) {
+        // Fails only if it was called before.
+        let _ = self.client.start(now);
+    }
+
+    /// Where things stand.
+    pub fn standing(&self) -> Standing {
+        if self.failed.is_some() {
+            return Standing::Failed;
+        }
+        if !self.connected {
+            return Standing::Contacting;
+        }
+        match &self.state {
+            State::Running { nic, .. } if nic.is_ready() => Standing::Ready { link: self.link_up },
+            State::Waiting if self.offers_complete => Standing::NoNic,
+            State::Gone => Standing::NoNic,
+            _ => Standing::Connected,
+        }
+    }
+
+    /// The rule that ended the connection.
+    pub fn failure(&self) -> Option<Violation> {
+        self.failed
+    }
+
+    /// The NIC's address, once known.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        self.mac
+    }
+
+    /// Payload of the largest frame that host and configuration allow.
+    pub fn mtu(&self) -> u32 {
+        match &self.state {
+            State::Running { nic, .. } if nic.is_ready() => nic.mtu(),
+            _ => self.config.mtu,
+        }
+    }
+
+    /// Whether the link is up.
+    pub fn link_up(&self) -> bool {
+        self.link_up
+    }
+
+    /// The VMBus version in use.
+    pub fn version(&self) -> Option<abi::vmbus::Version> {
+        self.client.version()
+    }
+
+    /// The NVSP version in use: the handshake proposes this one only.
+    pub fn nvsp_version(&self) -> Option<&'static str> {
+        matches!(self.standing(), Standing::Ready { .. }).then_some("6.1")
+    }
+
+    /// The pool, for its accounts.
+    pub fn pool(&self) -> &SharedPool<B, N> {
+        &self.pool
+    }
+
+    /// Everything that was counted so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.retired.clone();
+        totals.validation.add(self.client.counters());
+        match &self.state {
+            State::Opening { channel, .. } => add_channel(&mut totals, channel),
+            State::Sharing { link, .. } => add_channel(&mut totals, &link.channel),
+            State::Running { link, nic, .. } => {
+                add_channel(&mut totals, &link.channel);
+                add_nic(&mut totals, nic);
+            }
+            State::Waiting | State::Closing { .. } | State::Gone => {}
+        }
+        totals
+    }
+
+    /// One turn: host messages if `sint` was raised, requests, packets, frames.
+    pub fn turn<P: Platform>(
+        &mut self,
+        platform: &mut P,
+        guest: &mut impl Guest,
+        sint: bool,
+        now: u64,
+    ) -> Result<Polled, End> {
+        let mut more = false;
+        if sint {
+            more |= self.take_messages(platform, now)?;
+            self.take_flags();
+        }
+        self.work_client(platform, now)?;
+        self.handle_events(guest, now)?;
+        more |= self.move_frames(platform, guest, now)?;
+        self.handle_nic_events(guest, now);
+        // What the turn has asked for goes out at once.
+        self.work_client(platform, now)?;
+        let nic = match &self.state {
+            State::Running { nic, .. } => nic.next_deadline(),
+            _ => None,
+        };
+        Ok(Polled {
+            more,
+            deadline: [self.client.deadline(), nic].into_iter().flatten().min(),
+        })
+    }
+
+    /// Copies and judges what the message slot holds (SYN-01 to SYN-11). Whether a
+    /// budget ended it.
+    fn take_messages<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<bool, End> {
+        let Uplink {
+            slot,
+            messages,
+            client,
+            ..
+        } = self;
+        let mut failed = None;
+        let drain = slot.drain(
+            messages,
+            limits::MESSAGES_PER_WAKE,
+            |copy| client.on_message(copy, now),
+            || {
+                if let Err(error) = platform.write_register(msr::EOM, 0) {
+                    failed = Some(error);
+                }
+            },
+        );
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if drain == Drain::BudgetSpent {
+            self.client.note(Violation::new(
+                Rule::SYN_11,
+                0,
+                limits::MESSAGES_PER_WAKE as u64,
+            ));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Takes the event flags. The one channel is polled in every turn, so which
+    /// flag it was matters to the counters only.
+    fn take_flags(&mut self) {
+        let set = self.flag_area.take(&self.flags, self.client.highest_flag());
+        if !set.is_empty() {
+            self.client.on_event_flags(&set).for_each(drop);
+        }
+    }
+
+    /// Posts what the client has to say.
+    fn work_client<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<(), End> {
+        while let Some(Action::PostMessage(post)) = self.client.poll(now) {
+            let payload = post.payload();
+            let input = abi::hyperv::PostMessage {
+                connection_id: post.connection_id(),
+                reserved: 0,
+                message_type: VMBUS_MESSAGE_TYPE,
+                payload_size: payload.len().min(MESSAGE_PAYLOAD) as u32,
+                payload: *post.padded(),
+            };
+            let control = Control::simple(call::POST_MESSAGE);
+            let status = match platform.hypercall(control, input.as_bytes()) {
+                Ok(result) => result.status(),
+                // A status that does not exist: the client's rule for it decides.
+                Err(Error::Malformed { value, .. }) => value as u16,
+                Err(error) => return Err(error.into()),
+            };
+            if status != abi::hyperv::status::SUCCESS {
+                self.retired.calls_refused = self.retired.calls_refused.saturating_add(1);
+            }
+            self.client.on_post_result(status, now);
+        }
+        Ok(())
+    }
+
+    fn handle_events(&mut self, guest: &mut impl Guest, now: u64) -> Result<(), End> {
+        while let Some(event) = self.client.next_event() {
+            match event {
+                Event::Connected { version, features } => {
+                    self.connected = true;
+                    log::info!(
+                        "VMBus version {}.{} features {features:?}",
+                        version.0 >> 16,
+                        version.0 & 0xffff
+                    );
+                }
+                Event::Offered { channel, .. } => {
+                    if matches!(self.state, State::Waiting) {
+                        self.open(channel, now)?;
+                    }
+                }
+                Event::OffersDelivered => self.offers_complete = true,
+                Event::Opened { channel, signal } => self.opened(channel, signal, now)?,
+                Event::OpenFailed { channel, violation } => {
+                    log::warn!("channel could not be opened: {violation}");
+                    self.give_up(guest, channel, now);
+                }
+                Event::GpadlCreated { gpadl } => self.buffer_ready(gpadl, now)?,
+                Event::GpadlFailed { violation, .. } => {
+                    log::warn!("buffer could not be shared: {violation}");
+                    if let Some(id) = self.channel_id() {
+                        self.give_up(guest, id, now);
+                    }
+                }
+                Event::Rescinded { channel } => {
+                    log::warn!("NIC was taken back");
+                    self.give_up(guest, channel, now);
+                }
+                Event::Closed { channel } => {
+                    if matches!(self.state, State::Closing { id } if id == channel) {
+                        self.restart(channel, now)?;
+                    }
+                }
+                Event::Released { channel } => {
+                    if matches!(self.state, State::Closing { id } if id == channel) {
+                        self.state = State::Waiting;
+                    }
+                }
+                Event::MemoryReleased { gpadl } => {
+                    if let Some(memory) = self.unpark(gpadl) {
+                        self.pool.give_back(memory);
+                    }
+                }
+                Event::MemoryLeaked { gpadl } => {
+                    if let Some(memory) = self.unpark(gpadl) {
+                        self.pool.leak(memory);
+                    }
+                }
+                Event::Unloaded { .. } => self.abandon(guest),
+                Event::Failed { violation } => {
+                    log::error!("VMBus connection ended: {violation}");
+                    self.failed = Some(violation);
+                    self.abandon(guest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn channel_id(&self) -> Option<ChannelId> {
+        match &self.state {
+            State::Opening { id, .. } | State::Closing { id } => Some(*id),
+            State::Sharing { link, .. } | State::Running { link, .. } => Some(link.id),
+            State::Waiting | State::Gone => None,
+        }
+    }
+
+    fn take(&mut self, pages: usize, purpose: Purpose) -> Result<Owned<B::Region>, End> {
+        self.pool.take(pages, purpose).map_err(|error| match error {
+            PoolError::Exhausted => End {
+                outcome: Outcome::Panic,
+                why: Why::Told("pool of shared pages is exhausted"),
+            },
+            PoolError::ShareFailed | PoolError::Mapping => End {
+                outcome: Outcome::MemoryFailure,
+                why: Why::Told("page could not be shared"),
+            },
+        })
+    }
+
+    fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        let memory = self.take(RING_PAGES.saturating_mul(2), Purpose::Ring)?;
+        let Ok(channel) = Channel::new(memory, RING_PAGES as u32, netvsc::POLICY) else {
+            return Err(End {
+                outcome: Outcome::Panic,
+                why: Why::Told("ring geometry"),
+            });
+        };
+        match self
+            .client
+            .open(id, channel.memory(), RING_PAGES as u32, 0, now)
+        {
+            Ok(ring) => self.state = State::Opening { id, ring, channel },
+            Err(error) => {
+                log::warn!("channel cannot be opened: {error:?}");
+                self.pool.give_back(channel.into_memory());
+                self.state = State::Gone;
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, opened: ChannelId, signal: SignalTarget, now: u64) -> Result<(), End> {
+        let (id, ring, channel) = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Opening { id, ring, channel } if id == opened => (id, ring, channel),
+            other => {
+                self.state = other;
+                return Ok(());
+            }
+        };
+        let link = Link {
+            id,
+            ring,
+            channel,
+            signal,
+        };
+        let pages = |bytes: usize| bytes.div_ceil(memory::PAGE_SIZE);
+        let receive = self.take(pages(nic_limits::RECEIVE_BUFFER), Purpose::ReceiveBuffer)?;
+        let send = self.take(pages(nic_limits::SEND_BUFFER), Purpose::SendBuffer)?;
+        let shared = self
+            .client
+            .create_gpadl(id, &receive, now)
+            .and_then(|first| {
+                self.client
+                    .create_gpadl(id, &send, now)
+                    .map(|second| (first, second))
+            });
+        match shared {
+            Ok((first, second)) => {
+                let buffer = |gpadl, memory| Buffer {
+                    gpadl,
+                    memory,
+                    ready: false,
+                };
+                let (receive, send) = (buffer(first, receive), buffer(second, send));
+                self.state = State::Sharing {
+                    link,
+                    receive,
+                    send,
+                };
+            }
+            Err(error) => {
+                // Not shared, or the connection is just ending. Dropping pages
+                // leaks them, which is the safe side.
+                log::warn!("buffers cannot be shared: {error:?}");
+                self.park(link.ring, link.channel.into_memory());
+                self.close(id, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn buffer_ready(&mut self, gpadl: GpadlId, now: u64) -> Result<(), End> {
+        let State::Sharing { receive, send, .. } = &mut self.state else {
+            return Ok(());
+        };
+        for buffer in [&mut *receive, &mut *send] {
+            buffer.ready |= buffer.gpadl == gpadl;
+        }
+        if !(receive.ready && send.ready) {
+            return Ok(());
+        }
+        let State::Sharing {
+            link,
+            receive,
+            send,
+        } = core::mem::replace(&mut self.state, State::Gone)
+        else {
+            return Ok(());
+        };
+        let config = netvsc::Config {
+            receive_gpadl: receive.gpadl.number(),
+            send_gpadl: send.gpadl.number(),
+            mtu: self.config.mtu,
+            // After a restart the address must be the one that the guest knows (RND-49).
+            mac: self.mac,
+            promiscuous: false,
+            enforce_unmeasured: false,
+            seed: self.config.seed.rotate_left(self.restarts),
+        };
+        let (first, second) = (receive.gpadl, send.gpadl);
+        let Ok(mut nic) = Nic::new(config, receive.memory, send.memory) else {
+            return Err(End {
+                outcome: Outcome::Panic,
+                why: Why::Told("NIC buffers"),
+            });
+        };
+        nic.start(now);
+        self.state = State::Running {
+            link,
+            receive: first,
+            send: second,
+            nic,
+        };
+        Ok(())
+    }
+
+    /// Works the NIC: frames of the guest, then packets of the host. Whether
+    /// there is more to do at once.
+    fn move_frames<P: Platform>(
+        &mut self,
+        platform: &mut P,
+        guest: &mut impl Guest,
+        now: u64,
+    ) -> Result<bool, End> {
+        let State::Running { link, nic, .. } = &mut self.state else {
+            return Ok(false);
+        };
+        let mut more = false;
+        let mut left = TX_BUDGET;
+        if nic.is_ready() {
+            while left > 0 {
+                if self.held.is_empty() {
+                    let Some(len) = guest.take(&mut self.frame) else {
+                        break;
+                    };
+                    let frame = self.frame.get(..len).unwrap_or(&[]);
+                    match nic.transmit(&mut link.channel, frame, now) {
+                        Ok(()) => {}
+                        Err(netvsc::TransmitError::Full) => self.held.extend_from_slice(frame),
+                        // Counted by the NIC; the frame is lost, as on a wire.
+                        Err(_) => {}
+                    }
+                } else {
+                    match nic.transmit(&mut link.channel, &self.held, now) {
+                        Err(netvsc::TransmitError::Full) => break,
+                        _ => self.held.clear(),
+                    }
+                }
+                left = left.saturating_sub(1);
+            }
+            more |= left == 0;
+        }
+        let polled = nic.poll(&mut link.channel, now, |frame| guest.deliver(frame));
+        more |= polled.more;
+        if !self.held.is_empty() && nic.is_ready() {
+            // Completions may have made room.
+            let again = nic.transmit(&mut link.channel, &self.held, now);
+            if again != Err(netvsc::TransmitError::Full) {
+                self.held.clear();
+                more = true;
+            }
+        }
+        let signal = polled.signal.or(nic.flush(&mut link.channel));
+        if signal == Signal::Needed {
+            let target = link.signal;
+            self.signal(platform, target)?;
+        }
+        Ok(more)
+    }
+
+    fn signal<P: Platform>(&mut self, platform: &mut P, target: SignalTarget) -> Result<(), End> {
+        let input = SignalEvent {
+            connection_id: target.connection_id,
+            flag: target.flag,
+            reserved: 0,
+        };
+        let control = Control::simple(call::SIGNAL_EVENT);
+        self.retired.signals_sent = self.retired.signals_sent.saturating_add(1);
+        let refused = match platform.hypercall(control, input.as_bytes()) {
+            Ok(result) => result.status() != abi::hyperv::status::SUCCESS,
+            Err(Error::Malformed { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if refused {
+            // The host does not hear us; the deadlines of what waits will tell.
+            self.retired.calls_refused = self.retired.calls_refused.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    fn handle_nic_events(&mut self, guest: &mut impl Guest, now: u64) {
+        loop {
+            let State::Running { link, nic, .. } = &mut self.state else {
+                return;
+            };
+            let id = link.id;
+            let Some(event) = nic.take_event(now) else {
+                return;
+            };
+            match event {
+                netvsc::Event::Ready { mac, mtu } => {
+                    self.mac = Some(mac);
+                    log::info!("NIC ready, MTU {mtu}");
+                }
+                netvsc::Event::Link { up } => {
+                    self.link_up = up;
+                    guest.set_link(up);
+                }
+                netvsc::Event::NetworkChange => {
+                    // A cable that was out for a moment: the guest renews its lease.
+                    if self.link_up {
+                        guest.set_link(false);
+                        guest.set_link(true);
+                    }
+                }
+                netvsc::Event::Failed(violation) => {
+                    log::warn!("NIC failed: {violation}");
+                    self.give_up(guest, id, now);
+                }
+                netvsc::Event::Stopped => self.give_up(guest, id, now),
+            }
+        }
+    }
+
+    /// Stops using the channel. Its memory is parked until the host lets go of it.
+    fn give_up(&mut self, guest: &mut impl Guest, id: ChannelId, now: u64) {
+        if self.channel_id() != Some(id) || matches!(self.state, State::Closing { .. }) {
+            return;
+        }
+        self.dismantle(guest);
+        self.close(id, now);
+    }
+
+    fn close(&mut self, id: ChannelId, now: u64) {
+        self.state = State::Closing { id };
+        if self.client.close(id, now).is_err() {
+            // Not known to the client any more, or broken for good.
+            self.state = State::Gone;
+        }
+    }
+
+    /// Takes channel and NIC apart: counters are kept, memory is parked.
+    fn dismantle(&mut self, guest: &mut impl Guest) {
+        if core::mem::take(&mut self.link_up) {
+            guest.set_link(false);
+        }
+        self.held.clear();
+        match core::mem::replace(&mut self.state, State::Gone) {
+            State::Opening { ring, channel, .. } => {
+                add_channel(&mut self.retired, &channel);
+                self.park(ring, channel.into_memory());
+            }
+            State::Sharing {
+                link,
+                receive,
+                send,
+            } => {
+                add_channel(&mut self.retired, &link.channel);
+                self.park(link.ring, link.channel.into_memory());
+                self.park(receive.gpadl, receive.memory);
+                self.park(send.gpadl, send.memory);
+            }
+            State::Running {
+                link,
+                receive,
+                send,
+                nic,
+            } => {
+                add_channel(&mut self.retired, &link.channel);
+                add_nic(&mut self.retired, &nic);
+                self.park(link.ring, link.channel.into_memory());
+                let (receive_memory, send_memory) = nic.into_buffers();
+                self.park(receive, receive_memory);
+                self.park(send, send_memory);
+            }
+            State::Waiting | State::Closing { .. } | State::Gone => {}
+        }
+    }
+
+    /// The channel is closed: once more, if there is reason to hope.
+    fn restart(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        if self.restarts >= MAX_RESTARTS {
+            log::warn!("NIC failed too often");
+            self.state = State::Gone;
+            return Ok(());
+        }
+        self.restarts = self.restarts.saturating_add(1);
+        self.retired.restarts = self.retired.restarts.saturating_add(1);
+        self.open(id, now)
+    }
+
+    /// The connection is over; the client's events tell which memory is lost.
+    fn abandon(&mut self, guest: &mut impl Guest) {
+        self.dismantle(guest);
+        self.state = State::Gone;
+        for (_, memory) in core::mem::take(&mut self.parked) {
+            self.pool.leak(memory);
+        }
+    }
+
+    fn park(&mut self, gpadl: GpadlId, memory: Owned<B::Region>) {
+        self.parked.push((gpadl, memory));
+    }
+
+    fn unpark(&mut self, gpadl: GpadlId) -> Option<Owned<B::Region>> {
+        let at = self.parked.iter().position(|(id, _)| *id == gpadl)?;
+        Some(self.parked.swap_remove(at).1)
+    }
+}
+
+fn add_channel<R: memory::SharedMemory>(totals: &mut Totals, channel: &Channel<R>) {
+    totals.validation.add(channel.counters());
+    totals.signals_needed = totals
+        .signals_needed
+        .saturating_add(channel.signals_needed());
+}
+
+fn add_nic<R: memory::SharedMemory>(totals: &mut Totals, nic: &Nic<R>) {
+    let counters = nic.counters();
+    totals.validation.add(&counters.validation);
+    totals.rx_frames = totals.rx_frames.saturating_add(counters.rx_frames);
+    totals.rx_bytes = totals.rx_bytes.saturating_add(counters.rx_bytes);
+    totals.tx_frames = totals.tx_frames.saturating_add(counters.tx_frames);
+    totals.tx_bytes = totals.tx_bytes.saturating_add(counters.tx_bytes);
+}
