@@ -440,4 +440,9 @@ fn low_bytes(size: u8) -> u32 {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects
+)]
 mod tests;

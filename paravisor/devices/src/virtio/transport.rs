@@ -375,15 +375,14 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
         match (offset, size) {
             (common::DEVICE_FEATURE_SELECT, 4) => self.device_select = value as u32,
             (common::DRIVER_FEATURE_SELECT, 4) => self.driver_select = value as u32,
+            // 3.1.1: not after FEATURES_OK.
+            (common::DRIVER_FEATURE, 4) if self.status & status::FEATURES_OK != 0 => {}
             (common::DRIVER_FEATURE, 4) => {
-                // 3.1.1: not after FEATURES_OK.
-                if self.status & status::FEATURES_OK == 0 {
-                    self.accepted = match self.driver_select {
-                        0 => (self.accepted & !0xffff_ffff) | value,
-                        1 => (self.accepted & 0xffff_ffff) | value << 32,
-                        _ => self.accepted,
-                    };
-                }
+                self.accepted = match self.driver_select {
+                    0 => (self.accepted & !0xffff_ffff) | value,
+                    1 => (self.accepted & 0xffff_ffff) | value << 32,
+                    _ => self.accepted,
+                };
             }
             (common::CONFIG_MSIX_VECTOR, 2) => self.config_vector = checked_vector::<V>(value),
             (common::DEVICE_STATUS, 1) => self.write_status(value as u8),
@@ -495,4 +494,9 @@ fn describe(body: &mut [u8], kind: u8, len: u8, offset: u64, length: u64) {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::arithmetic_side_effects
+)]
 mod tests;
