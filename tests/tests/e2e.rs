@@ -146,6 +146,17 @@ fn debian_6_12_fetches_and_uploads() {
 
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]
+fn the_emulated_machine_passes_its_own_test() {
+    let out = xtask().arg("selftest").output().unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
 fn plain_boot_of_the_same_guest_works() {
     let run = run(&["--plain", "--kernel-version", "6.12"]);
     assert!(run.ok, "{}", run.error);

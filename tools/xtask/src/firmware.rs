@@ -45,13 +45,18 @@ pub fn build() -> Result<Built> {
     let built = Built {
         stage: firmware(&target, "stage", stage)?,
         paravisor: firmware(&target, "paravisor", &["-p", "paravisor"])?,
-        rig: firmware(&target, "rig", &["-p", "rig", "--bin", "rig"])?,
+        rig: rig()?,
         tool: paths::target().join("debug/undercroft"),
     };
     let mut tool = cargo();
     tool.args(["build", "-p", "undercroft"]);
     run("undercroft", &mut tool)?;
     Ok(built)
+}
+
+/// Builds the rig alone.
+pub fn rig() -> Result<PathBuf> {
+    firmware(&setup::target()?, "rig", &["-p", "rig", "--bin", "rig"])
 }
 
 fn firmware(target: &Target, name: &str, what: &[&str]) -> Result<PathBuf> {

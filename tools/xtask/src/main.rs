@@ -52,6 +52,8 @@ enum Chore {
     },
     /// Boot a guest above the paravisor in the rig and let it use the network
     Run(RunArgs),
+    /// Let the rig test the machine that it emulates: no image, no guest
+    Selftest,
     /// Run every test, in process and in QEMU
     Test(TestArgs),
     /// Measure
@@ -136,6 +138,9 @@ fn chore(chore: Chore) -> Result<()> {
             },
         ),
         Chore::Run(args) => run(args),
+        Chore::Selftest => {
+            run::selftest(true).map(|()| println!("the emulated machine is as it should be"))
+        }
         Chore::Test(args) => test::test(&args),
         Chore::Bench(bench) => bench::bench(&bench),
         Chore::Size { json } => size::size(json),

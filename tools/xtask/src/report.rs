@@ -110,6 +110,14 @@ impl Report {
         self.guest_exits = records.counter("guest_exit");
         self.hypercalls = records.counter("hypercall");
         self.host_signals = records.counter("host_signal");
+        // The host is the one to know which signals it needed.
+        let seen = records.counter("channel_signal_in");
+        if let (Some(needed), Some(vain)) = (seen.get("needed"), seen.get("not-needed")) {
+            self.host_signals.insert("needed".to_owned(), *needed);
+            self.host_signals
+                .entry("sent".to_owned())
+                .or_insert(needed + vain);
+        }
         self.messages_judged = records.counter("message_judged");
         self.violations = records.counter("violation");
         self.violations.retain(|_, times| *times > 0);

@@ -17,6 +17,8 @@ use crate::ui::{Step, bytes};
 
 /// What the rig needs beside the VM's memory: itself, the image, its tables.
 const RIG_MEMORY: u32 = 192;
+/// What the rig may take longer than its limit before QEMU is killed.
+const GRACE: Duration = Duration::from_secs(10);
 /// What the paravisor's layout allows (MiB).
 const MEMORY: std::ops::RangeInclusive<u32> = 256..=2048;
 
@@ -134,7 +136,13 @@ fn boot_above(
     if let Some(copy) = &plan.keep_image {
         std::fs::copy(&image, copy).context("cannot copy the image")?;
     }
-    let mut append = format!("memory={}M", plan.memory);
+    // The rig ends the run itself, with all it knows; we only if it cannot.
+    let digest = report.digest_tool.clone().unwrap_or_default();
+    let mut append = format!(
+        "memory={}M limit={} digest={digest}",
+        plan.memory,
+        plan.timeout.as_secs()
+    );
     for fault in faults {
         if let Fault::Host(name) = fault {
             append = format!("{append} fault={name}");
@@ -151,9 +159,28 @@ fn boot_above(
         memory: plan.memory + RIG_MEMORY,
         rig: true,
         digest: report.digest_tool.clone(),
-        timeout: plan.timeout,
+        timeout: plan.timeout + GRACE,
         show: plan.show,
     })
+}
+
+/// The rig's own test of the machine that it emulates: no image, no guest.
+pub fn selftest(show: bool) -> Result<()> {
+    let qemu = setup::qemu()?;
+    let kernel = firmware::rig()?;
+    let memory = *MEMORY.start();
+    let ran = machine::boot(&Boot {
+        qemu,
+        kernel,
+        initrd: None,
+        append: format!("memory={memory}M selftest"),
+        memory: memory + RIG_MEMORY,
+        rig: true,
+        digest: None,
+        timeout: Duration::from_secs(60),
+        show,
+    })?;
+    judge_end(&ran)
 }
 
 fn make_image(built: &Built, guest: &TestGuest, image: &std::path::Path) -> Result<String> {
@@ -172,21 +199,40 @@ fn make_image(built: &Built, guest: &TestGuest, image: &std::path::Path) -> Resu
     Ok(digest)
 }
 
-/// Whether rig and paravisor ended as they should.
+/// Whether rig and paravisor did what they should.
 fn judge(ran: &Ran, report: &Report) -> Result<()> {
-    if ran.timed_out {
-        bail!(
-            "no end within the time limit of {:.0} s{}",
-            ran.seconds,
-            last_words(ran)
-        );
-    }
     if let (Some(rig), Some(tool)) = (&report.digest_rig, &report.digest_tool)
         && rig != tool
     {
         bail!(
             "the image that was loaded is not the one that was measured: digest {rig} by the rig, \
              {tool} expected"
+        );
+    }
+    if report.private_accesses_refused > 0 {
+        bail!(
+            "the host's side reached for {} private pages",
+            report.private_accesses_refused
+        );
+    }
+    judge_end(ran)?;
+    if report.digest_rig.is_none() {
+        bail!("the rig told no digest");
+    }
+    if report.faults.is_empty() && !report.violations.is_empty() {
+        let rules: Vec<_> = report.violations.keys().map(String::as_str).collect();
+        bail!("an honest host broke rules: {}", rules.join(", "));
+    }
+    Ok(())
+}
+
+/// Whether the run ended by itself, and by the guest's own wish.
+fn judge_end(ran: &Ran) -> Result<()> {
+    if ran.timed_out {
+        bail!(
+            "no end within the time limit of {:.0} s{}",
+            ran.seconds,
+            last_words(ran)
         );
     }
     let Some(end) = &ran.records.outcome else {
@@ -202,12 +248,6 @@ fn judge(ran: &Ran, report: &Report) -> Result<()> {
             last_words(ran)
         );
     };
-    if report.private_accesses_refused > 0 {
-        bail!(
-            "the host's side reached for {} private pages",
-            report.private_accesses_refused
-        );
-    }
     if end.name != Outcome::PowerOff.name() {
         bail!(
             "the run ended with {} ({}: {})",
@@ -215,13 +255,6 @@ fn judge(ran: &Ran, report: &Report) -> Result<()> {
             end.from,
             end.msg
         );
-    }
-    if report.digest_rig.is_none() {
-        bail!("the rig told no digest");
-    }
-    if report.faults.is_empty() && !report.violations.is_empty() {
-        let rules: Vec<_> = report.violations.keys().map(String::as_str).collect();
-        bail!("an honest host broke rules: {}", rules.join(", "));
     }
     Ok(())
 }
