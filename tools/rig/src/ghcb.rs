@@ -86,6 +86,15 @@ fn need(page: &Page, bits: &[u32]) -> Result<(), Malformed> {
     }
 }
 
+/// Whether the last 8 bytes of a page are those of a sound request to run a
+/// lower level, for which nothing else but byte 0 counts.
+pub fn is_run_lower(tail: [u8; 8]) -> bool {
+    let tail = u64::from_le_bytes(tail);
+    let version = (tail >> 16) as u16;
+    tail >> 32 == u64::from(Usage::VTL_RETURN.0)
+        && (1..=abi::ghcb::PROTOCOL_VERSION).contains(&version)
+}
+
 /// Decodes the request in a page.
 pub fn parse(page: &Page) -> Result<Call, Malformed> {
     let tail = word(page, offset::PROTOCOL_VERSION - 2);
@@ -303,6 +312,9 @@ mod tests {
         let mut p = page(2, 0, 0, &[]);
         p[0] = 7;
         assert_eq!(parse(&p), Ok(Call::RunLower { vtl: 7 }));
+        let tail = p[4088..].try_into().unwrap();
+        assert!(is_run_lower(tail));
+        assert!(!is_run_lower([0; 8]));
     }
 
     #[test]

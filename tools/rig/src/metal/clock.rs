@@ -19,6 +19,8 @@ pub struct Clock {
     pub apic_hz: u64,
     /// TSC at time 0.
     pub start: u64,
+    /// 100 ns units per TSC tick, times 2^64.
+    scale: u64,
 }
 
 /// The time-stamp counter.
@@ -50,26 +52,25 @@ impl Clock {
     /// Measures. Interrupts must be off.
     pub fn calibrate() -> Clock {
         let best = (0..WINDOWS).map(|_| window()).min().unwrap_or((1, 1));
+        let tsc_hz = (best.0 * PIT_HZ / WINDOW).max(1);
         Clock {
-            tsc_hz: (best.0 * PIT_HZ / WINDOW).max(1),
+            tsc_hz,
             apic_hz: (best.1 * PIT_HZ / WINDOW).max(1),
             start: tsc(),
+            // The TSC is faster than 10 MHz, so this fits.
+            scale: u64::try_from((10_000_000u128 << 64) / u128::from(tsc_hz)).unwrap_or(u64::MAX),
         }
-    }
-
-    fn scaled(&self, per_second: u64) -> u64 {
-        let ticks = tsc().wrapping_sub(self.start);
-        (u128::from(ticks) * u128::from(per_second) / u128::from(self.tsc_hz)) as u64
     }
 
     /// Units of 100 ns since the start.
     pub fn now(&self) -> u64 {
-        self.scaled(10_000_000)
+        let ticks = tsc().wrapping_sub(self.start);
+        ((u128::from(ticks) * u128::from(self.scale)) >> 64) as u64
     }
 
     /// Microseconds since the start.
     pub fn micros(&self) -> u64 {
-        self.scaled(1_000_000)
+        self.now() / 10
     }
 
     /// Programs the timer for a time in 100 ns units; at least a few microseconds

@@ -193,11 +193,11 @@ st_upper:
     cmp qword ptr [r10], 0
     je st_fail
 
-    # --- H: a timer interrupts VMPL0 while it halts. Stimer 0, direct, vector 50h.
+    # --- H: a timer interrupts VMPL0 while it halts. Stimer 0, direct, vector 50h, auto-enable.
     step 'H'
     xor r13d, r13d
     mov ecx, 0x400000b0
-    mov rax, 0x1509
+    mov rax, 0x1508
     call st_msr_write
     mov ecx, 0x40000020
     call st_msr_read
@@ -349,7 +349,7 @@ st_upper:
     step 'R'
     xor r13d, r13d
     mov ecx, 0x400000b0
-    mov rax, 0x1509
+    mov rax, 0x1508
     call st_msr_write
     mov ecx, 0x40000020
     call st_msr_read
@@ -368,6 +368,23 @@ st_upper:
     mov ecx, 0xc0000100
     rdmsr
     expect rax, 0
+
+    # --- T: many exits, for their price (see the counters of time).
+    step 'T'
+    lea r10, [rip + st_bench]
+    lea r11, [rip + st_lower]
+    sub r10, r11
+    add r10, {lower_code}
+    mov [r12 + 0x178], r10
+    mov r13d, 5000
+8:
+    call st_run
+    cmp rax, 0x60
+    je 8b
+    expect rax, 0x72
+    call st_step
+    dec r13d
+    jnz 8b
 
     step 'Z'
     step 10
@@ -539,6 +556,9 @@ st_lower:
 6:
     pause
     jmp 6b
+st_bench:
+    cpuid
+    jmp st_bench
 st_handler_lower:
     inc rsi
     cmp rsi, 2

@@ -9,7 +9,7 @@ use abi::record::{CONSOLE_PORT, Outcome, RECORD_PORT};
 use abi::svm::event;
 use hostkit::VmMemory;
 use hostkit::hv::RegisterHook;
-use rig::ghcb::{Call, Page, Reply, parse, reply};
+use rig::ghcb::{Call, Page, Reply, is_run_lower, parse, reply};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// UART registers behind a base port.
@@ -146,6 +146,16 @@ impl Vm {
                 Outcome::VmKilled,
                 "VMGEXIT with GHCB {gpa:#x} which is not registered"
             );
+        }
+        // Running the lower level is most of all calls and needs little of the page.
+        let mut tail = [0; 8];
+        let mut vtl = [0; 1];
+        let short = self
+            .memory
+            .read(gpa + 4096 - tail.len() as u64, &mut tail)
+            .and_then(|()| self.memory.read(gpa + offset::TARGET_VTL as u64, &mut vtl));
+        if short.is_ok() && vtl == [0] && is_run_lower(tail) {
+            return self.enter_lower();
         }
         let mut page: Page = [0; 4096];
         let read = self.memory.read(gpa, &mut page);

@@ -80,6 +80,18 @@ impl Vm {
         buffer.get(..len).unwrap_or_default()
     }
 
+    /// The first four bytes at RIP: enough to name VMGEXIT and the SNP instructions.
+    pub(super) fn fetch4(&self, index: usize) -> [u8; 4] {
+        let mut bytes = [0; 4];
+        self.read_virtual(
+            index,
+            self.ctx[index].linear_rip(),
+            &mut bytes,
+            Access::Fetch,
+        );
+        bytes
+    }
+
     /// Length of the instruction at RIP if it ends in `opcode`; decoded where
     /// prefixes come first.
     pub(super) fn instruction_length(&self, index: usize, opcode: &[u8]) -> Option<u64> {

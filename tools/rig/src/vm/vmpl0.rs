@@ -84,8 +84,7 @@ impl Vm {
     }
 
     fn upper_vmmcall(&mut self) -> Result<(), End> {
-        let mut buffer = [0; insn::MAX_LEN];
-        match insn::vmmcall(self.fetch(UPPER, &mut buffer)) {
+        match insn::vmmcall(&self.fetch4(UPPER)) {
             Some(Vmmcall::Vmgexit) => {
                 self.ctx[UPPER].advance(4);
                 self.vmgexit()
@@ -101,8 +100,7 @@ impl Vm {
 
     /// `#UD`: an SNP instruction, or really undefined.
     fn upper_undefined(&mut self) -> Result<(), End> {
-        let mut buffer = [0; insn::MAX_LEN];
-        let Some(snp) = insn::snp(self.fetch(UPPER, &mut buffer)) else {
+        let Some(snp) = insn::snp(&self.fetch4(UPPER)) else {
             self.raise(UPPER, UD, None);
             return Ok(());
         };

@@ -10,6 +10,9 @@ use rig::vmsa::Exit;
 use zerocopy::IntoBytes;
 
 const GP: u8 = 13;
+/// Bytes of the VMSA which the rig moves: all before x87, SSE and the rest, which
+/// stay in the processor.
+const STATE: usize = 0x400;
 
 impl Vm {
     /// VMRUN of VMPL2's VMSA.
@@ -31,7 +34,8 @@ impl Vm {
                 gfn << 12
             );
         }
-        self.ram.read(gfn << 12, self.vmsa.as_mut_bytes());
+        self.ram
+            .read(gfn << 12, &mut self.vmsa.as_mut_bytes()[..STATE]);
         if let Err(why) = rig::vmsa::check_vmpl2(&self.vmsa, 1 << VTOM_BIT) {
             return end!(Outcome::VmKilled, "VMRUN refuses VMPL2's VMSA: {why:?}");
         }
@@ -116,7 +120,7 @@ impl Vm {
         rig::vmsa::store(&ctx.vmcb.save, &ctx.regs, &mut self.vmsa);
         rig::vmsa::store_exit(exit, &mut self.vmsa);
         let gfn = ctx.vmsa_gfn;
-        self.ram.write(gfn << 12, self.vmsa.as_bytes());
+        self.ram.write(gfn << 12, &self.vmsa.as_bytes()[..STATE]);
         self.rmp.borrow_mut().set_in_use(gfn, false);
         self.stats.switches += 1;
         self.current = UPPER;
@@ -169,9 +173,8 @@ impl Vm {
                 self.reflect(exit)
             }
             exit::VMMCALL => {
-                let mut buffer = [0; rig::insn::MAX_LEN];
-                let vmgexit = rig::insn::vmmcall(self.fetch(LOWER, &mut buffer))
-                    == Some(rig::insn::Vmmcall::Vmgexit);
+                let vmgexit =
+                    rig::insn::vmmcall(&self.fetch4(LOWER)) == Some(rig::insn::Vmmcall::Vmgexit);
                 if vmgexit {
                     self.ctx[LOWER].advance(4);
                     return self.reflect(self.plain(exit::VMGEXIT));
