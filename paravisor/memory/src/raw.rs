@@ -141,6 +141,7 @@ impl SharedMemory for RawShared {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     extern crate std;
