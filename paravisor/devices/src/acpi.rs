@@ -91,13 +91,11 @@ fn madt() -> MADT {
     madt
 }
 
+/// The FADT: with fixed hardware and a PM timer, or hardware-reduced.
 fn fadt(dsdt: u64, facs: u64, config: &MachineConfig) -> FADTBuilder {
-    let port =
-        |bits, access, port: u16| GAS::new(Space::SystemIo, bits, 0, access, u64::from(port));
     let mut fadt = FADTBuilder::new(OEM, TABLE, REVISION)
         .preferred_pm_profile(PmProfile::Unspecified)
         .dsdt_64(dsdt)
-        .firmware_ctrl_32(facs as u32)
         .flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
         // Neither button nor clock alarm is fixed hardware.
@@ -107,6 +105,25 @@ fn fadt(dsdt: u64, facs: u64, config: &MachineConfig) -> FADTBuilder {
         .flag(Flags::ResetRegSup);
     // Both forms of the address: the builder would keep only one.
     fadt.dsdt = (dsdt as u32).into();
+    fadt = if config.advertise_pm_timer {
+        fixed_hardware(fadt.firmware_ctrl_32(facs as u32))
+    } else {
+        hardware_reduced(fadt)
+    };
+    fadt.century = rtc::CENTURY;
+    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
+    fadt.reset_reg = port(8, AccessSize::ByteAccess, layout::RESET_PORT);
+    fadt.reset_value = layout::RESET_VALUE;
+    fadt
+}
+
+/// A register in I/O space.
+fn port(bits: u8, access: AccessSize, port: u16) -> GAS {
+    GAS::new(Space::SystemIo, bits, 0, access, u64::from(port))
+}
+
+fn fixed_hardware(fadt: FADTBuilder) -> FADTBuilder {
+    let mut fadt = fadt.flag(Flags::TmrValExt);
     fadt.sci_int = u16::from(layout::SCI_PIN).into();
     fadt.pm1a_evt_blk = u32::from(layout::PM1_EVENT_BASE).into();
     fadt.pm1_evt_len = 4;
@@ -114,18 +131,19 @@ fn fadt(dsdt: u64, facs: u64, config: &MachineConfig) -> FADTBuilder {
     fadt.pm1a_cnt_blk = u32::from(layout::PM1_CONTROL_BASE).into();
     fadt.pm1_cnt_len = 2;
     fadt.x_pm1a_cnt_blk = port(16, AccessSize::WordAccess, layout::PM1_CONTROL_BASE);
-    if config.advertise_pm_timer {
-        fadt = fadt.flag(Flags::TmrValExt);
-        fadt.pm_tmr_blk = u32::from(layout::PM_TIMER_BASE).into();
-        fadt.pm_tmr_len = 4;
-        fadt.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, layout::PM_TIMER_BASE);
-    }
+    fadt.pm_tmr_blk = u32::from(layout::PM_TIMER_BASE).into();
+    fadt.pm_tmr_len = 4;
+    fadt.x_pm_tmr_blk = port(32, AccessSize::DwordAccess, layout::PM_TIMER_BASE);
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
-    fadt.century = rtc::CENTURY;
-    fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    fadt.reset_reg = port(8, AccessSize::ByteAccess, layout::RESET_PORT);
-    fadt.reset_value = layout::RESET_VALUE;
+    fadt
+}
+
+/// No fixed hardware, no SCI, no PM timer (4.1): S5 by the sleep control register.
+fn hardware_reduced(fadt: FADTBuilder) -> FADTBuilder {
+    let mut fadt = fadt.flag(Flags::HwReducedAcpi);
+    fadt.sleep_control_reg = port(8, AccessSize::ByteAccess, layout::SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(8, AccessSize::ByteAccess, layout::SLEEP_STATUS);
     fadt
 }
 
@@ -203,7 +221,7 @@ fn dsdt() -> Vec<u8> {
     body.extend(device(
         "MBRD",
         "PNP0C02",
-        vec![&IO::new(power, power, 1, 12)],
+        vec![&IO::new(power, power, 1, 14)],
         &[],
     ));
 

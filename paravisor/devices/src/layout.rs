@@ -24,6 +24,10 @@ pub const PM1_EVENT_BASE: u16 = 0x600;
 pub const PM1_CONTROL_BASE: u16 = 0x604;
 /// ACPI PM timer, four bytes.
 pub const PM_TIMER_BASE: u16 = 0x608;
+/// ACPI sleep control register of the hardware-reduced platform, one byte.
+pub const SLEEP_CONTROL: u16 = 0x60c;
+/// ACPI sleep status register, one byte.
+pub const SLEEP_STATUS: u16 = 0x60d;
 /// Reset control register.
 pub const RESET_PORT: u16 = 0xcf9;
 /// Value that resets the machine when written to [`RESET_PORT`].

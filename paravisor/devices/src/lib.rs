@@ -19,18 +19,25 @@
 //! counted ([`Machine::counters`]) and never panic or loop for longer than a
 //! queue is long.
 //!
-//! # How the guest learns the rate of its clock
+//! # How the guest learns the rate of its clocks
 //!
 //! Linux on AMD parts measures the TSC against the PM timer and throws away any
 //! sample that took 50 000 cycles or more (`tsc_read_refs`, three port reads per
 //! sample). Where three exits cost more than that (about 20 µs; always in an
-//! emulator) it gives up, and then hangs while it calibrates the APIC timer. So the
-//! loader of the guest passes the rate on the kernel's command line
-//! ([`boot::clock_parameters`]) and the PM timer is not advertised
-//! ([`MachineConfig::advertise_pm_timer`] = false), because a PM timer with slow
-//! reads would also keep Linux from ever taking the TSC as its clock source
-//! (`tsc_refine_calibration_work`). Both together are the platform that was
-//! tried with Debian's kernels; a fast platform may advertise the timer.
+//! emulator) it gives up, and then hangs while it calibrates the APIC timer. So
+//! there are two platforms, and [`MachineConfig::advertise_pm_timer`] chooses:
+//!
+//! * `true`: ACPI with fixed hardware and a PM timer, nothing on the command line.
+//!   For platforms with fast exits.
+//! * `false`: hardware-reduced ACPI without a PM timer, and the loader of the guest
+//!   passes the TSC's rate on the command line ([`boot::clock_parameters`]).
+//!   Without the PM timer Linux takes the TSC as its clock at once, instead of
+//!   retrying a measurement that cannot succeed (`tsc_refine_calibration_work`).
+//!   Hardware-reduced, because otherwise Linux takes a PIT for granted and checks
+//!   the APIC timer against its ticks (`apic_needs_pit`, `calibrate_APIC_clock`),
+//!   unless there is a PM timer to check against.
+//!
+//! Either way there is no 8259, no 8254, no HPET and no keyboard controller.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(

@@ -39,8 +39,9 @@ pub struct MachineConfig {
     pub link_up: bool,
     /// Seconds since 1970 (UTC) at clock 0, for the CMOS clock.
     pub epoch_seconds: u64,
-    /// Whether ACPI tells the guest of the PM timer. Only for platforms on which
-    /// three port reads take less than 20 µs (see the head of the crate).
+    /// Whether ACPI tells the guest of the PM timer, which is right only where
+    /// three port reads take less than 20 µs. If not, ACPI is hardware-reduced and
+    /// the guest needs [`crate::boot::clock_parameters`] (see the head of the crate).
     pub advertise_pm_timer: bool,
 }
 

@@ -1,5 +1,6 @@
-//! ACPI fixed hardware (ACPI 6.5, section 4.8.3): PM1 events and control, the PM
-//! timer, and the PC's reset register.
+//! ACPI hardware: PM1 events and control and the PM timer (ACPI 6.5, section 4.8.3),
+//! the sleep registers of the hardware-reduced interface (4.8.3.7), and the PC's
+//! reset register. All are there; the FADT says which of them to use.
 
 use crate::{PowerEvent, layout};
 
@@ -11,6 +12,10 @@ const SCI_ENABLE: u16 = 1;
 const SLEEP_TYPE_SHIFT: u32 = 10;
 const SLEEP_TYPE_MASK: u16 = 7 << SLEEP_TYPE_SHIFT;
 const SLEEP_ENABLE: u16 = 1 << 13;
+/// Sleep control register: SLP_TYPx is bits 2 to 4, SLP_EN is bit 5 and reads 0.
+const EXTENDED_TYPE_SHIFT: u32 = 2;
+const EXTENDED_TYPE_MASK: u8 = 7 << EXTENDED_TYPE_SHIFT;
+const EXTENDED_ENABLE: u8 = 1 << 5;
 /// Reset register: bit 2 resets, when it goes from 0 to 1 on a PC.
 const RESET_CPU: u8 = 1 << 2;
 
@@ -19,6 +24,7 @@ const RESET_CPU: u8 = 1 << 2;
 pub(crate) struct Power {
     pm1_enable: u16,
     pm1_control: u16,
+    sleep_control: u8,
     reset_control: u8,
     event: Option<PowerEvent>,
 }
@@ -34,6 +40,9 @@ impl Power {
                 port.wrapping_sub(layout::PM1_CONTROL_BASE),
             ),
             0x608..=0x60b => (Power::timer(now), port.wrapping_sub(layout::PM_TIMER_BASE)),
+            layout::SLEEP_CONTROL => (u32::from(self.sleep_control), 0),
+            // WAK_STS: this machine never woke up.
+            layout::SLEEP_STATUS => (0, 0),
             layout::RESET_PORT => (u32::from(self.reset_control), 0),
             _ => return None,
         };
@@ -50,7 +59,7 @@ impl Power {
     pub(crate) fn write(&mut self, port: u16, value: u8) -> bool {
         match port {
             // Status bits are written to be cleared; none is ever set.
-            0x600..=0x601 | 0x608..=0x60b => {}
+            0x600..=0x601 | 0x608..=0x60b | layout::SLEEP_STATUS => {}
             0x602 => self.pm1_enable = (self.pm1_enable & 0xff00) | u16::from(value),
             0x603 => self.pm1_enable = (self.pm1_enable & 0x00ff) | u16::from(value) << 8,
             0x604 => {}
@@ -59,6 +68,13 @@ impl Power {
                 self.pm1_control = control & SLEEP_TYPE_MASK;
                 let kind = (control & SLEEP_TYPE_MASK) >> SLEEP_TYPE_SHIFT;
                 if control & SLEEP_ENABLE != 0 && kind == u16::from(layout::SLEEP_TYPE_S5) {
+                    self.event = Some(PowerEvent::PowerOff);
+                }
+            }
+            layout::SLEEP_CONTROL => {
+                self.sleep_control = value & EXTENDED_TYPE_MASK;
+                let kind = self.sleep_control >> EXTENDED_TYPE_SHIFT;
+                if value & EXTENDED_ENABLE != 0 && kind == layout::SLEEP_TYPE_S5 {
                     self.event = Some(PowerEvent::PowerOff);
                 }
             }
@@ -117,6 +133,19 @@ mod tests {
         assert_eq!(power.take_event(), Some(PowerEvent::PowerOff));
         assert_eq!(power.take_event(), None);
         assert_eq!(power.read(0x605, 0), Some(5 << 2));
+    }
+
+    #[test]
+    fn acpi_4_8_3_7_s5_by_the_sleep_control_register() {
+        let mut power = Power::default();
+        power.write(0x60d, 0x80);
+        assert_eq!(power.read(0x60d, 0), Some(0));
+        power.write(0x60c, 5 << 2);
+        power.write(0x60c, 4 << 2 | 1 << 5);
+        assert_eq!(power.take_event(), None);
+        power.write(0x60c, 5 << 2 | 1 << 5);
+        assert_eq!(power.take_event(), Some(PowerEvent::PowerOff));
+        assert_eq!(power.read(0x60c, 0), Some(5 << 2));
     }
 
     #[test]

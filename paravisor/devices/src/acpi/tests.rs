@@ -95,15 +95,27 @@ fn acpi_5_2_9_fadt_tells_what_is_missing() {
 }
 
 #[test]
-fn pm_timer_can_be_kept_quiet() {
+fn acpi_4_1_hardware_reduced_without_pm_timer() {
     let config = MachineConfig {
         advertise_pm_timer: false,
         ..test_support::config()
     };
     let fadt = find(&build(AT, &config), b"FACP");
-    assert_eq!((word::<4>(&fadt, 76), fadt[91]), (0, 0));
-    assert_eq!(word::<8>(&fadt, 208 + 4), 0);
     assert_eq!(sum(&fadt), 0);
+    assert_eq!(
+        word::<4>(&fadt, 112) & (1 << 20 | 1 << 10),
+        1 << 20 | 1 << 10
+    );
+    // No fixed hardware: FACS, SCI, PM1 blocks, PM timer and their lengths.
+    assert_eq!(word::<4>(&fadt, 36), 0);
+    assert!(fadt[46..92].iter().all(|byte| *byte == 0));
+    assert_eq!(word::<8>(&fadt, 208 + 4), 0);
+    // Sleep control and status.
+    assert_eq!(&fadt[244..248], &[1, 8, 0, 1]);
+    assert_eq!(word::<8>(&fadt, 248), 0x60c);
+    assert_eq!(&fadt[256..260], &[1, 8, 0, 1]);
+    assert_eq!(word::<8>(&fadt, 260), 0x60d);
+    assert_eq!((word::<8>(&fadt, 120), fadt[128]), (0xcf9, 6));
 }
 
 #[test]
@@ -142,7 +154,12 @@ fn export_for_iasl() {
     let Ok(directory) = std::env::var("UNDERCROFT_ACPI_OUT") else {
         return;
     };
-    for (_, bytes) in build(AT, &test_support::config()).pieces {
+    let advertise_pm_timer = std::env::var("UNDERCROFT_ACPI_REDUCED").is_err();
+    let config = MachineConfig {
+        advertise_pm_timer,
+        ..test_support::config()
+    };
+    for (_, bytes) in build(AT, &config).pieces {
         let name = core::str::from_utf8(&bytes[..4])
             .unwrap()
             .trim()
