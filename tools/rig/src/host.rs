@@ -5,6 +5,7 @@ use crate::metal::clock::Clock;
 use crate::options::Options;
 use crate::record::{count, log};
 use crate::vm::vmmem::HostMemory;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use hostkit::backend::{Backend, Loopback, Null};
@@ -16,7 +17,7 @@ use rig::nic::Nic;
 /// What lies behind the VM's NIC.
 enum Network {
     /// QEMU's virtio-net.
-    Card(Nic),
+    Card(Box<Nic>),
     /// Every frame comes back.
     Loopback(Loopback),
     /// Nothing.
@@ -26,7 +27,7 @@ enum Network {
 impl Network {
     fn backend(&mut self) -> &mut dyn Backend {
         match self {
-            Network::Card(b) => b,
+            Network::Card(b) => &mut **b,
             Network::Loopback(b) => b,
             Network::Null(b) => b,
         }
@@ -68,11 +69,13 @@ pub struct Host {
 impl Host {
     /// A host with one processor for the VM and one NIC.
     pub fn new(memory: Rc<HostMemory>, clock: &Clock, options: &Options) -> Host {
-        let mut config = MachineConfig::default();
-        config.partition = PartitionConfig {
-            tsc_hz: clock.tsc_hz,
-            tsc_at_start: clock.start,
-            ..PartitionConfig::default()
+        let mut config = MachineConfig {
+            partition: PartitionConfig {
+                tsc_hz: clock.tsc_hz,
+                tsc_at_start: clock.start,
+                ..PartitionConfig::default()
+            },
+            ..MachineConfig::default()
         };
         if options.plain {
             config.server.target = Target::PLAIN;
@@ -84,7 +87,7 @@ impl Host {
             crate::options::Network::Loopback => Network::Loopback(Loopback::default()),
             crate::options::Network::None => Network::Null(Null),
             crate::options::Network::Card => match rig::nic::init() {
-                Ok(nic) => Network::Card(nic),
+                Ok(nic) => Network::Card(Box::new(nic)),
                 Err(why) => {
                     log("warn", format_args!("no network: {why}"));
                     Network::Null(Null)

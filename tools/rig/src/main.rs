@@ -110,13 +110,13 @@ mod start {
         })?;
         record::text("digest", format_args!("{}", Hex(&loaded.digest)));
         record::count("image_pages", format_args!(""), loaded.pages);
-        if let Some(wanted) = options.digest {
-            if alloc::format!("{}", Hex(&loaded.digest)) != wanted {
-                return end!(
-                    Outcome::ImageRejected,
-                    "launch digest differs from the one asked for"
-                );
-            }
+        if let Some(wanted) = options.digest
+            && alloc::format!("{}", Hex(&loaded.digest)) != wanted
+        {
+            return end!(
+                Outcome::ImageRejected,
+                "launch digest differs from the one asked for"
+            );
         }
         record::mark(&clock, "rig-loaded");
         vm.start(loaded.vmsa_gfn)?;

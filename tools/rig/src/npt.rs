@@ -22,6 +22,8 @@ const LARGE_SIZE: u64 = REGION_FRAMES << 12;
 pub trait Tables {
     /// A zeroed frame, or `None` when there is no more.
     fn allocate(&mut self) -> Option<u64>;
+    /// Takes back a frame that nothing points to any more.
+    fn release(&mut self, table: u64);
     /// Reads entry `index` of a table.
     fn get(&self, table: u64, index: usize) -> u64;
     /// Writes entry `index` of a table.
@@ -108,12 +110,14 @@ impl Npt {
         let leaf = self.leaf(rmp, first, private);
         let entry = t.get(table, slot);
         let split = entry & PRESENT != 0 && entry & LARGE == 0;
-        let uniform = !split
-            && leaf != 0
+        let uniform = leaf != 0
             && leaf & ADDRESS != self.noise
             && (1..REGION_FRAMES).all(|i| self.leaf(rmp, first + i, private) == leaf + (i << 12));
         if uniform {
             t.set(table, slot, leaf | LARGE);
+            if split {
+                t.release(entry & ADDRESS);
+            }
             return Ok(());
         }
         let leaves = if split {
@@ -207,6 +211,10 @@ mod tests {
     struct Frames(Vec<[u64; 512]>);
 
     impl Tables for Frames {
+        fn release(&mut self, table: u64) {
+            // Poison: a table that is still used would show.
+            self.0[(table >> 12) as usize] = [u64::MAX; 512];
+        }
         fn allocate(&mut self) -> Option<u64> {
             self.0.push([0; 512]);
             Some((self.0.len() as u64 - 1) << 12)
@@ -274,6 +282,25 @@ mod tests {
         npt.forget(5, &mut t);
         assert_eq!(npt.lookup(0x5000, &t), None);
         assert_eq!(npt.lookup(C | 0x1000, &t), Some((MEMORY + 0x1000, true)));
+    }
+
+    #[test]
+    fn a_region_that_becomes_uniform_is_joined() {
+        let (mut t, mut rmp, npt, _) = setup();
+        for gfn in 0..512 {
+            rmp.pvalidate(gfn << 12, 0, true);
+            npt.forget(gfn, &mut t);
+            npt.fill(&rmp, C | gfn << 12, &mut t).unwrap();
+        }
+        let tables = t.0.len();
+        assert_eq!(
+            npt.lookup(C | 0x1f_f123, &t),
+            Some((MEMORY + 0x1f_f123, true))
+        );
+        assert_eq!(t.0.iter().filter(|f| f[0] == u64::MAX).count(), 1);
+        npt.forget(3, &mut t);
+        npt.fill(&rmp, C | 0x3000, &mut t).unwrap();
+        assert_eq!(t.0.len(), tables);
     }
 
     #[test]

@@ -25,27 +25,15 @@ pvh_start:
     cli
     cld
     mov esp, offset boot_stack_top
-    # PML4[0] -> PDPT; PDPT[0..4] -> four page directories of 2 MiB pages.
+    # PML4[0] -> PDPT; PDPT[0..4] = 1 GiB pages: after every exit QEMU's TLB is
+    # empty, so the shorter the walk the better.
     mov eax, offset boot_pdpt
     or eax, 3
     mov dword ptr [boot_pml4], eax
-    mov eax, offset boot_pds
-    or eax, 3
-    mov ecx, 0
-2:
-    mov dword ptr [boot_pdpt + ecx * 8], eax
-    add eax, 0x1000
-    inc ecx
-    cmp ecx, 4
-    jne 2b
-    mov eax, 0x83
-    mov ecx, 0
-3:
-    mov dword ptr [boot_pds + ecx * 8], eax
-    add eax, 0x200000
-    inc ecx
-    cmp ecx, 2048
-    jne 3b
+    mov dword ptr [boot_pdpt + 0], 0x00000083
+    mov dword ptr [boot_pdpt + 8], 0x40000083
+    mov dword ptr [boot_pdpt + 16], 0x80000083
+    mov dword ptr [boot_pdpt + 24], 0xc0000083
     mov eax, cr4
     or eax, 0x20
     mov cr4, eax
@@ -96,7 +84,6 @@ boot_gdt_pointer:
     .balign 4096
 boot_pml4: .skip 4096
 boot_pdpt: .skip 4096
-boot_pds: .skip 16384
 boot_stack: .skip {stack}
 boot_stack_top:
     .section .text, "ax", @progbits

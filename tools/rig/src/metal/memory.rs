@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::boot::Boot;
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use linked_list_allocator::Heap;
@@ -82,10 +83,12 @@ pub fn plan(boot: &Boot, vm_size: u64) -> Option<Plan> {
     })
 }
 
-/// Page frames for tables and control blocks; never given back.
+/// Page frames for tables and control blocks.
 pub struct Frames {
     next: u64,
     end: u64,
+    /// Tables that were given back.
+    free: Vec<u64>,
 }
 
 impl Frames {
@@ -94,6 +97,7 @@ impl Frames {
         Frames {
             next: plan.frames,
             end: plan.frames_end,
+            free: Vec::new(),
         }
     }
 
@@ -118,7 +122,17 @@ impl Frames {
 
 impl Tables for Frames {
     fn allocate(&mut self) -> Option<u64> {
-        self.take(1)
+        let Some(table) = self.free.pop() else {
+            return self.take(1);
+        };
+        for i in 0..512 {
+            self.set(table, i, 0);
+        }
+        Some(table)
+    }
+
+    fn release(&mut self, table: u64) {
+        self.free.push(table);
     }
 
     fn get(&self, table: u64, index: usize) -> u64 {

@@ -193,12 +193,10 @@ impl Vm {
             self.prepare_lower();
         }
         let current = self.current;
-        if self.live != Some(current) {
-            if let Some(other) = self.live {
-                svm::save(&mut self.ctx[other].vmcb);
-            }
-        }
         let load = self.live != Some(current);
+        if load && let Some(other) = self.live {
+            svm::save(&mut self.ctx[other].vmcb);
+        }
         self.stats.phase(if current == UPPER {
             Phase::Upper
         } else {
