@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_second_fetch_sees_something_else() {
-        let memory = DoubleFetch::new(PlainShared::new(1, 0), &[8..12]);
+        let memory = DoubleFetch::new(PlainShared::new(1, 0), &[8..10, 10..12]);
         memory.copy_out(0, &[1; 16]).unwrap();
         let (mut once, mut twice) = ([0; 16], [0; 16]);
         memory.copy_in(0, &mut once).unwrap();
