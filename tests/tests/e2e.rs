@@ -174,6 +174,7 @@ fn truncated_image_is_rejected() {
 #[ignore = "needs QEMU: cargo xtask test"]
 fn flipped_measured_byte_changes_the_digest() {
     let report = refused(&["--fault", "image-flipped"], &["digest"]);
+    assert_eq!(report["outcome"], "image-rejected");
     assert_ne!(report["digest_tool"], report["digest_rig"]);
 }
 

@@ -105,7 +105,6 @@ impl TestGuest {
             append: self.append.clone(),
             memory,
             rig: false,
-            digest: None,
             timeout,
             show,
         })

@@ -158,7 +158,6 @@ fn boot_above(
         append,
         memory: plan.memory + RIG_MEMORY,
         rig: true,
-        digest: report.digest_tool.clone(),
         timeout: plan.timeout + GRACE,
         show: plan.show,
     })
@@ -176,7 +175,6 @@ pub fn selftest(show: bool) -> Result<()> {
         append: format!("memory={memory}M selftest"),
         memory: memory + RIG_MEMORY,
         rig: true,
-        digest: None,
         timeout: Duration::from_secs(60),
         show,
     })?;
