@@ -10,8 +10,6 @@ use devices::NoBuffer;
 use hostkit::MachineConfig;
 use hostkit::backend::Loopback;
 use hostkit::fault::Layer as FaultLayer;
-use memory::GuestMemory;
-use memory::doubles::VecGuest;
 use netvsc::{Event as NicEvent, TransmitError};
 use relay::{Ended, Host, NetDevice, Relay};
 use stack::Stack;
@@ -284,12 +282,12 @@ struct Echo {
 }
 
 impl NetDevice for Echo {
-    fn take_tx(&mut self, _: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+    fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
         let frame = self.queue.pop_front()?;
         buf[..frame.len()].copy_from_slice(&frame);
         Some(frame.len())
     }
-    fn deliver_rx(&mut self, _: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
+    fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.buffers = self.buffers.checked_sub(1).ok_or(NoBuffer)?;
         self.received.push(frame.to_vec());
         Ok(())
@@ -314,7 +312,7 @@ fn relay_between_guest_and_host() {
         link: Vec::new(),
     };
     // The events of the bring-up were taken by the stack.
-    let (mut relay, guest) = (Relay::new(), VecGuest::new(4096));
+    let mut relay = Relay::new();
     stack
         .host
         .nic
@@ -340,7 +338,7 @@ fn relay_between_guest_and_host() {
             nic: &mut nic,
             channel: &mut stack.channel,
         };
-        let polled = relay.poll(&mut host, &mut device, &guest, stack.now, budget);
+        let polled = relay.poll(&mut host, &mut device, stack.now, budget);
         assert_eq!(polled.ended, None);
         if polled.signal.is_needed() {
             stack.signal_host();
@@ -368,9 +366,7 @@ fn relay_between_guest_and_host() {
             nic: &mut nic,
             channel: &mut stack.channel,
         };
-        ended = ended.or(relay
-            .poll(&mut host, &mut device, &guest, stack.now, 8)
-            .ended);
+        ended = ended.or(relay.poll(&mut host, &mut device, stack.now, 8).ended);
     }
     assert!(
         matches!(ended, Some(Ended::Failed(v)) if v.rule == Rule::PKT_04),

@@ -637,6 +637,7 @@ impl<M: SharedMemory> Nic<M> {
             Indication::LinkUp | Indication::LinkDown => {
                 if !self.link.hear(event == Indication::LinkUp) {
                     add(&mut self.counters.link_coalesced, 1);
+                    self.violated(Violation::new(Rule::RND_55, 8, 0u32));
                 }
             }
             Indication::LinkSpeed(speed) => self.link_speed = Some(speed),

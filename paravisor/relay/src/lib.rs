@@ -29,12 +29,11 @@ mod tests;
 
 use alloc::vec;
 use alloc::vec::Vec;
-use memory::GuestMemory;
 use netvsc::{Delivery, Event, TransmitError};
 use validate::Violation;
 use vmbus::Signal;
 
-pub use sides::{Host, NetDevice, Uplink};
+pub use sides::{Host, InVm, NetDevice, Unplugged, Uplink};
 
 /// What the relay counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,6 +147,18 @@ impl Relay {
         self.no_buffer_since = None;
     }
 
+    /// Another device takes the place of the one so far; its link is down until
+    /// the next poll says otherwise.
+    pub fn device_attached(&mut self) {
+        self.device_reset();
+        self.guest_link = false;
+    }
+
+    /// Whether the guest sees its link up.
+    pub fn link_up(&self) -> bool {
+        self.guest_link
+    }
+
     /// A new NIC takes the place of one that ended.
     pub fn nic_replaced(&mut self) {
         self.ended = false;
@@ -159,12 +170,11 @@ impl Relay {
         &mut self,
         host: &mut impl Uplink,
         device: &mut impl NetDevice,
-        guest: &impl GuestMemory,
         now: u64,
         budget: usize,
     ) -> Polled {
         let before = self.counters;
-        let taken = host.poll(now, |frame| self.deliver(device, guest, frame, now));
+        let taken = host.poll(now, |frame| self.deliver(device, frame, now));
         let mut polled = Polled {
             worked: taken.packets != 0,
             more: taken.more,
@@ -174,7 +184,7 @@ impl Relay {
         };
         self.take_events(host, now, &mut polled);
         self.show_link(device, now);
-        polled.more |= self.send(host, device, guest, now, budget);
+        polled.more |= self.send(host, device, now, budget);
         polled.signal = polled.signal.or(host.flush());
         polled.worked |= self.counters != before;
         polled
@@ -223,18 +233,12 @@ impl Relay {
     }
 
     /// A frame for the guest.
-    fn deliver(
-        &mut self,
-        device: &mut impl NetDevice,
-        guest: &impl GuestMemory,
-        frame: &[u8],
-        now: u64,
-    ) -> Delivery {
+    fn deliver(&mut self, device: &mut impl NetDevice, frame: &[u8], now: u64) -> Delivery {
         if !self.guest_link {
             count(&mut self.counters.rx_dropped_link_down);
             return Delivery::Taken;
         }
-        if device.deliver_rx(guest, frame).is_ok() {
+        if device.deliver_rx(frame).is_ok() {
             self.no_buffer_since = None;
             count(&mut self.counters.rx_frames);
             return Delivery::Taken;
@@ -259,7 +263,6 @@ impl Relay {
         &mut self,
         host: &mut impl Uplink,
         device: &mut impl NetDevice,
-        guest: &impl GuestMemory,
         now: u64,
         budget: usize,
     ) -> bool {
@@ -268,10 +271,7 @@ impl Relay {
             return false;
         }
         for _ in 0..budget {
-            let taken = self
-                .held
-                .take()
-                .or_else(|| device.take_tx(guest, &mut self.frame));
+            let taken = self.held.take().or_else(|| device.take_tx(&mut self.frame));
             let Some(len) = taken else { return false };
             let Some(frame) = self.frame.get(..len) else {
                 count(&mut self.counters.tx_dropped_length);

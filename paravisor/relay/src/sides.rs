@@ -10,23 +10,46 @@ pub trait NetDevice {
     /// The next frame that the guest sends, copied once into `buf`; its length.
     /// `None`: nothing to send now. Frames that do not fit are dropped and
     /// counted by the device.
-    fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize>;
+    fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize>;
     /// Gives a frame to the guest.
-    fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer>;
+    fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer>;
     /// Tells the guest that its link is up or down.
     fn set_link(&mut self, up: bool);
 }
 
-impl NetDevice for Machine {
-    fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
-        Machine::take_tx(self, guest, buf)
+/// The NIC of the guest's machine, with the guest's memory.
+pub struct InVm<'a, G> {
+    /// The machine.
+    pub machine: &'a mut Machine,
+    /// Its RAM.
+    pub memory: &'a G,
+}
+
+impl<G: GuestMemory> NetDevice for InVm<'_, G> {
+    fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
+        self.machine.take_tx(self.memory, buf)
     }
-    fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
-        Machine::deliver_rx(self, guest, frame)
+    fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
+        self.machine.deliver_rx(self.memory, frame)
     }
     fn set_link(&mut self, up: bool) {
-        Machine::set_link(self, up);
+        self.machine.set_link(up);
     }
+}
+
+/// No device yet: sends nothing, and what is sent to it is lost, as on a cable
+/// that is not plugged in. Call [`Relay::device_attached`](crate::Relay::device_attached)
+/// when a device takes its place.
+pub struct Unplugged;
+
+impl NetDevice for Unplugged {
+    fn take_tx(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+    fn deliver_rx(&mut self, _: &[u8]) -> Result<(), NoBuffer> {
+        Ok(())
+    }
+    fn set_link(&mut self, _: bool) {}
 }
 
 /// The host's side: a NIC on its channel ([`Host`]), or a double in tests.

@@ -8,20 +8,7 @@
 use super::*;
 use alloc::collections::VecDeque;
 use devices::NoBuffer;
-use memory::OutOfRange;
 use validate::Rule;
-
-/// A guest whose memory nobody needs.
-struct NoMemory;
-
-impl GuestMemory for NoMemory {
-    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), OutOfRange> {
-        Err(OutOfRange)
-    }
-    fn write(&self, _: u64, _: &[u8]) -> Result<(), OutOfRange> {
-        Err(OutOfRange)
-    }
-}
 
 #[derive(Default)]
 struct Device {
@@ -32,12 +19,12 @@ struct Device {
 }
 
 impl NetDevice for Device {
-    fn take_tx(&mut self, _: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+    fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
         let frame = self.to_host.pop_front()?;
         buf[..frame.len()].copy_from_slice(&frame);
         Some(frame.len())
     }
-    fn deliver_rx(&mut self, _: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
+    fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.buffers = self.buffers.checked_sub(1).ok_or(NoBuffer)?;
         self.from_host.push(frame.to_vec());
         Ok(())
@@ -145,13 +132,8 @@ impl Setup {
 
     fn poll(&mut self) -> Polled {
         let budget = limits::TX_PER_POLL;
-        self.relay.poll(
-            &mut self.wire,
-            &mut self.device,
-            &NoMemory,
-            self.now,
-            budget,
-        )
+        self.relay
+            .poll(&mut self.wire, &mut self.device, self.now, budget)
     }
 }
 
@@ -335,4 +317,17 @@ fn a_poll_takes_no_more_than_its_budget() {
     assert_eq!(setup.wire.sent.len(), limits::TX_PER_POLL);
     assert!(!setup.poll().more);
     assert_eq!(setup.wire.sent.len(), 100);
+}
+
+#[test]
+fn a_device_that_comes_later_learns_of_the_link() {
+    let mut setup = Setup::new();
+    setup.wire.arriving.push_back(frame(1));
+    for _ in 0..2 {
+        let _ = setup.relay.poll(&mut setup.wire, &mut Unplugged, 1, 64);
+    }
+    assert!(setup.wire.arriving.is_empty() && setup.relay.link_up());
+    setup.relay.device_attached();
+    let _ = setup.poll();
+    assert_eq!(setup.device.link, [true]);
 }

@@ -3,6 +3,7 @@
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
+    clippy::panic,
     clippy::arithmetic_side_effects
 )]
 

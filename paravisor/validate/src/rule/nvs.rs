@@ -22,13 +22,13 @@ rules! { Nvs
     NVS_06 = 6, Structural,
         "The deprecated version field is not looked at: the version is the one proposed",
         "Linux";
-    NVS_07 = 7, Fail,
+    NVS_07 = 7, Structural,
         "Nothing below NVSP 6.1 is proposed",
         "Linux `netvsc_connect_vsp`";
     NVS_08 = 8, Clamp,
         "The longest descriptor chain is between 1 and our maximum; it limits nothing",
         "Linux ignores it";
-    NVS_09 = 9, Fail,
+    NVS_09 = 9, Structural,
         "Each known version is proposed at most once",
         "Linux ver_list";
     NVS_10 = 10, Structural,
