@@ -16,6 +16,10 @@ pub const MMIO_HOLE_BASE: u64 = 0xc000_0000;
 pub const UART_BASE: u16 = 0x3f8;
 /// COM1's I/O APIC pin.
 pub const UART_PIN: u8 = 4;
+/// First port of the interval timer that this platform does not have.
+pub const PIT_FIRST: u16 = 0x40;
+/// Its last port.
+pub const PIT_LAST: u16 = 0x43;
 /// CMOS index port; the data port is the next one.
 pub const RTC_BASE: u16 = 0x70;
 /// ACPI PM1a event block: status and enable, two bytes each.
