@@ -162,7 +162,7 @@ impl<S: SharedMemory> GhcbPage<S> {
         };
         let mut write = write;
         write().map_err(out_of_range)?;
-        machine.vmgexit(wire::msr::page(self.gpa));
+        machine.page_call(self.gpa);
         self.release();
         // Hyper-V kills the VM rather than answer with an error (snp, GHCB); any
         // non-zero reply code is a refusal.
@@ -262,7 +262,7 @@ impl<S: SharedMemory> GhcbPage<S> {
                 self.arm(Usage::HYPERCALL)
             };
             write().map_err(too_long)?;
-            machine.vmgexit(wire::msr::page(self.gpa));
+            machine.page_call(self.gpa);
             self.release();
             let result = CallResult(
                 self.take(wire::HYPERCALL_CONTROL_OFFSET)

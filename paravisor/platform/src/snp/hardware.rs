@@ -53,11 +53,27 @@ fn rdmsr(number: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// What the GHCB MSR was last written with, if it is a page's address; else 0. A
+/// page request leaves the MSR alone (GHCB specification 2.3.1), so it need not be
+/// written again, which matters where the write itself is an exit (an emulator). A
+/// host that changes the MSR behind our back only misleads itself: it can read no
+/// page but shared ones.
+static PAGE_IN_MSR: AtomicU64 = AtomicU64::new(0);
+
+/// Makes the MSR name the page at `gpa`.
+fn name_page(gpa: u64) {
+    if PAGE_IN_MSR.swap(gpa, Ordering::Relaxed) != gpa {
+        // SAFETY: an address of a page; nothing happens before VMGEXIT.
+        unsafe { wrmsr(MSR_GHCB, gpa) };
+    }
+}
+
 impl Machine for Hardware {
     fn vmgexit(&mut self, value: u64) -> u64 {
-        // SAFETY: the MSR protocol and page requests hand control to the host and
-        // back; the host can change shared memory only, which is reached by
-        // volatile or atomic copies. REP VMMCALL is VMGEXIT (APM volume 3).
+        PAGE_IN_MSR.store(0, Ordering::Relaxed);
+        // SAFETY: control goes to the host and back; the host can change shared
+        // memory only, which is reached by volatile or atomic copies. REP VMMCALL is
+        // VMGEXIT (APM volume 3).
         unsafe {
             wrmsr(MSR_GHCB, value);
             asm!("rep vmmcall");
@@ -65,14 +81,18 @@ impl Machine for Hardware {
         rdmsr(MSR_GHCB)
     }
 
-    fn run(&mut self, value: u64, vmsa: &mut Vmsa) {
+    fn page_call(&mut self, gpa: u64) {
+        name_page(gpa);
+        // SAFETY: as for `vmgexit`.
+        unsafe { asm!("rep vmmcall") };
+    }
+
+    fn run(&mut self, gpa: u64, vmsa: &mut Vmsa) {
+        name_page(gpa);
         // SAFETY: as above; besides, the processor rewrites the VMSA and the guest
         // runs. The page's address is an operand, so that the compiler takes it
         // for changed; the guest has no rights on any other memory of ours.
-        unsafe {
-            wrmsr(MSR_GHCB, value);
-            asm!("rep vmmcall", in("rax") core::ptr::from_mut(vmsa));
-        }
+        unsafe { asm!("rep vmmcall", in("rax") core::ptr::from_mut(vmsa)) };
     }
 
     fn claim(&mut self, vmsa: &mut Vmsa) {

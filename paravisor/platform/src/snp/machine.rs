@@ -5,10 +5,14 @@ use abi::snp::{SevStatus, Vmsa};
 
 /// What the backend asks of the processor.
 pub trait Machine {
-    /// Writes the GHCB MSR, executes VMGEXIT, reads the MSR.
+    /// A request of the MSR protocol: writes the GHCB MSR, executes VMGEXIT, reads
+    /// the MSR.
     fn vmgexit(&mut self, value: u64) -> u64;
+    /// A request that lies in the GHCB page at `gpa`: VMGEXIT with the page's
+    /// address in the MSR.
+    fn page_call(&mut self, gpa: u64);
     /// The same for the request that runs the guest, which changes `vmsa`.
-    fn run(&mut self, value: u64, vmsa: &mut Vmsa);
+    fn run(&mut self, gpa: u64, vmsa: &mut Vmsa);
     /// Sets the VMSA's BUSY bit atomically, so that the host cannot enter the
     /// guest behind our back while we look at its state.
     fn claim(&mut self, vmsa: &mut Vmsa);

@@ -209,7 +209,7 @@ impl<'a, M: Machine, S: SharedMemory> Platform for Snp<'a, M, S> {
             self.xcr0 = xcr0;
         }
         self.guest.before_entry();
-        self.machine.run(msr::page(gpa), self.guest.page());
+        self.machine.run(gpa, self.guest.page());
         self.ghcb.release();
         self.machine.claim(self.guest.page());
         self.guest.after_exit()

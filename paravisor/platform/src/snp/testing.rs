@@ -100,6 +100,10 @@ impl<F: FnMut(u64) -> u64> Machine for FakeHost<F> {
         self.asked.push(value);
         (self.answer)(value)
     }
+    fn page_call(&mut self, gpa: u64) {
+        self.asked.push(gpa);
+        (self.answer)(gpa);
+    }
     fn run(&mut self, value: u64, vmsa: &mut Vmsa) {
         self.asked.push(value);
         assert_eq!(vmsa.vintr_ctrl >> 63, 0, "BUSY at entry");
