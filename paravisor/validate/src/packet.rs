@@ -235,16 +235,6 @@ fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'
     Ok(Ranges { bytes: list })
 }
 
-/// The host's in-band requests that we have not answered stay below `limit`
-/// (PKT-20); `unanswered` counts those before this one.
-pub fn host_request(unanswered: u32, limit: u32) -> Result<(), Violation> {
-    if unanswered < limit {
-        Ok(())
-    } else {
-        Err(Violation::new(Rule::PKT_20, 6, unanswered))
-    }
-}
-
 #[cfg(test)]
 #[allow(
     clippy::unwrap_used,
@@ -438,12 +428,6 @@ mod tests {
                 byte_offset: 4096
             }
         );
-    }
-
-    #[test]
-    fn pkt_20_unanswered_requests_are_bounded() {
-        assert_eq!(rule(host_request(16, 16)), Rule::PKT_20);
-        assert!(host_request(15, 16).is_ok());
     }
 
     #[test]

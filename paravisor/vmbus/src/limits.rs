@@ -7,10 +7,6 @@ pub const MILLISECOND: u64 = SECOND / 1000;
 
 /// Packets taken from a ring per poll (RNG-26). Linux's NAPI weight.
 pub const PACKETS_PER_POLL: usize = 64;
-/// In-band requests of the host that may wait for our completion (PKT-20). A
-/// NIC host sends a handful in its life.
-pub const UNANSWERED_HOST_REQUESTS: u32 = 32;
-
 /// Messages taken per wake-up (SYN-11).
 pub const MESSAGES_PER_WAKE: usize = 64;
 /// Channels whose relid is not released. One per network card and room for

@@ -21,6 +21,18 @@ rules! { Gpd
     GPD_06 = 6, Leak,
         "Without GPADL_TORNDOWN the pages stay shared and are never used again",
         "CVE-2024-36912, CVE-2024-36909";
+    GPD_07 = 7, Leak,
+        "Pages whose conversion between private and shared failed are never used again",
+        "CVE-2024-36909, CVE-2024-36910, CVE-2024-36911, CVE-2024-36913";
+    GPD_08 = 8, Structural,
+        "Shared buffers are whole pages of one owner",
+        "own; Linux vzalloc";
+    GPD_09 = 9, Structural,
+        "Pages are zeroed when they have become shared and before anyone uses them",
+        "Linux `hv_ringbuffer_init`";
+    GPD_10 = 10, Structural,
+        "No page belongs to two buffers",
+        "own";
     GPD_12 = 12, Fail,
         "A range has at most 8190 page numbers; header and bodies carry 26 + 28 n",
         "own; OpenVMM panics";

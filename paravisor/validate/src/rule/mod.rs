@@ -242,7 +242,6 @@ impl Rule {
         }
         rule
     }
-
 }
 
 impl Rule {
@@ -259,7 +258,10 @@ impl Rule {
 
     /// The id as the catalogue writes it: `RND-16`.
     pub fn id(self) -> &'static str {
-        Rule::IDS.get(self.index()).and_then(|id| core::str::from_utf8(id).ok()).unwrap_or("???-??")
+        Rule::IDS
+            .get(self.index())
+            .and_then(|id| core::str::from_utf8(id).ok())
+            .unwrap_or("???-??")
     }
 
     /// Where it is enforced.

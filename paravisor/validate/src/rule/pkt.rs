@@ -57,11 +57,11 @@ rules! { Pkt
     PKT_18 = 18, Structural,
         "A completion is valid only on the channel of its request",
         "Linux, per-channel requestor";
-    PKT_19 = 19, Drop,
-        "A transfer-page packet's transaction id is not one already outstanding",
+    PKT_19 = 19, Structural,
+        "A transfer-page packet is answered before the next packet is taken, so no two with one transaction id are outstanding; the id is an opaque echo",
         "own";
-    PKT_20 = 20, Drop,
-        "The number of unanswered requests of the host is bounded",
+    PKT_20 = 20, Structural,
+        "A request of the host is answered before the next packet is taken; answers do not queue up",
         "own";
     PKT_21 = 21, Drop,
         "In-band and transfer-page packets and non-empty completions hold at least the 4-byte message type",

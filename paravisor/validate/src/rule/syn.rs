@@ -57,6 +57,9 @@ rules! { Syn
     SYN_25 = 25, Structural,
         "The posted payload is zero beyond its size",
         "Linux `hv_post_message`";
+    SYN_32 = 32, Structural,
+        "No monitor pages are given to the host, and none are read",
+        "Linux allocates both; reading is for sysfs only";
     SYN_33 = 33, Structural,
         "Connection id and flag of SignalEvent come from the validated offer or from our own choice",
         "own; not in Linux";

@@ -6,6 +6,8 @@
     clippy::panic
 )]
 
+mod offers;
+
 use super::*;
 use crate::synic::slot;
 use abi::vmbus::*;
@@ -321,192 +323,9 @@ fn ctl_14_features_not_asked_for() {
 }
 
 #[test]
-fn ctl_16_confidential_offer() {
-    assert_eq!(offer_rule(|o| o.flags = 0x6.into()), Rule::CTL_16);
-    assert_eq!(offer_rule(|o| o.flags = 0x2.into()), Rule::CTL_16);
-}
-
-#[test]
-fn ctl_17_confidential_memory_without_rings() {
-    assert_eq!(offer_rule(|o| o.flags = 0x4.into()), Rule::CTL_17);
-}
-
-#[test]
-fn ctl_18_other_classes() {
-    for other in [
-        class::KVP,
-        class::SCSI,
-        class::PCI,
-        class::SHUTDOWN,
-        Guid::default(),
-    ] {
-        assert_eq!(offer_rule(|o| o.interface = other), Rule::CTL_18);
-    }
-    let message = judged(&offer(|_| ()), Phase::Running, &with(Standing::Open)).unwrap();
-    let Message::Offer(offer) = message else {
-        panic!()
-    };
-    assert_eq!((offer.relid().number(), offer.connection_id()), (9, 0x2009));
-    assert_eq!(offer.instance(), NIC_B);
-}
-
-#[test]
-fn ctl_18_a_refused_relid_is_released_if_free() {
-    let book = with(Standing::Open);
-    let other = payload(&offer(|o| o.interface = class::KVP));
-    assert_eq!(droppable_relid(&other, &book).map(Relid::number), Some(9));
-    let in_use = payload(&offer(|o| o.relid = 7.into()));
-    assert_eq!(droppable_relid(&in_use, &book), None);
-    assert_eq!(
-        droppable_relid(&payload(&offer(|o| o.relid = 0.into())), &book),
-        None
-    );
-    assert_eq!(droppable_relid(&payload(&header(2, 200)), &book), None);
-}
-
-#[test]
-fn ctl_19_hv_sock_flag() {
-    let sock = |o: &mut OfferChannel| {
-        o.interface = class::KEYBOARD;
-        o.flags = 0x2000.into();
-    };
-    assert_eq!(offer_rule(sock), Rule::CTL_19);
-    assert_eq!(offer_rule(|o| o.flags = 0x2001.into()), Rule::CTL_19);
-}
-
-#[test]
-fn ctl_20_no_instance() {
-    assert_eq!(offer_rule(|o| o.instance = Guid::default()), Rule::CTL_20);
-}
-
-#[test]
-fn ctl_21_relid_out_of_range() {
-    assert_eq!(offer_rule(|o| o.relid = 0x0100_0000.into()), Rule::CTL_21);
-    assert_eq!(offer_rule(|o| o.relid = 2048.into()), Rule::CTL_21);
-    assert!(judged(&offer(|o| o.relid = 2047.into()), Phase::Running, &empty()).is_ok());
-}
-
-#[test]
-fn ctl_22_relid_zero() {
-    assert_eq!(offer_rule(|o| o.relid = 0.into()), Rule::CTL_22);
-}
-
-#[test]
-fn ctl_23_relid_in_use() {
-    assert_eq!(offer_rule(|o| o.relid = 7.into()), Rule::CTL_23);
-    let bytes = offer(|o| o.relid = 7.into());
-    assert_eq!(
-        rule(&bytes, Phase::Running, &with(Standing::Rescinded)),
-        Rule::CTL_23
-    );
-    assert!(judged(&bytes, Phase::Running, &empty()).is_ok());
-}
-
-#[test]
-fn ctl_24_the_same_card_again() {
-    assert_eq!(offer_rule(|o| o.instance = NIC_A), Rule::CTL_24);
-    // A card that was taken back may come again.
-    let again = offer(|o| o.instance = NIC_A);
-    assert!(judged(&again, Phase::Running, &with(Standing::Rescinded)).is_ok());
-}
-
-#[test]
-fn ctl_25_sub_channel_without_a_primary() {
-    assert_eq!(offer_rule(|o| o.sub_channel_index = 3.into()), Rule::CTL_25);
-    let sub = offer(|o| {
-        o.instance = NIC_A;
-        o.sub_channel_index = 1.into();
-    });
-    assert_eq!(
-        rule(&sub, Phase::Running, &with(Standing::Offered)),
-        Rule::CTL_25
-    );
-}
-
-#[test]
-fn ctl_27_sub_channel_that_nobody_asked_for() {
-    let sub = |o: &mut OfferChannel| {
-        o.instance = NIC_A;
-        o.sub_channel_index = 1.into();
-    };
-    assert_eq!(offer_rule(sub), Rule::CTL_27);
-}
-
-#[test]
-fn ctl_28_too_many_channels() {
-    let mut book = empty();
-    book.channels = 8;
-    assert_eq!(rule(&offer(|_| ()), Phase::Running, &book), Rule::CTL_28);
-}
-
-#[test]
-fn sys_14_more_cards_than_configured() {
-    let mut book = empty();
-    book.channels = 4;
-    assert_eq!(rule(&offer(|_| ()), Phase::Running, &book), Rule::SYS_14);
-    book.channels = 3;
-    assert!(judged(&offer(|_| ()), Phase::Running, &book).is_ok());
-}
-
-#[test]
-fn ctl_29_sealed() {
-    let mut gate = gate(Phase::Running);
-    gate.sealed = true;
-    assert_eq!(
-        judge(&payload(&offer(|_| ())), &gate, &empty())
-            .unwrap_err()
-            .rule,
-        Rule::CTL_29
-    );
-}
-
-#[test]
 fn ctl_30_all_offers_delivered_once() {
     assert!(judged(&header(4, 8), Phase::RequestingOffers, &empty()).is_ok());
     assert_eq!(rule(&header(4, 8), Phase::Running, &empty()), Rule::CTL_30);
-}
-
-#[test]
-fn ctl_32_monitor_and_ctl_37_user_bytes_are_ignored() {
-    let bytes = offer(|o| {
-        o.monitor_id = 255;
-        o.monitor_allocated = 1;
-        o.user_defined = [0xff; 120];
-    });
-    assert!(judged(&bytes, Phase::Running, &empty()).is_ok());
-}
-
-#[test]
-fn ctl_33_not_dedicated() {
-    assert_eq!(offer_rule(|o| o.is_dedicated = 0.into()), Rule::CTL_33);
-}
-
-#[test]
-fn ctl_34_connection_id() {
-    for id in [0, 1, 2, 3, 4, 0x0080_0074, 0x2007, u32::MAX, 0x0100_0000] {
-        assert_eq!(
-            offer_rule(|o| o.connection_id = id.into()),
-            Rule::CTL_34,
-            "{id:#x}"
-        );
-    }
-    let largest = offer(|o| o.connection_id = 0x00ff_ffff.into());
-    assert!(judged(&largest, Phase::Running, &empty()).is_ok());
-}
-
-#[test]
-fn ctl_35_mmio_space() {
-    assert_eq!(
-        offer_rule(|o| o.mmio_megabytes = 0xffff.into()),
-        Rule::CTL_35
-    );
-}
-
-#[test]
-fn ctl_36_pipes_and_unknown_flags() {
-    assert_eq!(offer_rule(|o| o.flags = 0x10.into()), Rule::CTL_36);
-    assert_eq!(offer_rule(|o| o.flags = 0x4000.into()), Rule::CTL_36);
-    assert!(judged(&offer(|o| o.flags = 1.into()), Phase::Running, &empty()).is_ok());
 }
 
 #[test]
@@ -625,16 +444,6 @@ fn ctl_56_tl_connect_result() {
         rule(&header(23, 44), Phase::Running, &empty()),
         Rule::CTL_56
     );
-}
-
-#[test]
-fn ctl_62_the_same_offer_changed() {
-    let changed = |o: &mut OfferChannel| {
-        o.relid = 7.into();
-        o.instance = NIC_A;
-        o.connection_id = 0x3000.into();
-    };
-    assert_eq!(offer_rule(changed), Rule::CTL_62);
 }
 
 fn gpadl_book() -> Book {
