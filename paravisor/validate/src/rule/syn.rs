@@ -36,6 +36,9 @@ rules! { Syn
     SYN_11 = 11, Throttle,
         "A bounded number of messages is taken per wake-up",
         "own; not in Linux, not in OpenVMM";
+    SYN_12 = 12, Structural,
+        "Channel messages are read on the VP that INITIATE_CONTACT names and on no other",
+        "own; Linux drains every VP's page";
     SYN_13 = 13, Ignore,
         "Only event flags 1..2047 of our SINT are scanned",
         "Linux `vmbus_chan_sched`";

@@ -100,11 +100,15 @@ impl Host {
 
     /// Writes raw bytes as they are and moves the write index.
     fn put_raw(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let at = self.downstream() + RING_HEADER_SIZE + self.write as usize;
-            self.memory.copy_out(at, chunk).unwrap();
-            self.write = (self.write + 8) % self.size;
-        }
+        let data = self.downstream() + RING_HEADER_SIZE;
+        let (first, second) = bytes
+            .split_at_checked((self.size - self.write) as usize)
+            .unwrap_or((bytes, &[]));
+        self.memory
+            .copy_out(data + self.write as usize, first)
+            .unwrap();
+        self.memory.copy_out(data, second).unwrap();
+        self.write = (self.write + bytes.len() as u32) % self.size;
         self.set_down(RING_WRITE_INDEX, self.write);
     }
 
