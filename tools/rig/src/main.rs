@@ -101,12 +101,9 @@ mod start {
         let secrets = firmware::secrets_page(clock::tsc());
         let (cpuid, secrets) = (page(cpuid.as_bytes()), page(secrets.as_bytes()));
 
-        let loaded = vm.loader(&cpuid, &secrets, |loader| {
-            if options.selftest {
-                selftest::load(loader)
-            } else {
-                loader.file(boot.image)
-            }
+        let loaded = vm.loader(&cpuid, &secrets, |loader| match options.selftest {
+            Some(kind) => selftest::load(loader, kind),
+            None => loader.file(boot.image),
         })?;
         record::text("digest", format_args!("{}", Hex(&loaded.digest)));
         record::count("image_pages", format_args!(""), loaded.pages);

@@ -1,5 +1,6 @@
 //! The words of the rig's command line.
 
+use crate::selftest::Kind;
 use abi::vmbus::Version;
 use hostkit::fault::Faults;
 use loader::layout;
@@ -24,8 +25,8 @@ pub struct Options {
     pub limit: u64,
     /// `digest=HEX`: refuse an image with another launch digest.
     pub digest: Option<&'static str>,
-    /// `selftest`: run the rig's own payload instead of an image.
-    pub selftest: bool,
+    /// `selftest` or `selftest=leak`: run the rig's own payload instead of an image.
+    pub selftest: Option<Kind>,
     /// `fault=NAME`: the host misbehaves, see [`Faults::WORDS`].
     fault: Option<&'static str>,
     /// `max-version=5.2`: newest VMBus version of the host.
@@ -49,7 +50,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
         memory: layout::MEMORY_DEFAULT,
         limit: 120,
         digest: None,
-        selftest: false,
+        selftest: None,
         fault: None,
         max_version: None,
         plain: false,
@@ -82,7 +83,8 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         Some(("net", "card")) => options.network = Network::Card,
         Some(("net", "loopback")) => options.network = Network::Loopback,
         Some(("net", "none")) => options.network = Network::None,
-        None if word == "selftest" => options.selftest = true,
+        Some(("selftest", "leak")) => options.selftest = Some(Kind::Leak),
+        None if word == "selftest" => options.selftest = Some(Kind::Steps),
         None if word == "plain" => options.plain = true,
         // QEMU may put the kernel's name in front.
         _ => return (word.contains('/') || word.ends_with(".elf")).then_some(()),

@@ -22,6 +22,8 @@ pub mod at {
     pub const TABLES: u64 = 0x2000;
     /// GDT, IDT, TSS.
     pub const SYSTEM: u64 = 0x8000;
+    /// In the system page: GPA of the hypercall's output page.
+    pub const OUTPUT: u64 = SYSTEM + 0xf00;
     /// Code of VMPL0.
     pub const CODE: u64 = 0x1_0000;
     /// Code of VMPL2.
@@ -36,8 +38,21 @@ pub mod at {
 /// Virtual address of the shared view of memory.
 const WINDOW_SLOT: u64 = 1;
 
+/// What the payload does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All steps.
+    Steps,
+    /// Hands the host a private page for a hypercall's output: the run must end
+    /// with `private-access`.
+    Leak,
+}
+
+/// The page that the payload shares with the host for a hypercall's output.
+const SHARED_OUTPUT: u64 = 0x40_1000;
+
 /// Loads the payload and its tables.
-pub fn load(loader: &mut Loader<'_>) -> Result<Loaded, End> {
+pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
     let code = payload::upper();
     let mut pages = 0;
     let mut place = |gpa: u64, bytes: &[u8], vmsa: bool| -> Result<(), End> {
@@ -53,7 +68,11 @@ pub fn load(loader: &mut Loader<'_>) -> Result<Loaded, End> {
     for (i, table) in upper_tables().iter().enumerate() {
         place(at::TABLES + i as u64 * 4096, table.as_bytes(), false)?;
     }
-    place(at::SYSTEM, &system(code.as_ptr() as u64), false)?;
+    let output = match kind {
+        Kind::Steps => SHARED_OUTPUT,
+        Kind::Leak => at::CODE,
+    };
+    place(at::SYSTEM, &system(code.as_ptr() as u64, output), false)?;
     place(at::CODE, code, false)?;
     place(at::LOWER_CODE, payload::lower(), false)?;
     for (i, table) in lower_tables().iter().enumerate() {
@@ -159,9 +178,10 @@ fn lower_vmsa() -> Vmsa {
 }
 
 /// GDT, TSS with IST1 and two IDTs: VMPL0's at 0x400, VMPL2's a page later.
-fn system(linked_at: u64) -> [u8; 8192] {
+fn system(linked_at: u64, output: u64) -> [u8; 8192] {
     let mut page = [0u8; 8192];
     let mut put = |at: usize, value: u64| page[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put((at::OUTPUT - at::SYSTEM) as usize, output);
     put(8, 0x00af_9b00_0000_ffff);
     put(0x10, 0x00cf_9300_0000_ffff);
     let tss = at::SYSTEM + 0x40;

@@ -178,7 +178,7 @@ st_upper:
     mov dword ptr [r9 + 8], 0xfffffffe
     mov dword ptr [r9 + 12], 0
     mov dword ptr [r9 + 16], 0x00090004
-    mov r10, SIMP
+    mov r10, [{output}]               # where the loader wants it
     mov [r9 + 4072], r10
     mov r10, 0x0000000100000050
     mov [r9 + 4080], r10
@@ -574,6 +574,7 @@ st_lower_end:
 "#,
     stack = const at::STACK_TOP,
     system = const at::SYSTEM,
+    output = const at::OUTPUT,
     code = const at::CODE,
     lower_code = const at::LOWER_CODE,
     lower_vmsa = const at::LOWER_VMSA,
