@@ -152,6 +152,8 @@ pub struct Nic<M> {
     in_band: Budget,
     answer: Option<Answer>,
     next_scan: u64,
+    /// Bytes that the host had not read at the last scan.
+    unread: u32,
     /// Private copy of one packet of the ring.
     packet: Vec<u8>,
 }
@@ -185,6 +187,7 @@ impl<M: SharedMemory> Nic<M> {
             in_band: Budget::new(limits::IN_BAND_PER_INTERVAL),
             answer: None,
             next_scan: 0,
+            unread: 0,
             packet: vec![0; limits::PACKET_BUFFER],
         })
     }
@@ -429,6 +432,13 @@ impl<M: SharedMemory> Nic<M> {
         if now >= self.next_scan {
             self.next_scan = now.saturating_add(limits::DEADLINE_SCAN);
             self.requests.check_age(now)?;
+            // A host that has read nothing since the last look may have missed
+            // a signal, or masked it for ever (RNG-13).
+            let unread = channel.unread_by_host()?;
+            if unread != 0 && unread == self.unread {
+                polled.signal = Signal::Needed;
+            }
+            self.unread = unread;
         }
         Ok(())
     }

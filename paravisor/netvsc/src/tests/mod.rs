@@ -605,6 +605,26 @@ fn rng_26_a_poll_has_a_budget() {
 }
 
 #[test]
+fn rng_13_host_that_does_not_read_is_signalled_again() {
+    let mut peer = Peer::ready();
+    peer.nic
+        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .unwrap();
+    assert!(peer.nic.flush(&mut peer.channel).is_needed());
+    let mut signals = 0;
+    for _ in 0..100 {
+        peer.now += SECOND / 10;
+        signals += u32::from(peer.poll().signal.is_needed());
+    }
+    // The first scan notes, each further one reminds.
+    assert!((8..=10).contains(&signals), "{signals}");
+    peer.settle();
+    assert_eq!(peer.nic.outstanding(), 0);
+    peer.now += 3 * SECOND;
+    assert!(!peer.poll().signal.is_needed());
+}
+
+#[test]
 fn stop_takes_everything_back() {
     let mut peer = Peer::ready();
     peer.nic.stop(peer.now);
