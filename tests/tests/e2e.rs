@@ -254,7 +254,8 @@ fn interrupt_takes_qemu_along() {
     );
 }
 
-/// The QEMU that process `parent` has started, if it is there.
+/// The machine that process `parent` has started, if it is there. (QEMU is also
+/// started to tell its version.)
 fn qemu_of(parent: u32) -> Option<u32> {
     let parent = format!("PPid:\t{parent}");
     std::fs::read_dir("/proc")
@@ -264,6 +265,7 @@ fn qemu_of(parent: u32) -> Option<u32> {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
             let ours = status.lines().any(|line| line == parent);
-            (ours && status.starts_with("Name:\tqemu-system")).then_some(pid)
+            let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
+            (ours && command.contains("qemu-system") && command.contains("-netdev")).then_some(pid)
         })
 }
