@@ -41,9 +41,10 @@ mod story {
     use paravisor_core::run::{End, Network, Pending, Polled, Reason, Surroundings, Vp};
     use paravisor_core::synic::{self, SynicError, Timer};
     use paravisor_core::time::Clock;
-    use paravisor_core::uplink::{self, InVm, Nobody, Standing};
+    use paravisor_core::uplink::{self, Standing};
     use platform::snp::{Hardware, Snp, check_host};
     use platform::{Access, Platform};
+    use relay::{InVm, Unplugged};
 
     type Host = Snp<'static, Hardware, RawShared>;
     type Pool = SharedPool<PoolBacking, POOL_PAGES>;
@@ -223,6 +224,7 @@ mod story {
         out::flush(&mut host, usize::MAX);
 
         // And the loop.
+        uplink.device_attached();
         let console = config.debug_console();
         let image = Image { console };
         let mut vp = Vp::new(host, ram, machine, Line1 { uplink }, image, timer, clock);
@@ -281,7 +283,7 @@ mod story {
                 timer.expired(host, now).chapter("timer")?;
             }
             let polled = uplink
-                .turn(host, &mut Nobody, pending.sint, now)
+                .turn(host, &mut Unplugged, pending.sint, now)
                 .chapter("bring-up of the NIC")?;
             let standing = uplink.standing();
             if !connected && !matches!(standing, Standing::Contacting | Standing::Failed) {
@@ -403,6 +405,9 @@ mod story {
             reason: Reason,
             now: u64,
         ) -> Result<Polled, End> {
+            if reason.reset {
+                self.uplink.device_reset();
+            }
             self.uplink
                 .turn(host, &mut InVm { machine, memory }, reason.sint, now)
         }

@@ -62,6 +62,8 @@ pub struct Reason {
     pub sint: bool,
     /// The guest rang the NIC or gave it buffers.
     pub guest: bool,
+    /// The guest's driver reset the NIC.
+    pub reset: bool,
 }
 
 /// The way from the guest's NIC to the host.
@@ -258,12 +260,13 @@ where
         let events = self.machine.take_nic_events();
         let reason = Reason {
             sint,
-            guest: events.tx_kicked || events.rx_refilled || events.reset,
+            guest: events.tx_kicked || events.rx_refilled,
+            reset: events.reset,
         };
         let due = self
             .network_deadline
             .is_some_and(|deadline| deadline <= reference);
-        if !(reason.sint || reason.guest || due || self.network_more) {
+        if !(reason.sint || reason.guest || reason.reset || due || self.network_more) {
             return Ok(());
         }
         let Vp {

@@ -3,8 +3,8 @@
 //!
 //! The rooms below are state machines; this is who carries out what they say:
 //! hypercalls, SynIC pages, pages of the pool. It lives on one VP and needs no
-//! lock. What the guest sees of it is a [`Guest`]; before there is one,
-//! [`Nobody`].
+//! lock. Frames go through [`relay`]; the guest's side is a [`NetDevice`], before
+//! there is a guest [`relay::Unplugged`].
 //!
 //! ```text
 //! Waiting ─ offer ─ Opening ─ opened ─ Sharing (both buffers) ─ Running
@@ -14,32 +14,27 @@
 //! After [`MAX_RESTARTS`] failures, or when the connection has ended, it stays
 //! [`State::Gone`]: the guest goes on with its link down.
 
-mod guest;
-
-pub use guest::{Guest, InVm, Nobody};
+mod gone;
 
 use crate::run::{End, Polled, Why};
 use abi::hyperv::{Control, MESSAGE_PAYLOAD, SignalEvent, VMBUS_MESSAGE_TYPE, call, msr};
 use abi::record::Outcome;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use memory::{Backing, Owned, PoolError, Purpose, SharedPool};
 use netvsc::{Nic, limits as nic_limits};
 use platform::{Error, Platform};
+use relay::{NetDevice, Relay, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
-    Action, Channel, ChannelId, Client, Counters, Event, GpadlId, Signal, SignalTarget, Target,
-    limits,
+    Action, Channel, ChannelId, Client, Counters, Event, GpadlId, SignalTarget, Target, limits,
 };
 use zerocopy::IntoBytes;
 
 /// Pages of each of the two rings, header page included: 64 KiB of packets hold a
 /// few hundred, which is more than the NIC has outstanding.
 const RING_PAGES: usize = 17;
-/// Frames taken from the guest per turn.
-const TX_BUDGET: usize = 64;
-/// Longest frame of the guest: an MTU of 9000 and an Ethernet header with tags.
-const FRAME: usize = 9216;
 /// How often the channel is opened again after a failure. A host that breaks the
 /// rules more often than this is not worth its interrupts.
 const MAX_RESTARTS: u32 = 3;
@@ -86,7 +81,7 @@ enum State<R> {
         link: Link<R>,
         receive: GpadlId,
         send: GpadlId,
-        nic: Nic<Owned<R>>,
+        nic: Box<Nic<Owned<R>>>,
     },
     /// The channel is being closed, after which it may be opened again.
     Closing { id: ChannelId },
@@ -159,12 +154,9 @@ pub struct Uplink<B: Backing, const N: usize> {
     failed: Option<Violation>,
     offers_complete: bool,
     mac: Option<[u8; 6]>,
-    link_up: bool,
+    relay: Relay,
     restarts: u32,
-    /// A frame of the guest that the NIC had no room for.
-    held: Vec<u8>,
     retired: Totals,
-    frame: Vec<u8>,
 }
 
 impl<B: Backing, const N: usize> Uplink<B, N> {
@@ -189,11 +181,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             failed: None,
             offers_complete: false,
             mac: config.mac,
-            link_up: false,
+            relay: Relay::new(),
             restarts: 0,
-            held: Vec::new(),
             retired: Totals::default(),
-            frame: alloc::vec![0; FRAME],
         }
     }
 
@@ -212,7 +202,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             return Standing::Contacting;
         }
         match &self.state {
-            State::Running { nic, .. } if nic.is_ready() => Standing::Ready { link: self.link_up },
+            State::Running { nic, .. } if nic.is_ready() => Standing::Ready {
+                link: self.relay.link_up(),
+            },
             State::Waiting if self.offers_complete => Standing::NoNic,
             State::Gone => Standing::NoNic,
             _ => Standing::Connected,
@@ -239,7 +231,23 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
 
     /// Whether the link is up.
     pub fn link_up(&self) -> bool {
-        self.link_up
+        self.relay.link_up()
+    }
+
+    /// The guest's device takes the place of [`relay::Unplugged`]; its link is told
+    /// in the next turn.
+    pub fn device_attached(&mut self) {
+        self.relay.device_attached();
+    }
+
+    /// The guest's driver reset its device.
+    pub fn device_reset(&mut self) {
+        self.relay.device_reset();
+    }
+
+    /// What the relay has counted.
+    pub fn relayed(&self) -> &relay::Counters {
+        self.relay.counters()
     }
 
     /// The VMBus version in use.
@@ -277,7 +285,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     pub fn turn<P: Platform>(
         &mut self,
         platform: &mut P,
-        guest: &mut impl Guest,
+        device: &mut impl NetDevice,
         sint: bool,
         now: u64,
     ) -> Result<Polled, End> {
@@ -287,18 +295,15 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             self.take_flags();
         }
         self.work_client(platform, now)?;
-        self.handle_events(guest, now)?;
-        more |= self.move_frames(platform, guest, now)?;
-        self.handle_nic_events(guest, now);
+        self.handle_events(device, now)?;
+        let moved = self.move_frames(platform, device, now)?;
+        more |= moved.more;
         // What the turn has asked for goes out at once.
         self.work_client(platform, now)?;
-        let nic = match &self.state {
-            State::Running { nic, .. } => nic.next_deadline(),
-            _ => None,
-        };
+        let deadlines = [self.client.deadline(), moved.deadline];
         Ok(Polled {
             more,
-            deadline: [self.client.deadline(), nic].into_iter().flatten().min(),
+            deadline: deadlines.into_iter().flatten().min(),
         })
     }
 
@@ -371,7 +376,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         Ok(())
     }
 
-    fn handle_events(&mut self, guest: &mut impl Guest, now: u64) -> Result<(), End> {
+    fn handle_events(&mut self, device: &mut impl NetDevice, now: u64) -> Result<(), End> {
         while let Some(event) = self.client.next_event() {
             match event {
                 Event::Connected { version, features } => {
@@ -391,18 +396,18 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 Event::Opened { channel, signal } => self.opened(channel, signal, now)?,
                 Event::OpenFailed { channel, violation } => {
                     log::warn!("channel could not be opened: {violation}");
-                    self.give_up(guest, channel, now);
+                    self.give_up(device, channel, now);
                 }
                 Event::GpadlCreated { gpadl } => self.buffer_ready(gpadl, now)?,
                 Event::GpadlFailed { violation, .. } => {
                     log::warn!("buffer could not be shared: {violation}");
                     if let Some(id) = self.channel_id() {
-                        self.give_up(guest, id, now);
+                        self.give_up(device, id, now);
                     }
                 }
                 Event::Rescinded { channel } => {
                     log::warn!("NIC was taken back");
-                    self.give_up(guest, channel, now);
+                    self.give_up(device, channel, now);
                 }
                 Event::Closed { channel } => {
                     if matches!(self.state, State::Closing { id } if id == channel) {
@@ -424,11 +429,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         self.pool.leak(memory);
                     }
                 }
-                Event::Unloaded { .. } => self.abandon(guest),
+                Event::Unloaded { .. } => self.abandon(device, now),
                 Event::Failed { violation } => {
                     log::error!("VMBus connection ended: {violation}");
                     self.failed = Some(violation);
-                    self.abandon(guest);
+                    self.abandon(device, now);
                 }
             }
         }
@@ -557,13 +562,15 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             seed: self.config.seed.rotate_left(self.restarts),
         };
         let (first, second) = (receive.gpadl, send.gpadl);
-        let Ok(mut nic) = Nic::new(config, receive.memory, send.memory) else {
+        let Ok(nic) = Nic::new(config, receive.memory, send.memory) else {
             return Err(End {
                 outcome: Outcome::Panic,
                 why: Why::Told("NIC buffers"),
             });
         };
+        let mut nic = Box::new(nic);
         nic.start(now);
+        self.relay.nic_replaced();
         self.state = State::Running {
             link,
             receive: first,
@@ -573,58 +580,41 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         Ok(())
     }
 
-    /// Works the NIC: frames of the guest, then packets of the host. Whether
-    /// there is more to do at once.
+    /// Moves frames both ways and takes what the NIC has to tell.
     fn move_frames<P: Platform>(
         &mut self,
         platform: &mut P,
-        guest: &mut impl Guest,
+        device: &mut impl NetDevice,
         now: u64,
-    ) -> Result<bool, End> {
+    ) -> Result<Polled, End> {
         let State::Running { link, nic, .. } = &mut self.state else {
-            return Ok(false);
+            return Ok(Polled::default());
         };
-        let mut more = false;
-        let mut left = TX_BUDGET;
-        if nic.is_ready() {
-            while left > 0 {
-                if self.held.is_empty() {
-                    let Some(len) = guest.take(&mut self.frame) else {
-                        break;
-                    };
-                    let frame = self.frame.get(..len).unwrap_or(&[]);
-                    match nic.transmit(&mut link.channel, frame, now) {
-                        Ok(()) => {}
-                        Err(netvsc::TransmitError::Full) => self.held.extend_from_slice(frame),
-                        // Counted by the NIC; the frame is lost, as on a wire.
-                        Err(_) => {}
-                    }
-                } else {
-                    match nic.transmit(&mut link.channel, &self.held, now) {
-                        Err(netvsc::TransmitError::Full) => break,
-                        _ => self.held.clear(),
-                    }
-                }
-                left = left.saturating_sub(1);
-            }
-            more |= left == 0;
-        }
-        let polled = nic.poll(&mut link.channel, now, |frame| guest.deliver(frame));
-        more |= polled.more;
-        if !self.held.is_empty() && nic.is_ready() {
-            // Completions may have made room.
-            let again = nic.transmit(&mut link.channel, &self.held, now);
-            if again != Err(netvsc::TransmitError::Full) {
-                self.held.clear();
-                more = true;
-            }
-        }
-        let signal = polled.signal.or(nic.flush(&mut link.channel));
-        if signal == Signal::Needed {
-            let target = link.signal;
+        let mut host = relay::Host {
+            nic,
+            channel: &mut link.channel,
+        };
+        let polled = self.relay.poll(&mut host, device, now, TX_PER_POLL);
+        let deadline = self.relay.next_deadline(&host);
+        let (id, target) = (link.id, link.signal);
+        if polled.signal.is_needed() {
             self.signal(platform, target)?;
         }
-        Ok(more)
+        if let Some((mac, mtu)) = polled.ready {
+            self.mac = Some(mac);
+            log::info!("NIC ready, MTU {mtu}");
+        }
+        if let Some(ended) = polled.ended {
+            match ended {
+                relay::Ended::Stopped => log::info!("NIC stopped"),
+                relay::Ended::Failed(violation) => log::warn!("NIC failed: {violation}"),
+            }
+            self.give_up(device, id, now);
+        }
+        Ok(Polled {
+            more: polled.more,
+            deadline,
+        })
     }
 
     fn signal<P: Platform>(&mut self, platform: &mut P, target: SignalTarget) -> Result<(), End> {
@@ -647,46 +637,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         Ok(())
     }
 
-    fn handle_nic_events(&mut self, guest: &mut impl Guest, now: u64) {
-        loop {
-            let State::Running { link, nic, .. } = &mut self.state else {
-                return;
-            };
-            let id = link.id;
-            let Some(event) = nic.take_event(now) else {
-                return;
-            };
-            match event {
-                netvsc::Event::Ready { mac, mtu } => {
-                    self.mac = Some(mac);
-                    log::info!("NIC ready, MTU {mtu}");
-                }
-                netvsc::Event::Link { up } => {
-                    self.link_up = up;
-                    guest.set_link(up);
-                }
-                netvsc::Event::NetworkChange => {
-                    // A cable that was out for a moment: the guest renews its lease.
-                    if self.link_up {
-                        guest.set_link(false);
-                        guest.set_link(true);
-                    }
-                }
-                netvsc::Event::Failed(violation) => {
-                    log::warn!("NIC failed: {violation}");
-                    self.give_up(guest, id, now);
-                }
-                netvsc::Event::Stopped => self.give_up(guest, id, now),
-            }
-        }
-    }
-
     /// Stops using the channel. Its memory is parked until the host lets go of it.
-    fn give_up(&mut self, guest: &mut impl Guest, id: ChannelId, now: u64) {
+    fn give_up(&mut self, device: &mut impl NetDevice, id: ChannelId, now: u64) {
         if self.channel_id() != Some(id) || matches!(self.state, State::Closing { .. }) {
             return;
         }
-        self.dismantle(guest);
+        self.dismantle(device, now);
         self.close(id, now);
     }
 
@@ -699,11 +655,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     }
 
     /// Takes channel and NIC apart: counters are kept, memory is parked.
-    fn dismantle(&mut self, guest: &mut impl Guest) {
-        if core::mem::take(&mut self.link_up) {
-            guest.set_link(false);
-        }
-        self.held.clear();
+    fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
+        // The guest's link goes down, whatever the NIC had to say.
+        let _ = self.relay.poll(&mut gone::Gone::new(), device, now, 0);
         match core::mem::replace(&mut self.state, State::Gone) {
             State::Opening { ring, channel, .. } => {
                 add_channel(&mut self.retired, &channel);
@@ -749,8 +703,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     }
 
     /// The connection is over; the client's events tell which memory is lost.
-    fn abandon(&mut self, guest: &mut impl Guest) {
-        self.dismantle(guest);
+    fn abandon(&mut self, device: &mut impl NetDevice, now: u64) {
+        self.dismantle(device, now);
         self.state = State::Gone;
         for (_, memory) in core::mem::take(&mut self.parked) {
             self.pool.leak(memory);

@@ -171,9 +171,8 @@ pub struct PoolBacking {
 /// to the one loop of the one VP.
 pub fn pool_backing() -> PoolBacking {
     // SAFETY: VMPL0 with the tables of `arch::tables`; see above for the MSR.
-    PoolBacking {
-        hardware: unsafe { Hardware::new() },
-    }
+    let hardware = unsafe { Hardware::new() };
+    PoolBacking { hardware }
 }
 
 impl Backing for PoolBacking {

@@ -1,0 +1,42 @@
+//! The host's side after a NIC went away without a word of its own.
+
+use netvsc::{Delivery, Event, Polled, TransmitError};
+use relay::Uplink;
+use vmbus::Signal;
+
+/// Says once that it has stopped, and nothing else.
+pub(super) struct Gone {
+    told: bool,
+}
+
+impl Gone {
+    pub(super) fn new() -> Gone {
+        Gone { told: false }
+    }
+}
+
+impl Uplink for Gone {
+    fn poll(&mut self, _: u64, _: impl FnMut(&[u8]) -> Delivery) -> Polled {
+        Polled {
+            signal: Signal::NotNeeded,
+            more: false,
+            waiting: false,
+            packets: 0,
+        }
+    }
+    fn transmit(&mut self, _: &[u8], _: u64) -> Result<(), TransmitError> {
+        Err(TransmitError::NotReady)
+    }
+    fn flush(&mut self) -> Signal {
+        Signal::NotNeeded
+    }
+    fn take_event(&mut self, _: u64) -> Option<Event> {
+        (!core::mem::replace(&mut self.told, true)).then_some(Event::Stopped)
+    }
+    fn is_ready(&self) -> bool {
+        false
+    }
+    fn next_deadline(&self) -> Option<u64> {
+        None
+    }
+}
