@@ -2,8 +2,9 @@
 //! other (NVS-50); each that waits for the host has a deadline.
 
 use crate::limits;
-use crate::nic::{Nic, send_message};
+use crate::nic::Nic;
 use crate::requests::Request;
+use crate::send::send_message;
 use abi::nvsp::{self, channel_type};
 use abi::rndis::{self, filter, oid};
 use memory::SharedMemory;

@@ -32,9 +32,11 @@ mod counters;
 mod handshake;
 pub mod limits;
 mod nic;
+mod poll;
 mod rate;
 mod receive;
 mod requests;
+mod send;
 #[cfg(test)]
 mod tests;
 mod transmit;
