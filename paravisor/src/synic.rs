@@ -166,15 +166,14 @@ impl Timer {
     }
 
     /// The timer's interrupt came: ends it at the interrupt controller (direct
-    /// mode has no automatic end). One that came without a cause (SYN-34) is
-    /// ended the same way; `false` tells the caller to count it.
+    /// mode has no automatic end). `false` tells the caller to count one that came
+    /// early or without a cause (SYN-34). Either way the timer counts as stopped:
+    /// whether it still runs is the host's word and the two clocks need not agree to
+    /// the last tick, so a one-shot that fired a tick early would else be waited for
+    /// for ever.
     pub fn expired<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<bool, Error> {
         platform.write_register(msr::EOI, 0)?;
-        let due = self.armed.is_some_and(|armed| armed <= now);
-        if due {
-            self.armed = None;
-        }
-        Ok(due)
+        Ok(self.armed.take().is_some_and(|armed| armed <= now))
     }
 }
 
@@ -268,12 +267,21 @@ mod tests {
             platform.written,
             [(msr::STIMER0_COUNT, 1000), (msr::STIMER0_COUNT, 500)]
         );
-        // Early or spurious: it stays armed. On time: it has to be set again.
-        assert!(!timer.expired(&mut platform, 499).unwrap());
-        timer.ensure(&mut platform, 500).unwrap();
-        assert!(timer.expired(&mut platform, 500).unwrap());
-        platform.written.clear();
-        timer.ensure(&mut platform, 600).unwrap();
-        assert_eq!(platform.written, [(msr::STIMER0_COUNT, 600)]);
+    }
+
+    #[test]
+    fn syn_34_after_any_timer_interrupt_the_timer_is_set_again() {
+        let mut platform = platform();
+        let mut timer = Timer::new(&mut platform, 0x50).unwrap();
+        for (now, on_time) in [(499, false), (500, true), (501, true)] {
+            timer.ensure(&mut platform, 500).unwrap();
+            assert_eq!(timer.expired(&mut platform, now).unwrap(), on_time);
+            platform.written.clear();
+            timer.ensure(&mut platform, 500).unwrap();
+            assert_eq!(platform.written, [(msr::STIMER0_COUNT, 500)]);
+            timer.expired(&mut platform, 500).unwrap();
+        }
+        // Never set: counted, nothing else.
+        assert!(!timer.expired(&mut platform, 500).unwrap());
     }
 }
