@@ -241,10 +241,13 @@ mod story {
         let hz = host
             .read_register(msr::TSC_FREQUENCY)
             .chapter("TSC frequency")?;
+        // The TSC first: the time that the request takes makes our clock run ahead of
+        // the host's, so a timer of the host's is late for us by that, never early.
+        let before = tsc();
         let reference = host
             .read_register(msr::TIME_REF_COUNT)
             .chapter("reference time")?;
-        Clock::new(tsc(), hz, reference).ok_or(Stop {
+        Clock::new(before, hz, reference).ok_or(Stop {
             outcome: Outcome::HostFailure,
             what: "TSC frequency out of range (SYN-28)",
             why: None,
