@@ -1,7 +1,7 @@
 //! One exit of the guest, answered. No I/O: registers, guest memory and the
 //! machine's devices go in, what the loop has to do comes out.
 
-use crate::mmio::{self, Refusal};
+use crate::mmio::{self, Decoded, Refusal};
 use crate::pio;
 use crate::walk::WalkError;
 use devices::{CpuidState, Machine};
@@ -62,6 +62,7 @@ pub fn dispatch(
     vp: &mut impl Registers,
     guest: &impl GuestMemory,
     machine: &mut Machine,
+    decoded: &mut Decoded,
     now: u64,
 ) -> Next {
     match exit {
@@ -81,7 +82,7 @@ pub fn dispatch(
             vp.raise(GP, Some(0));
         }
         Exit::Mmio { gpa, write, .. } => {
-            let done = mmio::emulate(vp, guest, *gpa, *write, &mut Bus { machine, now });
+            let done = mmio::emulate(vp, guest, *gpa, *write, &mut Bus { machine, now }, decoded);
             match done {
                 Ok(()) => {}
                 Err(Refusal::Form) => vp.raise(UD, None),
@@ -225,7 +226,14 @@ mod tests {
     fn guest_cannot_reach_a_hypervisor() {
         let (mut vp, guest, mut machine) = world();
         assert_eq!(
-            dispatch(&Exit::Hypercall, &mut vp, &guest, &mut machine, 0),
+            dispatch(
+                &Exit::Hypercall,
+                &mut vp,
+                &guest,
+                &mut machine,
+                &mut Decoded::new(),
+                0
+            ),
             Next::Run
         );
         assert_eq!(vp.raised, Some((UD, None)));
@@ -233,7 +241,14 @@ mod tests {
         let (mut vp, guest, mut machine) = world();
         vp.set(Reg::Rcx, 0x4000_0000);
         assert_eq!(
-            dispatch(&Exit::ReadMsr, &mut vp, &guest, &mut machine, 0),
+            dispatch(
+                &Exit::ReadMsr,
+                &mut vp,
+                &guest,
+                &mut machine,
+                &mut Decoded::new(),
+                0
+            ),
             Next::Run
         );
         assert_eq!(vp.raised, Some((GP, Some(0))));
@@ -244,7 +259,14 @@ mod tests {
         let (mut vp, guest, mut machine) = world();
         vp.set(Reg::Rax, 0xffff_ffff_4000_0000);
         vp.set(Reg::Rbx, u64::MAX);
-        dispatch(&Exit::Cpuid, &mut vp, &guest, &mut machine, 0);
+        dispatch(
+            &Exit::Cpuid,
+            &mut vp,
+            &guest,
+            &mut machine,
+            &mut Decoded::new(),
+            0,
+        );
         assert_eq!(vp.get(Reg::Rbx) >> 32, 0);
         assert_eq!(vp.get(Reg::Rip), 0x8002);
     }
@@ -257,7 +279,7 @@ mod tests {
             write: false,
             fetch: true,
         };
-        dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
         assert_eq!(vp.raised, Some((GP, Some(0))));
     }
 
@@ -270,7 +292,7 @@ mod tests {
             write: false,
             fetch: false,
         };
-        dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
         assert_eq!(vp.raised, Some((UD, None)));
     }
 
@@ -279,14 +301,21 @@ mod tests {
         let (mut vp, guest, mut machine) = world();
         vp.set(Reg::Rcx, 1);
         vp.set(Reg::Rax, 7);
-        dispatch(&Exit::Xsetbv, &mut vp, &guest, &mut machine, 0);
+        dispatch(
+            &Exit::Xsetbv,
+            &mut vp,
+            &guest,
+            &mut machine,
+            &mut Decoded::new(),
+            0,
+        );
         assert_eq!((vp.raised, vp.get(Reg::Xcr0)), (Some((GP, Some(0))), 0));
     }
 
     #[test]
     fn ends_of_a_run_are_told() {
         let (mut vp, guest, mut machine) = world();
-        let mut run = |exit| dispatch(&exit, &mut vp, &guest, &mut machine, 0);
+        let mut run = |exit| dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
         assert_eq!(run(Exit::Shutdown), Next::TripleFault);
         assert_eq!(run(Exit::Halt), Next::Halted);
         let unknown = Exit::Unknown {
@@ -313,7 +342,14 @@ mod tests {
             input: true,
             string: None,
         };
-        dispatch(&Exit::Io(access), &mut vp, &guest, &mut machine, 0);
+        dispatch(
+            &Exit::Io(access),
+            &mut vp,
+            &guest,
+            &mut machine,
+            &mut Decoded::new(),
+            0,
+        );
         assert_eq!(vp.get(Reg::Rax), 0xff);
         assert_eq!(vp.get(Reg::Rip), 0x8002);
     }

@@ -190,7 +190,8 @@ mod story {
             traps::SINT_VECTOR,
         )
         .chapter("SynIC")?;
-        let mut timer = Timer::new(&mut host, traps::TIMER_VECTOR).chapter("timer")?;
+        let timer = Timer::new(&mut host, 0, traps::TIMER_VECTOR).chapter("timer")?;
+        let mut watch = Timer::new(&mut host, 1, traps::WATCH_VECTOR).chapter("timer")?;
 
         // The bus and the NIC, before the guest: it needs to be told its address.
         let uplink_config = uplink::Config {
@@ -200,7 +201,7 @@ mod story {
             seed: tsc(),
         };
         let mut uplink = Uplink::new(uplink_config, pool, messages, flags);
-        bring_up(&mut host, &mut uplink, &mut timer, &clock)?;
+        bring_up(&mut host, &mut uplink, &mut watch, &clock)?;
 
         // The guest's machine, its tables, its first state.
         let machine_config = MachineConfig {
@@ -227,14 +228,18 @@ mod story {
         uplink.device_attached();
         let console = config.debug_console();
         let image = Image { console };
-        let mut vp = Vp::new(host, ram, machine, Line1 { uplink }, image, timer, clock);
+        let mut vp = Vp::new(
+            host,
+            ram,
+            machine,
+            Line1 { uplink },
+            image,
+            [timer, watch],
+            clock,
+        );
         let end = vp.run();
         report(&mut vp);
-        Err(Stop {
-            outcome: end.outcome,
-            what: "end",
-            why: Some(Cause::End(end)),
-        })
+        out::end(end.outcome, format_args!("{}", end.why))
     }
 
     fn read_clock(host: &mut Host) -> Result<Clock, Stop> {
@@ -271,7 +276,7 @@ mod story {
     fn bring_up(
         host: &mut Host,
         uplink: &mut Uplink,
-        timer: &mut Timer,
+        watch: &mut Timer,
         clock: &Clock,
     ) -> Result<(), Stop> {
         let begin = clock.reference(clock.ns(tsc()));
@@ -282,8 +287,8 @@ mod story {
         loop {
             let pending = traps::take();
             let now = clock.reference(clock.ns(tsc()));
-            if pending.timer {
-                timer.expired(host, now).chapter("timer")?;
+            if pending.watch {
+                watch.expired(host, now).chapter("timer")?;
             }
             let polled = uplink
                 .turn(host, &mut Unplugged, pending.sint, now)
@@ -327,7 +332,7 @@ mod story {
                 let wake = polled
                     .deadline
                     .map_or(deadline, |first| first.min(deadline));
-                timer.ensure(host, wake).chapter("timer")?;
+                watch.ensure(host, wake).chapter("timer")?;
                 out::flush(host, 4096);
                 host.wait();
             }

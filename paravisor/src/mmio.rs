@@ -173,6 +173,66 @@ fn set_flags(vp: &mut impl Registers, flags: u64) {
     vp.set(Reg::Rflags, old & !ARITHMETIC_FLAGS | flags);
 }
 
+/// Instructions that were decoded before. A driver reaches its device from a handful
+/// of places, and the decoder's tables are spread over memory that is cold after
+/// each exit.
+pub struct Decoded {
+    slots: [Option<Known>; SLOTS],
+}
+
+/// One for each low RIP value that is likely to recur.
+const SLOTS: usize = 16;
+
+/// An instruction with all that its decoding depended on.
+#[derive(Clone, Copy)]
+struct Known {
+    rip: u64,
+    bytes: [u8; walk::MAX_INSTRUCTION],
+    instruction: Instruction,
+}
+
+impl Default for Decoded {
+    fn default() -> Self {
+        Decoded::new()
+    }
+}
+
+impl Decoded {
+    /// Nothing was decoded yet.
+    pub const fn new() -> Decoded {
+        Decoded {
+            slots: [None; SLOTS],
+        }
+    }
+
+    /// The instruction that `bytes`, which were fetched at `rip`, start with.
+    fn decode(&mut self, rip: u64, bytes: &[u8]) -> Option<Instruction> {
+        let slot = self.slots.get_mut((rip ^ rip >> 4) as usize % SLOTS)?;
+        if let Some(known) = slot
+            && known.rip == rip
+            && let Some(used) = known.bytes.get(..known.instruction.len())
+            && bytes.starts_with(used)
+        {
+            return Some(known.instruction);
+        }
+        let mut decoder = Decoder::with_ip(64, bytes, rip, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            return None;
+        }
+        let mut copy = [0; walk::MAX_INSTRUCTION];
+        for (to, from) in copy.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        *slot = Some(Known {
+            rip,
+            bytes: copy,
+            instruction,
+        });
+        Some(instruction)
+    }
+}
+
 /// Executes the instruction at RIP, whose memory operand lies in the page of
 /// `gpa` (the fault's address; its low 12 bits are taken from the operand).
 pub fn emulate(
@@ -181,22 +241,16 @@ pub fn emulate(
     gpa: u64,
     write: bool,
     device: &mut impl Device,
+    decoded: &mut Decoded,
 ) -> Result<(), Refusal> {
     if !vp.segment(Seg::Cs).long {
         return Err(Refusal::Form);
     }
     let mut bytes = [0; walk::MAX_INSTRUCTION];
     let len = walk::fetch(vp, guest, &mut bytes)?;
-    let mut decoder = Decoder::with_ip(
-        64,
-        bytes.get(..len).unwrap_or(&[]),
-        vp.get(Reg::Rip),
-        DecoderOptions::NONE,
-    );
-    let instruction = decoder.decode();
-    if instruction.is_invalid() {
-        return Err(Refusal::Form);
-    }
+    let instruction = decoded
+        .decode(vp.get(Reg::Rip), bytes.get(..len).unwrap_or(&[]))
+        .ok_or(Refusal::Form)?;
     if matches!(
         instruction.mnemonic(),
         Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq

@@ -7,6 +7,7 @@
 //! per turn and within budgets.
 
 use crate::dispatch::{self, Next};
+use crate::mmio::Decoded;
 use crate::synic::Timer;
 use crate::time::Clock;
 use abi::record::Outcome;
@@ -30,8 +31,10 @@ const LONGEST_SLEEP: u64 = 1_000_000_000;
 pub struct Pending {
     /// Messages or event flags may wait.
     pub sint: bool,
-    /// The timer has expired.
+    /// The timer of the guest's devices has expired.
     pub timer: bool,
+    /// The timer of everything else has expired.
+    pub watch: bool,
 }
 
 /// What the loop needs of the image around it.
@@ -160,12 +163,16 @@ pub struct Vp<P, G, N, S> {
     pub network: N,
     /// The image around the loop.
     pub surroundings: S,
-    /// The one timer.
+    /// Wakes us for the guest's devices.
     pub timer: Timer,
+    /// Wakes us for everything else. Apart from the other, because its deadlines are
+    /// far away and stay: with one timer each tick of the guest would set it twice.
+    pub watch: Timer,
     /// The one clock.
     pub clock: Clock,
     /// What was counted.
     pub stats: Stats,
+    decoded: Decoded,
     halted: bool,
     network_deadline: Option<u64>,
     network_more: bool,
@@ -185,7 +192,7 @@ where
         machine: Machine,
         network: N,
         surroundings: S,
-        timer: Timer,
+        [timer, watch]: [Timer; 2],
         clock: Clock,
     ) -> Self {
         Vp {
@@ -195,8 +202,10 @@ where
             network,
             surroundings,
             timer,
+            watch,
             clock,
             stats: Stats::default(),
+            decoded: Decoded::new(),
             halted: false,
             network_deadline: Some(0),
             network_more: false,
@@ -217,8 +226,17 @@ where
         let now = self.clock.ns(self.surroundings.tsc());
         let reference = self.clock.reference(now);
         let pending = self.surroundings.pending();
-        if pending.timer && !self.timer.expired(&mut self.platform, reference)? {
-            self.stats.early_timers = self.stats.early_timers.saturating_add(1);
+        let Vp {
+            platform,
+            timer,
+            watch,
+            stats,
+            ..
+        } = self;
+        for (raised, timer) in [(pending.timer, timer), (pending.watch, watch)] {
+            if raised && !timer.expired(platform, reference)? {
+                stats.early_timers = stats.early_timers.saturating_add(1);
+            }
         }
         if pending.sint {
             self.stats.sints = self.stats.sints.saturating_add(1);
@@ -291,15 +309,17 @@ where
         }
     }
 
-    /// Sets the timer to whatever is due first.
+    /// Sets the timers to what is due first.
     fn arm(&mut self, now: u64) -> Result<(), End> {
-        let longest = now.saturating_add(LONGEST_SLEEP);
-        let machine = self.machine.next_deadline().unwrap_or(longest).min(longest);
-        let mut deadline = self.clock.reference(machine);
-        if let Some(network) = self.network_deadline {
-            deadline = deadline.min(network);
+        if let Some(deadline) = self.machine.next_deadline() {
+            let deadline = self.clock.reference(deadline);
+            self.timer.ensure(&mut self.platform, deadline)?;
         }
-        self.timer.ensure(&mut self.platform, deadline)?;
+        let longest = self.clock.reference(now.saturating_add(LONGEST_SLEEP));
+        let watch = self
+            .network_deadline
+            .map_or(longest, |deadline| deadline.min(longest));
+        self.watch.ensure(&mut self.platform, watch)?;
         Ok(())
     }
 
@@ -340,7 +360,8 @@ where
         if let Some(count) = self.stats.exits.get_mut(exit.index()) {
             *count = count.saturating_add(1);
         }
-        match dispatch::dispatch(&exit, vp, &self.guest, &mut self.machine, now) {
+        let (machine, decoded) = (&mut self.machine, &mut self.decoded);
+        match dispatch::dispatch(&exit, vp, &self.guest, machine, decoded, now) {
             Next::Run => {}
             Next::Halted => self.halted = true,
             Next::TripleFault => {

@@ -135,20 +135,24 @@ pub fn take<P: Platform>(
     )
 }
 
-/// Timer 0, one-shot, as an interrupt of its own.
+/// One of the four timers, one-shot, as an interrupt of its own.
 #[derive(Debug)]
 pub struct Timer {
+    /// Its COUNT register.
+    count: u32,
     /// Deadline to which it is set, in reference time.
     armed: Option<u64>,
 }
 
 impl Timer {
-    /// Configures the timer; it runs when a count is written.
-    pub fn new<P: Platform>(platform: &mut P, vector: u8) -> Result<Timer, Error> {
+    /// Configures timer `index` (0 to 3); it runs when a count is written.
+    pub fn new<P: Platform>(platform: &mut P, index: u8, vector: u8) -> Result<Timer, Error> {
         let config = StimerConfig::direct(vector, StimerConfig::AUTO_ENABLE);
-        platform.write_register(msr::STIMER0_COUNT, 0)?;
-        platform.write_register(msr::STIMER0_CONFIG, config.0)?;
-        Ok(Timer { armed: None })
+        let pair = u32::from(index & 3).wrapping_mul(2);
+        let count = msr::STIMER0_COUNT.wrapping_add(pair);
+        platform.write_register(count, 0)?;
+        platform.write_register(msr::STIMER0_CONFIG.wrapping_add(pair), config.0)?;
+        Ok(Timer { count, armed: None })
     }
 
     /// Makes sure that an interrupt comes at `deadline` (reference time) or
@@ -160,7 +164,7 @@ impl Timer {
         }
         // 0 would stop the timer.
         let deadline = deadline.max(1);
-        platform.write_register(msr::STIMER0_COUNT, deadline)?;
+        platform.write_register(self.count, deadline)?;
         self.armed = Some(deadline);
         Ok(())
     }
@@ -258,7 +262,7 @@ mod tests {
     #[test]
     fn timer_is_written_only_for_earlier_deadlines() {
         let mut platform = platform();
-        let mut timer = Timer::new(&mut platform, 0x50).unwrap();
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
         platform.written.clear();
         timer.ensure(&mut platform, 1000).unwrap();
         timer.ensure(&mut platform, 2000).unwrap();
@@ -272,7 +276,7 @@ mod tests {
     #[test]
     fn syn_34_after_any_timer_interrupt_the_timer_is_set_again() {
         let mut platform = platform();
-        let mut timer = Timer::new(&mut platform, 0x50).unwrap();
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
         for (now, on_time) in [(499, false), (500, true), (501, true)] {
             timer.ensure(&mut platform, 500).unwrap();
             assert_eq!(timer.expired(&mut platform, now).unwrap(), on_time);

@@ -23,14 +23,18 @@ pub const STACKS: usize = 5;
 
 /// Vector of our SynIC interrupt source.
 pub const SINT_VECTOR: u8 = 0x60;
-/// Vector of our timer.
+/// Vector of the timer for the guest's devices. The timers are in a lower class
+/// than the source: one that waits for its EOI does not hold messages back.
 pub const TIMER_VECTOR: u8 = 0x50;
+/// Vector of the timer for everything else.
+pub const WATCH_VECTOR: u8 = 0x40;
 
 /// Exceptions with a stack of their own, in the order of the IST.
 const OWN_STACK: [u8; STACKS] = [8, 2, 29, 14, 18];
 
 static SINT: AtomicBool = AtomicBool::new(false);
 static TIMER: AtomicBool = AtomicBool::new(false);
+static WATCH: AtomicBool = AtomicBool::new(false);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
 
 /// Takes the flags.
@@ -38,6 +42,7 @@ pub fn take() -> Pending {
     Pending {
         sint: SINT.swap(false, Ordering::SeqCst),
         timer: TIMER.swap(false, Ordering::SeqCst),
+        watch: WATCH.swap(false, Ordering::SeqCst),
     }
 }
 
@@ -130,6 +135,7 @@ extern "C" fn handle(frame: &Frame) {
     match frame.vector as u8 {
         SINT_VECTOR => SINT.store(true, Ordering::SeqCst),
         TIMER_VECTOR => TIMER.store(true, Ordering::SeqCst),
+        WATCH_VECTOR => WATCH.store(true, Ordering::SeqCst),
         vector @ 0..32 => exception(vector, frame),
         _ => {
             SPURIOUS.fetch_add(1, Ordering::Relaxed);

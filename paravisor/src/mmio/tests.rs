@@ -47,7 +47,7 @@ fn run(code: &[u8], value: u64, prepare: impl FnOnce(&mut FakeVp)) -> (FakeVp, L
         value,
         ..Log::default()
     };
-    emulate(&mut vp, &guest, MMIO, true, &mut log).unwrap();
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut Decoded::new()).unwrap();
     assert_eq!(vp.get(Reg::Rip), CODE + code.len() as u64);
     assert!(!vp.shadow);
     (vp, log)
@@ -156,9 +156,9 @@ fn repeated_moves_do_one_element_per_exit() {
         value: 0x0102_0304,
         ..Log::default()
     };
-    emulate(&mut vp, &guest, MMIO, false, &mut log).unwrap();
+    emulate(&mut vp, &guest, MMIO, false, &mut log, &mut Decoded::new()).unwrap();
     assert_eq!((vp.get(Reg::Rip), vp.get(Reg::Rcx)), (CODE, 1));
-    emulate(&mut vp, &guest, MMIO, false, &mut log).unwrap();
+    emulate(&mut vp, &guest, MMIO, false, &mut log, &mut Decoded::new()).unwrap();
     assert_eq!((vp.get(Reg::Rip), vp.get(Reg::Rcx)), (CODE + 2, 0));
     assert_eq!(log.reads, [(MMIO + 0x20, 4), (MMIO + 0x24, 4)]);
     let mut back = [0; 8];
@@ -172,7 +172,7 @@ fn repeated_moves_do_one_element_per_exit() {
     vp.set(Reg::Rdi, 0xffff_ffff_ff5f_d021);
     vp.set(Reg::Rflags, 2 | RFLAGS_DF);
     let mut log = Log::default();
-    emulate(&mut vp, &guest, MMIO, true, &mut log).unwrap();
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut Decoded::new()).unwrap();
     assert_eq!(log.writes, [(MMIO + 0x21, 1, 0x77)]);
     assert_eq!(vp.get(Reg::Rsi), 0x4_ffff);
     assert_eq!(vp.get(Reg::Rip), CODE + 1);
@@ -185,7 +185,7 @@ fn string_store_writes_rax() {
     vp.set(Reg::Rax, 0xab);
     vp.set(Reg::Rcx, 1);
     let mut log = Log::default();
-    emulate(&mut vp, &guest, MMIO, true, &mut log).unwrap();
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut Decoded::new()).unwrap();
     assert_eq!(log.writes, [(MMIO + 0x20, 4, 0xab)]);
     assert_eq!(vp.get(Reg::Rip), CODE + 2);
 }
@@ -196,7 +196,7 @@ fn device_is_not_read_if_the_value_has_no_place() {
     vp.set(Reg::Rsi, 0xffff_ffff_ff5f_d020);
     vp.set(Reg::Rdi, 0x7fff_0000_0000);
     let mut log = Log::default();
-    let result = emulate(&mut vp, &guest, MMIO, false, &mut log);
+    let result = emulate(&mut vp, &guest, MMIO, false, &mut log, &mut Decoded::new());
     assert!(matches!(
         result,
         Err(Refusal::Walk(WalkError::PageFault { code: 2, .. }))
@@ -220,9 +220,44 @@ fn other_forms_are_refused_and_do_nothing() {
     ] {
         let (mut vp, guest) = setup(code);
         let mut log = Log::default();
-        let result = emulate(&mut vp, &guest, MMIO, true, &mut log);
+        let result = emulate(&mut vp, &guest, MMIO, true, &mut log, &mut Decoded::new());
         assert_eq!(result, Err(Refusal::Form), "{code:x?}");
         assert!(log.reads.is_empty() && log.writes.is_empty());
         assert_eq!(vp.get(Reg::Rip), CODE);
     }
+}
+
+#[test]
+fn decoded_instruction_is_used_only_for_the_same_bytes_at_the_same_place() {
+    let (mut vp, guest) = setup(&[0x89, 0x03]);
+    vp.set(Reg::Rbx, 0xffff_ffff_ff5f_d080);
+    vp.set(Reg::Rax, 1);
+    vp.set(Reg::Rcx, 2);
+    let mut decoded = Decoded::new();
+    let mut log = Log::default();
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut decoded).unwrap();
+    vp.set(Reg::Rip, CODE);
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut decoded).unwrap();
+    // The guest patches itself: mov [rbx], ecx.
+    guest.write(CODE, &[0x89, 0x0b]).unwrap();
+    vp.set(Reg::Rip, CODE);
+    emulate(&mut vp, &guest, MMIO, true, &mut log, &mut decoded).unwrap();
+    let values: Vec<u64> = log.writes.iter().map(|write| write.2).collect();
+    assert_eq!(values, [1, 1, 2]);
+    // RIP-relative operands: the same bytes elsewhere are another address.
+    guest.write(CODE, &[0x89, 0x05, 0x10, 0, 0, 0]).unwrap();
+    guest
+        .write(CODE + 0x100, &[0x89, 0x05, 0x10, 0, 0, 0])
+        .unwrap();
+    for at in [CODE, CODE + 0x100] {
+        vp.set(Reg::Rip, at);
+        emulate(&mut vp, &guest, MMIO, true, &mut log, &mut decoded).unwrap();
+    }
+    let places: Vec<u64> = log
+        .writes
+        .iter()
+        .skip(3)
+        .map(|write| write.0 & 0xfff)
+        .collect();
+    assert_eq!(places, [0x16, 0x116]);
 }

@@ -96,6 +96,7 @@ pub(super) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
         | exit::MWAIT_ARMED
         | exit::INVLPGB
         | exit::INVLPGB_ILLEGAL
+        | exit::INVLPGA
         | exit::TLBSYNC
         | exit::VMRUN
         | exit::VMLOAD
