@@ -1,0 +1,422 @@
+//! The uplink against the fake host, in one process: bring-up, frames each way,
+//! an offer that is taken back, a host that breaks the rules, a host that is silent.
+
+use abi::hyperv::{CallResult, Control};
+use abi::record::Outcome;
+use devices::NoBuffer;
+use hostkit::backend::Loopback;
+use hostkit::fault::{Layer as FaultLayer, OutgoingMessage};
+use hostkit::hv::NoHook;
+use hostkit::mem::{MemoryFault, VmMemory};
+use hostkit::{Machine, MachineConfig};
+use memory::doubles::PlainShared;
+use memory::{Backing, Purpose, ShareFailed, SharedMemory, SharedPool};
+use paravisor_core::synic;
+use paravisor_core::uplink::{Config, Standing, Uplink};
+use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
+use relay::NetDevice;
+use std::cell::RefCell;
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
+use validate::{Layer, Rule};
+use vmbus::Target;
+
+const FIRST_PFN: u64 = 0x8801;
+const PAGES: usize = 1024;
+const VECTOR: u8 = 0x60;
+
+/// Pages that were shared with the host, and the host's accesses to others.
+#[derive(Default)]
+struct Ledger {
+    shared: HashSet<u64>,
+    refused: u64,
+}
+
+/// The pool's memory as the host sees it.
+#[derive(Clone)]
+struct HostView {
+    memory: PlainShared,
+    ledger: Rc<RefCell<Ledger>>,
+}
+
+impl HostView {
+    fn at(&self, gpa: u64, len: usize) -> Result<usize, MemoryFault> {
+        let mut ledger = self.ledger.borrow_mut();
+        let pages = (gpa >> 12)..=((gpa + len.max(1) as u64 - 1) >> 12);
+        if !pages.clone().all(|pfn| ledger.shared.contains(&pfn)) {
+            ledger.refused += 1;
+            return Err(MemoryFault::Private(gpa));
+        }
+        Ok((gpa - (FIRST_PFN << 12)) as usize)
+    }
+}
+
+impl VmMemory for HostView {
+    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), MemoryFault> {
+        let at = self.at(gpa, dst.len())?;
+        self.memory
+            .copy_in(at, dst)
+            .map_err(|_| MemoryFault::Unmapped(gpa))
+    }
+    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), MemoryFault> {
+        let at = self.at(gpa, src.len())?;
+        self.memory
+            .copy_out(at, src)
+            .map_err(|_| MemoryFault::Unmapped(gpa))
+    }
+    fn load_u32(&self, gpa: u64) -> Result<u32, MemoryFault> {
+        let at = self.at(gpa, 4)?;
+        self.memory
+            .load_u32(at)
+            .map_err(|_| MemoryFault::Unmapped(gpa))
+    }
+    fn store_u32(&self, gpa: u64, value: u32) -> Result<(), MemoryFault> {
+        let at = self.at(gpa, 4)?;
+        self.memory
+            .store_u32(at, value)
+            .map_err(|_| MemoryFault::Unmapped(gpa))
+    }
+    fn fetch_or_u32(&self, gpa: u64, bits: u32) -> Result<u32, MemoryFault> {
+        // One thread: nothing comes between.
+        let old = self.load_u32(gpa)?;
+        self.store_u32(gpa, old | bits)?;
+        Ok(old)
+    }
+    fn compare_exchange_u32(&self, gpa: u64, from: u32, to: u32) -> Result<bool, MemoryFault> {
+        let at = self.at(gpa, 4)?;
+        self.memory
+            .compare_exchange_u32(at, from, to)
+            .map_err(|_| MemoryFault::Unmapped(gpa))
+    }
+    fn fence(&self) {
+        self.memory.fence();
+    }
+}
+
+impl Backing for HostView {
+    type Region = PlainShared;
+    fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
+        self.ledger
+            .borrow_mut()
+            .shared
+            .extend((first_pfn..).take(pages));
+        Ok(())
+    }
+    fn region(&mut self, first_pfn: u64, pages: usize) -> PlainShared {
+        let at = (first_pfn - FIRST_PFN) as usize * 4096;
+        self.memory.window(at, pages * 4096).unwrap()
+    }
+}
+
+type Host = Machine<HostView, Loopback>;
+
+/// The platform, as far as the uplink uses it: the fake host itself.
+#[derive(Clone)]
+struct Below(Rc<RefCell<Host>>);
+
+struct NoVp;
+
+impl Registers for NoVp {
+    fn get(&self, _: Reg) -> u64 {
+        unreachable!()
+    }
+    fn set(&mut self, _: Reg, _: u64) {
+        unreachable!()
+    }
+    fn segment(&self, _: Seg) -> Segment {
+        unreachable!()
+    }
+    fn cpl(&self) -> u8 {
+        unreachable!()
+    }
+    fn next_rip(&self) -> u64 {
+        unreachable!()
+    }
+    fn offer_interrupt(&mut self, _: Option<u8>) {}
+    fn interrupt_offered(&self) -> bool {
+        unreachable!()
+    }
+    fn raise(&mut self, _: u8, _: Option<u32>) {}
+    fn inject_nmi(&mut self) {}
+    fn event_pending(&self) -> bool {
+        unreachable!()
+    }
+    fn clear_interrupt_shadow(&mut self) {}
+    fn interrupts_enabled(&self) -> bool {
+        unreachable!()
+    }
+}
+
+impl Platform for Below {
+    type Vp = NoVp;
+    fn enter(&mut self) -> Exit {
+        unreachable!()
+    }
+    fn vp(&mut self) -> &mut NoVp {
+        unreachable!()
+    }
+    fn start(&mut self, _: &BootState) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
+        let mut host = self.0.borrow_mut();
+        Ok(CallResult(host.hypercall(
+            &mut NoHook,
+            0,
+            control.0,
+            input,
+            &mut [],
+        )))
+    }
+    fn hypercall_counts(&self) -> &[(u16, u64)] {
+        &[]
+    }
+    fn read_register(&mut self, register: u32) -> Result<u64, Error> {
+        Ok(self.0.borrow_mut().msr_read(0, register).unwrap())
+    }
+    fn write_register(&mut self, register: u32, value: u64) -> Result<(), Error> {
+        self.0.borrow_mut().msr_write(0, register, value).unwrap();
+        Ok(())
+    }
+    fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn share(&mut self, _: u64) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn unshare(&mut self, _: u64) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn accept(&mut self, _: u64, _: u64) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn protect(&mut self, _: u64, _: u64, _: Access) -> Result<(), Error> {
+        unreachable!()
+    }
+    fn wait(&mut self) {}
+    fn take_interrupts(&mut self) {}
+    fn terminate(&mut self, outcome: Outcome) -> ! {
+        unreachable!("{outcome:?}")
+    }
+}
+
+/// A guest's NIC made of two queues.
+#[derive(Default)]
+struct Device {
+    out: VecDeque<Vec<u8>>,
+    received: Vec<Vec<u8>>,
+    link: Vec<bool>,
+}
+
+impl NetDevice for Device {
+    fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let frame = self.out.pop_front()?;
+        buf[..frame.len()].copy_from_slice(&frame);
+        Some(frame.len())
+    }
+    fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
+        self.received.push(frame.to_vec());
+        Ok(())
+    }
+    fn set_link(&mut self, up: bool) {
+        self.link.push(up);
+    }
+}
+
+struct World {
+    below: Below,
+    uplink: Uplink<HostView, PAGES>,
+    device: Device,
+    ledger: Rc<RefCell<Ledger>>,
+    now: u64,
+}
+
+impl World {
+    fn new() -> World {
+        let ledger = Rc::new(RefCell::new(Ledger::default()));
+        let memory = PlainShared::new(PAGES, FIRST_PFN);
+        let view = HostView {
+            memory,
+            ledger: ledger.clone(),
+        };
+        let host = Machine::new(view.clone(), Loopback::default(), MachineConfig::default());
+        let mut below = Below(Rc::new(RefCell::new(host)));
+        let mut pool = SharedPool::new(view, FIRST_PFN);
+        let messages = pool.take(1, Purpose::Synic).unwrap();
+        let flags = pool.take(1, Purpose::Synic).unwrap();
+        let target = Target::REDIRECTED;
+        synic::introduce(&mut below).unwrap();
+        synic::take(&mut below, &messages, &flags, target.sint, VECTOR).unwrap();
+        let config = Config {
+            target,
+            mac: None,
+            mtu: 1500,
+            seed: 7,
+        };
+        let uplink = Uplink::new(config, pool, messages, flags);
+        World {
+            below,
+            uplink,
+            device: Device::default(),
+            ledger,
+            now: 1000,
+        }
+    }
+
+    /// Both sides once.
+    fn turn(&mut self) {
+        self.now += 1000;
+        let vector = {
+            let mut host = self.below.0.borrow_mut();
+            let _ = host.poll(self.now);
+            let vector = host.pending_vector(0);
+            vector
+                .into_iter()
+                .for_each(|vector| host.accept_vector(0, vector));
+            vector
+        };
+        assert!(vector.is_none_or(|vector| vector == VECTOR));
+        self.uplink
+            .turn(
+                &mut self.below,
+                &mut self.device,
+                vector.is_some(),
+                self.now,
+            )
+            .unwrap();
+    }
+
+    fn turns(&mut self, count: usize) {
+        (0..count).for_each(|_| self.turn());
+    }
+
+    fn bring_up(&mut self) {
+        self.uplink.start(self.now);
+        for _ in 0..500 {
+            self.turn();
+            if self.uplink.standing() == (Standing::Ready { link: true }) {
+                return;
+            }
+        }
+        panic!("not up: {:?}", self.uplink.standing());
+    }
+
+    fn hook(&self, hook: impl FnMut(&mut OutgoingMessage) + 'static) {
+        self.below.0.borrow_mut().faults.set_hook(hook);
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let mut frame = vec![0x5a; 100];
+        frame[..6].copy_from_slice(&self.uplink.mac().unwrap());
+        frame
+    }
+
+    /// Pages in use, without the two of the SynIC.
+    fn used(&self) -> usize {
+        let pool = self.uplink.pool();
+        Purpose::ALL
+            .into_iter()
+            .map(|purpose| pool.used(purpose))
+            .sum::<usize>()
+            - 2
+    }
+}
+
+#[test]
+fn frames_go_each_way_and_the_host_sees_shared_pages_only() {
+    let mut world = World::new();
+    world.bring_up();
+    assert_eq!(world.device.link, [true]);
+    let frame = world.frame();
+    world.device.out.push_back(frame.clone());
+    world.turns(4);
+    assert_eq!(world.device.received, [frame]);
+    let totals = world.uplink.totals();
+    assert_eq!((totals.tx_frames, totals.rx_frames), (1, 1));
+    assert_eq!(totals.signals_sent, totals.signals_needed);
+    // The descriptions of the buffers come faster than a port has room for.
+    assert!(totals.calls_refused < 8);
+    assert!(totals.validation.messages(Layer::Rndis) > 0);
+    assert_eq!(totals.validation.violations().count(), 0);
+    assert_eq!(world.ledger.borrow().refused, 0);
+}
+
+#[test]
+fn offer_taken_back_gives_the_memory_back_and_takes_the_link_down() {
+    let mut world = World::new();
+    world.bring_up();
+    assert!(world.used() > 0);
+    world.below.0.borrow_mut().rescind_nic();
+    world.turns(20);
+    assert_eq!(world.uplink.standing(), Standing::NoNic);
+    assert_eq!(world.device.link, [true, false]);
+    assert_eq!(world.used(), 0);
+    // The guest's frames have nowhere to go and nothing happens.
+    world.device.out.push_back(vec![0; 60]);
+    world.turns(4);
+}
+
+#[test]
+fn broken_nic_is_opened_again_with_the_same_address_but_not_for_ever() {
+    let mut world = World::new();
+    world.bring_up();
+    let mac = world.uplink.mac();
+    for round in 1..=4 {
+        // A ring packet that is longer than what is in the ring (PKT).
+        world.hook(|message| {
+            if message.layer == FaultLayer::Packet {
+                message.bytes[4..6].copy_from_slice(&[0xff, 0xff]);
+            }
+        });
+        let frame = world.frame();
+        world.device.out.push_back(frame);
+        let broken = (0..50).any(|_| {
+            world.turn();
+            !world.uplink.link_up()
+        });
+        assert!(broken, "round {round}");
+        world.below.0.borrow_mut().faults.clear_hook();
+        let back = (0..500).any(|_| {
+            world.turn();
+            world.uplink.standing() == (Standing::Ready { link: true })
+        });
+        assert_eq!(back, round < 4, "round {round}");
+        assert_eq!(world.uplink.mac(), mac);
+    }
+    assert_eq!(world.uplink.standing(), Standing::NoNic);
+    assert_eq!(world.uplink.totals().restarts, 3);
+    assert!(world.uplink.totals().validation.violations().count() > 0);
+    assert_eq!(world.used(), 0);
+}
+
+#[test]
+fn silent_host_ends_the_contact_within_its_deadline() {
+    let mut world = World::new();
+    world.below.0.borrow_mut().faults.never_answer_version = true;
+    world.uplink.start(world.now);
+    let begin = world.now;
+    while world.uplink.standing() == Standing::Contacting {
+        world.now += vmbus::limits::SECOND;
+        world.turn();
+        assert!(world.now - begin < 60 * vmbus::limits::SECOND, "hangs");
+    }
+    assert_eq!(world.uplink.standing(), Standing::Failed);
+    assert_eq!(world.uplink.failure().unwrap().rule, Rule::CTL_13);
+}
+
+#[test]
+fn syn_11_flood_of_messages_is_cut_into_turns() {
+    let mut world = World::new();
+    world.bring_up();
+    // Every message of the host is told two hundred times.
+    world.hook(|message| {
+        if message.layer == FaultLayer::Control {
+            message.copies = 200;
+        }
+    });
+    world.below.0.borrow_mut().rescind_nic();
+    world.turns(50);
+    let synic = world.uplink.totals().validation.messages(Layer::Synic);
+    assert!(synic > 100, "{synic}");
+    assert_eq!(world.ledger.borrow().refused, 0);
+}
