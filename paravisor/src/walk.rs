@@ -192,6 +192,11 @@ pub fn fetch(
 
 #[cfg(test)]
 mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )]
     use super::*;
     use crate::testing::{FakeVp, identity_tables};
     use memory::doubles::VecGuest;
