@@ -5,6 +5,7 @@ mod faults;
 mod firmware;
 mod guest;
 mod http;
+mod lint;
 mod machine;
 mod paths;
 mod plain;
@@ -54,7 +55,9 @@ enum Chore {
     Run(RunArgs),
     /// Let the rig test the machine that it emulates: no image, no guest
     Selftest,
-    /// Run every test, in process and in QEMU
+    /// Check formatting and lints, the firmware's too
+    Lint,
+    /// Run every test, in process and in QEMU; lints first
     Test(TestArgs),
     /// Measure
     #[command(subcommand)]
@@ -141,6 +144,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Selftest => {
             run::selftest(true).map(|()| println!("the emulated machine is as it should be"))
         }
+        Chore::Lint => lint::lint(),
         Chore::Test(args) => test::test(&args),
         Chore::Bench(bench) => bench::bench(&bench),
         Chore::Size { json } => size::size(json),

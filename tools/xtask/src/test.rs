@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::setup::{self, KernelVersion, Pretend};
-use crate::{firmware, process};
+use crate::{firmware, lint, process};
 
 /// Tells the end-to-end tests which program to call.
 const XTASK: &str = "UNDERCROFT_XTASK";
@@ -35,6 +35,9 @@ pub fn test(args: &TestArgs) -> Result<()> {
             Pretend::default(),
         )?;
     }
+    if !args.e2e && args.filter.is_none() && lint::lint().is_err() {
+        failed.push("lints");
+    }
     if !args.e2e {
         // The firmware's programs are empty ones on this machine, its parts are tested.
         let mut command = firmware::cargo();
@@ -60,5 +63,5 @@ pub fn test(args: &TestArgs) -> Result<()> {
     if failed.is_empty() {
         return Ok(());
     }
-    anyhow::bail!("{} failed", failed.join(" and "))
+    anyhow::bail!("{} failed", failed.join(", "))
 }
