@@ -1,0 +1,101 @@
+//! Walls of `docs/architecture.md` that a look at the source can hold up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Crates that see bytes of the host or the guest (wall 5).
+const SEE_OUTSIDE_BYTES: [&str; 9] = [
+    "loader/src/lib.rs",
+    "paravisor/memory/src/lib.rs",
+    "paravisor/validate/src/lib.rs",
+    "paravisor/vmbus/src/lib.rs",
+    "paravisor/netvsc/src/lib.rs",
+    "paravisor/devices/src/lib.rs",
+    "paravisor/platform/src/lib.rs",
+    "paravisor/relay/src/lib.rs",
+    "paravisor/src/lib.rs",
+];
+
+/// Crates without any `unsafe`.
+const SAFE: [&str; 7] = [
+    "abi/src/lib.rs",
+    "paravisor/validate/src/lib.rs",
+    "paravisor/vmbus/src/lib.rs",
+    "paravisor/netvsc/src/lib.rs",
+    "paravisor/devices/src/lib.rs",
+    "paravisor/relay/src/lib.rs",
+    "tools/hostkit/src/lib.rs",
+];
+
+const NO_PANIC: [&str; 5] = [
+    "clippy::indexing_slicing",
+    "clippy::unwrap_used",
+    "clippy::expect_used",
+    "clippy::panic",
+    "clippy::arithmetic_side_effects",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|why| panic!("{file}: {why}"))
+}
+
+/// The text of the first crate-level attribute that starts with `name`.
+fn attribute(source: &str, name: &str) -> String {
+    let start = source.find(&format!("#![{name}(")).unwrap_or(source.len());
+    let end = source[start..]
+        .find(")]")
+        .map_or(source.len(), |at| start + at);
+    source[start..end].to_owned()
+}
+
+#[test]
+fn wall_5_no_panic_lints_are_denied_where_outside_bytes_are_seen() {
+    for file in SEE_OUTSIDE_BYTES
+        .into_iter()
+        .chain(["paravisor/src/main.rs"])
+    {
+        let denied = attribute(&read(file), "deny");
+        for lint in NO_PANIC {
+            assert!(denied.contains(lint), "{file} does not deny {lint}");
+        }
+    }
+}
+
+#[test]
+fn crates_that_need_no_unsafe_forbid_it() {
+    for file in SAFE {
+        assert!(read(file).contains("#![forbid(unsafe_code)]"), "{file}");
+    }
+}
+
+#[test]
+fn wall_5_firmware_keeps_overflow_checks() {
+    let manifest = read("Cargo.toml");
+    let release = &manifest[manifest
+        .find("[profile.release]")
+        .expect("a release profile")..];
+    let release = &release[..release.find("\n\n").unwrap_or(release.len())];
+    assert!(release.contains("overflow-checks = true"), "{release}");
+    assert!(manifest.contains("[profile.firmware]\ninherits = \"release\""));
+}
+
+/// The audit surface does no I/O and reads no shared memory (wall 2, and the
+/// table of rooms): it knows `abi` and byte conversion, nothing else of ours.
+#[test]
+fn wall_2_validate_knows_no_memory_and_no_channel() {
+    let manifest = read("paravisor/validate/Cargo.toml");
+    let dependencies = &manifest[manifest.find("[dependencies]").expect("dependencies")..];
+    let dependencies = dependencies.split("\n[").next().unwrap_or_default();
+    for room in [
+        "memory", "vmbus", "netvsc", "devices", "platform", "relay", "log",
+    ] {
+        assert!(
+            !dependencies.lines().any(|line| line.starts_with(room)),
+            "validate depends on {room}"
+        );
+    }
+}
