@@ -391,3 +391,6 @@ where
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

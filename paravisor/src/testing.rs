@@ -9,7 +9,7 @@ use abi::hyperv::{CallResult, Control};
 use abi::record::Outcome;
 use memory::GuestMemory;
 use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 pub struct FakeVp {
     pub regs: [u64; 64],
@@ -99,9 +99,18 @@ pub fn identity_tables(guest: &impl GuestMemory, base: u64) {
     }
 }
 
-/// A platform whose registers are a map; nothing else works.
-#[derive(Default)]
+/// A platform whose registers are a map and whose guest leaves as the test says.
 pub struct FakePlatform {
+    /// What the next entries end with; none left is a mistake of the test.
+    pub exits: VecDeque<Exit>,
+    /// The guest.
+    pub vp: FakeVp,
+    /// Whether the guest takes an interrupt that is offered.
+    pub takes_interrupts: bool,
+    /// Vectors that it took.
+    pub taken: Vec<u8>,
+    /// Times that it was left to sleep.
+    pub waits: u32,
     /// What was written.
     pub registers: HashMap<u32, u64>,
     /// Registers that read something else than what was written.
@@ -110,14 +119,32 @@ pub struct FakePlatform {
     pub written: Vec<(u32, u64)>,
 }
 
+impl Default for FakePlatform {
+    fn default() -> Self {
+        FakePlatform {
+            exits: VecDeque::new(),
+            vp: FakeVp::long_mode(0x1000),
+            takes_interrupts: true,
+            taken: Vec::new(),
+            waits: 0,
+            registers: HashMap::new(),
+            stuck: HashMap::new(),
+            written: Vec::new(),
+        }
+    }
+}
+
 impl Platform for FakePlatform {
     type Vp = FakeVp;
 
     fn enter(&mut self) -> Exit {
-        unimplemented!()
+        if self.takes_interrupts && self.vp.interrupts_enabled() {
+            self.taken.extend(self.vp.offered.take());
+        }
+        self.exits.pop_front().unwrap()
     }
     fn vp(&mut self) -> &mut FakeVp {
-        unimplemented!()
+        &mut self.vp
     }
     fn start(&mut self, _: &BootState) -> Result<(), Error> {
         unimplemented!()
@@ -152,7 +179,9 @@ impl Platform for FakePlatform {
     fn protect(&mut self, _: u64, _: u64, _: Access) -> Result<(), Error> {
         unimplemented!()
     }
-    fn wait(&mut self) {}
+    fn wait(&mut self) {
+        self.waits += 1;
+    }
     fn take_interrupts(&mut self) {}
     fn terminate(&mut self, outcome: Outcome) -> ! {
         unimplemented!("{outcome:?}")

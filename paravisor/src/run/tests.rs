@@ -1,0 +1,244 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+use super::*;
+use crate::testing::{FakePlatform, identity_tables};
+use abi::hyperv::msr;
+use devices::{CpuidSource, MachineConfig};
+use memory::doubles::VecGuest;
+use platform::{IoAccess, Reg};
+use std::cell::Cell;
+use std::rc::Rc;
+
+const IF: u64 = 1 << 9;
+/// xAPIC registers.
+const SPURIOUS: u64 = 0xfee0_00f0;
+const LVT_TIMER: u64 = 0xfee0_0320;
+const INITIAL_COUNT: u64 = 0xfee0_0380;
+const VECTOR: u8 = 0xec;
+
+struct NoLeaves;
+impl CpuidSource for NoLeaves {
+    fn cpuid(&self, _: u32, _: u32) -> Option<[u32; 4]> {
+        None
+    }
+}
+
+/// Counts its turns and says what it is told to say.
+#[derive(Default)]
+struct Counted {
+    turns: Vec<Reason>,
+    answer: Polled,
+}
+
+impl Network<FakePlatform> for Counted {
+    fn poll(
+        &mut self,
+        _: &mut FakePlatform,
+        _: &mut Machine,
+        _: &impl GuestMemory,
+        reason: Reason,
+        _: u64,
+    ) -> Result<Polled, End> {
+        self.turns.push(reason);
+        Ok(self.answer)
+    }
+}
+
+#[derive(Default)]
+struct Fixed {
+    tsc: Rc<Cell<u64>>,
+    pending: Pending,
+}
+
+impl Surroundings<FakePlatform> for Fixed {
+    fn tsc(&self) -> u64 {
+        self.tsc.get()
+    }
+    fn pending(&mut self) -> Pending {
+        core::mem::take(&mut self.pending)
+    }
+    fn console(&mut self, _: &mut FakePlatform, _: &[u8]) {}
+    fn records(&mut self, _: &mut FakePlatform, _: usize) {}
+}
+
+type TestVp = Vp<FakePlatform, VecGuest, Counted, Fixed>;
+
+/// A VP whose TSC counts nanoseconds.
+fn vp(exits: &[Exit]) -> (TestVp, Rc<Cell<u64>>) {
+    let guest = VecGuest::new(0x20_0000);
+    identity_tables(&guest, 0x1000);
+    let config = MachineConfig {
+        memory_size: 0x2000_0000,
+        tsc_hz: 1_000_000_000,
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        link_up: false,
+        epoch_seconds: 0,
+        advertise_pm_timer: false,
+    };
+    let machine = Machine::new(&config, &NoLeaves);
+    let mut platform = FakePlatform::default();
+    platform.exits = exits.iter().copied().collect();
+    let rflags = platform.vp.get(Reg::Rflags);
+    platform.vp.set(Reg::Rflags, rflags | IF);
+    let timer = Timer::new(&mut platform, 0, 0x50).unwrap();
+    let watch = Timer::new(&mut platform, 1, 0x40).unwrap();
+    platform.written.clear();
+    let clock = Clock::new(0, 1_000_000_000, 0).unwrap();
+    let tsc = Rc::new(Cell::new(1));
+    let surroundings = Fixed {
+        tsc: tsc.clone(),
+        ..Fixed::default()
+    };
+    let timers = [timer, watch];
+    let vp = Vp::new(
+        platform,
+        guest,
+        machine,
+        Counted::default(),
+        surroundings,
+        timers,
+        clock,
+    );
+    (vp, tsc)
+}
+
+/// Sets the guest's APIC timer to `count` ticks, one shot.
+fn arm_apic_timer(vp: &mut TestVp, count: u64) {
+    vp.machine.mmio_write(SPURIOUS, 4, 0x1ff, 0);
+    vp.machine.mmio_write(LVT_TIMER, 4, VECTOR.into(), 0);
+    vp.machine.mmio_write(INITIAL_COUNT, 4, count, 0);
+}
+
+#[test]
+fn halted_guest_sleeps_until_its_timer_is_due() {
+    let (mut vp, tsc) = vp(&[Exit::Halt, Exit::Halt]);
+    arm_apic_timer(&mut vp, 1000);
+    let due = vp.machine.next_deadline().unwrap();
+    vp.turn().unwrap();
+    vp.turn().unwrap();
+    assert_eq!(
+        (vp.platform.waits, vp.stats.exits[Exit::Halt.index()]),
+        (1, 1)
+    );
+    // The host was asked for an interrupt when it is due.
+    assert!(
+        vp.platform
+            .written
+            .contains(&(msr::STIMER0_COUNT, due.div_ceil(100)))
+    );
+    tsc.set(due);
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.waits, 1);
+    assert_eq!(vp.platform.taken, [VECTOR]);
+    // It was taken, so it is not offered again.
+    assert!(vp.machine.pending_interrupt().is_none());
+}
+
+#[test]
+fn interrupt_that_was_not_taken_is_offered_again() {
+    let (mut vp, tsc) = vp(&[Exit::Interrupted, Exit::Interrupted]);
+    vp.platform.takes_interrupts = false;
+    arm_apic_timer(&mut vp, 10);
+    tsc.set(1_000_000);
+    vp.turn().unwrap();
+    assert!(vp.machine.pending_interrupt().is_some());
+    vp.platform.takes_interrupts = true;
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.taken, [VECTOR]);
+}
+
+#[test]
+fn network_has_a_turn_for_a_reason_only() {
+    let (mut vp, tsc) = vp(&[Exit::Interrupted; 8]);
+    vp.network.answer.deadline = Some(50);
+    vp.turn().unwrap();
+    assert_eq!(vp.network.turns.len(), 1, "once at the start");
+    vp.turn().unwrap();
+    assert_eq!(vp.network.turns.len(), 1);
+    vp.surroundings.pending.sint = true;
+    vp.turn().unwrap();
+    assert!(vp.network.turns[1].sint);
+    tsc.set(5000);
+    vp.turn().unwrap();
+    assert_eq!(vp.network.turns.len(), 3, "deadline at reference time 50");
+    vp.network.answer = Polled {
+        more: true,
+        deadline: None,
+    };
+    vp.surroundings.pending.sint = true;
+    vp.turn().unwrap();
+    vp.turn().unwrap();
+    assert_eq!(vp.network.turns.len(), 5, "a budget ended the turn before");
+}
+
+#[test]
+fn halted_guest_with_network_work_left_does_not_sleep() {
+    let (mut vp, _) = vp(&[Exit::Halt]);
+    vp.network.answer = Polled {
+        more: true,
+        deadline: None,
+    };
+    for _ in 0..5 {
+        vp.turn().unwrap();
+    }
+    assert_eq!((vp.platform.waits, vp.network.turns.len()), (0, 5));
+}
+
+#[test]
+fn guest_that_can_never_wake_ends_the_run() {
+    let (mut vp, _) = vp(&[Exit::Halt]);
+    vp.platform.vp.set(Reg::Rflags, 2);
+    assert_eq!(vp.run().outcome, Outcome::PowerOff);
+}
+
+#[test]
+fn each_end_has_its_outcome() {
+    let unknown = Exit::Unknown {
+        code: 0x77,
+        info1: 1,
+        info2: 2,
+    };
+    let cases = [
+        (Exit::Shutdown, Outcome::TripleFault),
+        (unknown, Outcome::UnknownExit),
+        (Exit::EntryRefused { code: u64::MAX }, Outcome::UnknownExit),
+    ];
+    for (exit, outcome) in cases {
+        let (mut vp, _) = vp(&[exit]);
+        assert_eq!(vp.run().outcome, outcome);
+    }
+    // The reset register (PC, port 0xcf9).
+    let reset = IoAccess {
+        port: 0xcf9,
+        size: 1,
+        input: false,
+        string: None,
+    };
+    let (mut vp, _) = vp(&[Exit::Io(reset)]);
+    vp.platform.vp.set(Reg::Rax, 6);
+    assert_eq!(vp.run().outcome, Outcome::Reset);
+}
+
+#[test]
+fn syn_34_timer_interrupts_without_a_cause_are_counted_and_harmless() {
+    let (mut vp, _) = vp(&[Exit::Interrupted; 3]);
+    for _ in 0..3 {
+        vp.surroundings.pending = Pending {
+            timer: true,
+            ..Pending::default()
+        };
+        vp.turn().unwrap();
+    }
+    assert_eq!(vp.stats.early_timers, 3);
+    let ended = vp
+        .platform
+        .written
+        .iter()
+        .filter(|write| write.0 == msr::EOI)
+        .count();
+    assert_eq!(ended, 3);
+}

@@ -1,0 +1,304 @@
+//! The channel's life: what the client's events lead to, and the memory that
+//! comes and goes with it.
+
+use super::{Buffer, Link, MAX_RESTARTS, RING_PAGES, State, Uplink, add_channel, add_nic, gone};
+use crate::run::{End, Why};
+use abi::record::Outcome;
+use alloc::boxed::Box;
+use memory::{Backing, Owned, PoolError, Purpose};
+use netvsc::{Nic, limits as nic_limits};
+use relay::NetDevice;
+use vmbus::{Channel, ChannelId, Event, GpadlId, SignalTarget};
+
+impl<B: Backing, const N: usize> Uplink<B, N> {
+    pub(super) fn handle_events(
+        &mut self,
+        device: &mut impl NetDevice,
+        now: u64,
+    ) -> Result<(), End> {
+        while let Some(event) = self.client.next_event() {
+            match event {
+                Event::Connected { version, features } => {
+                    self.connected = true;
+                    log::info!(
+                        "VMBus version {}.{} features {features:?}",
+                        version.0 >> 16,
+                        version.0 & 0xffff
+                    );
+                }
+                Event::Offered { channel, .. } => {
+                    if matches!(self.state, State::Waiting) {
+                        self.open(channel, now)?;
+                    }
+                }
+                Event::OffersDelivered => self.offers_complete = true,
+                Event::Opened { channel, signal } => self.opened(channel, signal, now)?,
+                Event::OpenFailed { channel, violation } => {
+                    log::warn!("channel could not be opened: {violation}");
+                    self.give_up(device, channel, now);
+                }
+                Event::GpadlCreated { gpadl } => self.buffer_ready(gpadl, now)?,
+                Event::GpadlFailed { violation, .. } => {
+                    log::warn!("buffer could not be shared: {violation}");
+                    if let Some(id) = self.channel_id() {
+                        self.give_up(device, id, now);
+                    }
+                }
+                Event::Rescinded { channel } => {
+                    log::warn!("NIC was taken back");
+                    self.give_up(device, channel, now);
+                }
+                Event::Closed { channel } => {
+                    if matches!(self.state, State::Closing { id } if id == channel) {
+                        self.restart(channel, now)?;
+                    }
+                }
+                Event::Released { channel } => {
+                    if matches!(self.state, State::Closing { id } if id == channel) {
+                        self.state = State::Waiting;
+                    }
+                }
+                Event::MemoryReleased { gpadl } => {
+                    if let Some(memory) = self.unpark(gpadl) {
+                        self.pool.give_back(memory);
+                    }
+                }
+                Event::MemoryLeaked { gpadl } => {
+                    if let Some(memory) = self.unpark(gpadl) {
+                        self.pool.leak(memory);
+                    }
+                }
+                Event::Unloaded { .. } => self.abandon(device, now),
+                Event::Failed { violation } => {
+                    log::error!("VMBus connection ended: {violation}");
+                    self.failed = Some(violation);
+                    self.abandon(device, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn channel_id(&self) -> Option<ChannelId> {
+        match &self.state {
+            State::Opening { id, .. } | State::Closing { id } => Some(*id),
+            State::Sharing { link, .. } | State::Running { link, .. } => Some(link.id),
+            State::Waiting | State::Gone => None,
+        }
+    }
+
+    fn take(&mut self, pages: usize, purpose: Purpose) -> Result<Owned<B::Region>, End> {
+        self.pool.take(pages, purpose).map_err(|error| match error {
+            PoolError::Exhausted => End {
+                outcome: Outcome::Panic,
+                why: Why::Told("pool of shared pages is exhausted"),
+            },
+            PoolError::ShareFailed | PoolError::Mapping => End {
+                outcome: Outcome::MemoryFailure,
+                why: Why::Told("page could not be shared"),
+            },
+        })
+    }
+
+    fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        let memory = self.take(RING_PAGES.saturating_mul(2), Purpose::Ring)?;
+        let Ok(channel) = Channel::new(memory, RING_PAGES as u32, netvsc::POLICY) else {
+            return Err(End {
+                outcome: Outcome::Panic,
+                why: Why::Told("ring geometry"),
+            });
+        };
+        match self
+            .client
+            .open(id, channel.memory(), RING_PAGES as u32, 0, now)
+        {
+            Ok(ring) => self.state = State::Opening { id, ring, channel },
+            Err(error) => {
+                log::warn!("channel cannot be opened: {error:?}");
+                self.pool.give_back(channel.into_memory());
+                self.state = State::Gone;
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, opened: ChannelId, signal: SignalTarget, now: u64) -> Result<(), End> {
+        let (id, ring, channel) = match core::mem::replace(&mut self.state, State::Gone) {
+            State::Opening { id, ring, channel } if id == opened => (id, ring, channel),
+            other => {
+                self.state = other;
+                return Ok(());
+            }
+        };
+        let link = Link {
+            id,
+            ring,
+            channel,
+            signal,
+        };
+        let pages = |bytes: usize| bytes.div_ceil(memory::PAGE_SIZE);
+        let receive = self.take(pages(nic_limits::RECEIVE_BUFFER), Purpose::ReceiveBuffer)?;
+        let send = self.take(pages(nic_limits::SEND_BUFFER), Purpose::SendBuffer)?;
+        let shared = self
+            .client
+            .create_gpadl(id, &receive, now)
+            .and_then(|first| {
+                self.client
+                    .create_gpadl(id, &send, now)
+                    .map(|second| (first, second))
+            });
+        match shared {
+            Ok((first, second)) => {
+                let buffer = |gpadl, memory| Buffer {
+                    gpadl,
+                    memory,
+                    ready: false,
+                };
+                let (receive, send) = (buffer(first, receive), buffer(second, send));
+                self.state = State::Sharing {
+                    link,
+                    receive,
+                    send,
+                };
+            }
+            Err(error) => {
+                // Not shared, or the connection is just ending. Dropping pages
+                // leaks them, which is the safe side.
+                log::warn!("buffers cannot be shared: {error:?}");
+                self.park(link.ring, link.channel.into_memory());
+                self.close(id, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn buffer_ready(&mut self, gpadl: GpadlId, now: u64) -> Result<(), End> {
+        let State::Sharing { receive, send, .. } = &mut self.state else {
+            return Ok(());
+        };
+        for buffer in [&mut *receive, &mut *send] {
+            buffer.ready |= buffer.gpadl == gpadl;
+        }
+        if !(receive.ready && send.ready) {
+            return Ok(());
+        }
+        let State::Sharing {
+            link,
+            receive,
+            send,
+        } = core::mem::replace(&mut self.state, State::Gone)
+        else {
+            return Ok(());
+        };
+        let config = netvsc::Config {
+            receive_gpadl: receive.gpadl.number(),
+            send_gpadl: send.gpadl.number(),
+            mtu: self.config.mtu,
+            // After a restart the address must be the one that the guest knows (RND-49).
+            mac: self.mac,
+            promiscuous: false,
+            enforce_unmeasured: false,
+            seed: self.config.seed.rotate_left(self.restarts),
+        };
+        let (first, second) = (receive.gpadl, send.gpadl);
+        let Ok(nic) = Nic::new(config, receive.memory, send.memory) else {
+            return Err(End {
+                outcome: Outcome::Panic,
+                why: Why::Told("NIC buffers"),
+            });
+        };
+        let mut nic = Box::new(nic);
+        nic.start(now);
+        self.relay.nic_replaced();
+        self.state = State::Running {
+            link,
+            receive: first,
+            send: second,
+            nic,
+        };
+        Ok(())
+    }
+
+    /// Stops using the channel. Its memory is parked until the host lets go of it.
+    pub(super) fn give_up(&mut self, device: &mut impl NetDevice, id: ChannelId, now: u64) {
+        if self.channel_id() != Some(id) || matches!(self.state, State::Closing { .. }) {
+            return;
+        }
+        self.dismantle(device, now);
+        self.close(id, now);
+    }
+
+    fn close(&mut self, id: ChannelId, now: u64) {
+        self.state = State::Closing { id };
+        if self.client.close(id, now).is_err() {
+            // Not known to the client any more, or broken for good.
+            self.state = State::Gone;
+        }
+    }
+
+    /// Takes channel and NIC apart: counters are kept, memory is parked.
+    fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
+        // The guest's link goes down, whatever the NIC had to say.
+        let _ = self.relay.poll(&mut gone::Gone::new(), device, now, 0);
+        match core::mem::replace(&mut self.state, State::Gone) {
+            State::Opening { ring, channel, .. } => {
+                add_channel(&mut self.retired, &channel);
+                self.park(ring, channel.into_memory());
+            }
+            State::Sharing {
+                link,
+                receive,
+                send,
+            } => {
+                add_channel(&mut self.retired, &link.channel);
+                self.park(link.ring, link.channel.into_memory());
+                self.park(receive.gpadl, receive.memory);
+                self.park(send.gpadl, send.memory);
+            }
+            State::Running {
+                link,
+                receive,
+                send,
+                nic,
+            } => {
+                add_channel(&mut self.retired, &link.channel);
+                add_nic(&mut self.retired, &nic);
+                self.park(link.ring, link.channel.into_memory());
+                let (receive_memory, send_memory) = nic.into_buffers();
+                self.park(receive, receive_memory);
+                self.park(send, send_memory);
+            }
+            State::Waiting | State::Closing { .. } | State::Gone => {}
+        }
+    }
+
+    /// The channel is closed: once more, if there is reason to hope.
+    fn restart(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        if self.restarts >= MAX_RESTARTS {
+            log::warn!("NIC failed too often");
+            self.state = State::Gone;
+            return Ok(());
+        }
+        self.restarts = self.restarts.saturating_add(1);
+        self.retired.restarts = self.retired.restarts.saturating_add(1);
+        self.open(id, now)
+    }
+
+    /// The connection is over; the client's events tell which memory is lost.
+    fn abandon(&mut self, device: &mut impl NetDevice, now: u64) {
+        self.dismantle(device, now);
+        self.state = State::Gone;
+        for (_, memory) in core::mem::take(&mut self.parked) {
+            self.pool.leak(memory);
+        }
+    }
+
+    fn park(&mut self, gpadl: GpadlId, memory: Owned<B::Region>) {
+        self.parked.push((gpadl, memory));
+    }
+
+    fn unpark(&mut self, gpadl: GpadlId) -> Option<Owned<B::Region>> {
+        let at = self.parked.iter().position(|(id, _)| *id == gpadl)?;
+        Some(self.parked.swap_remove(at).1)
+    }
+}
