@@ -80,8 +80,11 @@ fn vp(exits: &[Exit]) -> (TestVp, Rc<Cell<u64>>) {
         advertise_pm_timer: false,
     };
     let machine = Machine::new(&config, &NoLeaves);
-    let mut platform = FakePlatform::default();
-    platform.exits = exits.iter().copied().collect();
+    let exits = exits.iter().copied().collect();
+    let mut platform = FakePlatform {
+        exits,
+        ..FakePlatform::default()
+    };
     let rflags = platform.vp.get(Reg::Rflags);
     platform.vp.set(Reg::Rflags, rflags | IF);
     let timer = Timer::new(&mut platform, 0, 0x50).unwrap();
