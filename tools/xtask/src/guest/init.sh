@@ -68,7 +68,7 @@ facts() {
         nic=/sys/class/net/eth0/device
         see nic-driver "$(basename "$(readlink -f "$nic/driver")")"
         pci=$(readlink -f "$nic/..")
-        [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor" "$pci/device" | tr '\n' ' ')"
+        [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor"):$(cat "$pci/device")"
         [ -d "$pci/msi_irqs" ] && see nic-msix-vectors "$(ls "$pci/msi_irqs" | wc -l)"
         see nic-mac "$(cat /sys/class/net/eth0/address)"
         see nic-rx-packets "$(cat /sys/class/net/eth0/statistics/rx_packets)"
