@@ -11,6 +11,8 @@ use platform::{Exit, Reg, Registers};
 const UD: u8 = 6;
 const GP: u8 = 13;
 const PF: u8 = 14;
+/// Nested page fault, for the record of one that nobody can answer.
+const NPF: u64 = abi::snp::exit::NPF;
 
 /// What the loop does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,19 @@ pub fn dispatch(
         }
         Exit::ReadMsr => read_msr(vp, machine, now),
         Exit::WriteMsr => write_msr(vp, machine, now),
+        // RAM of the guest: the host has taken the page away for a while, or says that
+        // it did. Emulated as a device's, the access would lose writes and read ones,
+        // at the host's will; so it is simply tried again.
+        Exit::Mmio { gpa, .. } if is_ram(guest, *gpa) => {}
+        // A fault while an event is delivered is of a stack or a table in no memory:
+        // the instruction at RIP has nothing to do with it.
+        Exit::Mmio { gpa, .. } if vp.event_pending() => {
+            return Next::Unknown {
+                code: NPF,
+                info1: 0,
+                info2: *gpa,
+            };
+        }
         Exit::Mmio { fetch: true, .. } => {
             // Code in device memory, or in ours: nothing to execute there.
             vp.raise(GP, Some(0));
@@ -89,7 +104,11 @@ pub fn dispatch(
                 Err(Refusal::Walk(error)) => raise(vp, error),
             }
         }
-        Exit::Halt => return Next::Halted,
+        Exit::Halt => {
+            // STI's shadow ends with the HLT that it protected.
+            vp.clear_interrupt_shadow();
+            return Next::Halted;
+        }
         // No hypervisor is there for the guest.
         Exit::Hypercall | Exit::Undefined => vp.raise(UD, None),
         Exit::Rdpmc => vp.raise(GP, Some(0)),
@@ -111,6 +130,11 @@ pub fn dispatch(
         }
     }
     Next::Run
+}
+
+/// Whether the guest's own memory lies at `gpa`.
+fn is_ram(guest: &impl GuestMemory, gpa: u64) -> bool {
+    guest.read(gpa, &mut [0]).is_ok()
 }
 
 fn raise(vp: &mut impl Registers, error: WalkError) {
@@ -285,6 +309,57 @@ mod tests {
         };
         dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
         assert_eq!(vp.raised, Some((GP, Some(0))));
+    }
+
+    #[test]
+    fn host_cannot_turn_ram_into_a_device() {
+        let (mut vp, guest, mut machine) = world();
+        // mov [rbx], eax
+        guest.write(0x8000, &[0x89, 0x03]).unwrap();
+        vp.set(Reg::Rbx, 0x9000);
+        for (write, fetch) in [(true, false), (false, false), (false, true)] {
+            let exit = Exit::Mmio {
+                gpa: 0x9000,
+                write,
+                fetch,
+            };
+            let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
+            assert_eq!(
+                (next, vp.raised, vp.get(Reg::Rip)),
+                (Next::Run, None, 0x8000)
+            );
+        }
+        assert_eq!(machine.counters().unknown_mmio, 0);
+    }
+
+    #[test]
+    fn fault_while_an_event_is_delivered_is_not_emulated() {
+        let (mut vp, guest, mut machine) = world();
+        guest.write(0x8000, &[0x89, 0x03]).unwrap();
+        vp.raised = Some((14, Some(0)));
+        let exit = Exit::Mmio {
+            gpa: 0xd000_0000,
+            write: true,
+            fetch: false,
+        };
+        let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
+        assert!(matches!(next, Next::Unknown { code: 0x400, .. }));
+        assert_eq!(vp.get(Reg::Rip), 0x8000);
+    }
+
+    #[test]
+    fn shadow_of_sti_ends_with_hlt() {
+        let (mut vp, guest, mut machine) = world();
+        vp.shadow = true;
+        let next = dispatch(
+            &Exit::Halt,
+            &mut vp,
+            &guest,
+            &mut machine,
+            &mut Decoded::new(),
+            0,
+        );
+        assert_eq!((next, vp.shadow), (Next::Halted, false));
     }
 
     #[test]
