@@ -16,6 +16,9 @@ use zerocopy::{Immutable, IntoBytes};
 /// rep call makes progress each time, so this bounds silence, not work.
 const MAX_REPEATS: u32 = 64;
 
+/// Bits of a hypercall's result that mean nothing: 31:16 and 63:44 (TLFS 3.8).
+const RESULT_RESERVED: u64 = 0xffff_f000_ffff_0000;
+
 /// The registered page.
 pub(super) struct GhcbPage<S> {
     page: S,
@@ -268,8 +271,8 @@ impl<S: SharedMemory> GhcbPage<S> {
                 self.take(wire::HYPERCALL_CONTROL_OFFSET)
                     .map_err(too_long)?,
             );
-            if !status_known(result.status()) {
-                // SYN-23.
+            if !status_known(result.status()) || result.0 & RESULT_RESERVED != 0 {
+                // SYN-23: an unknown status or a reserved bit is a failure.
                 return Err(Error::Malformed {
                     request: NAME,
                     value: result.0,

@@ -192,6 +192,12 @@ fn syn_23_unknown_status_is_a_failure() {
         call_with(post, &[0xbeef]).0,
         Err(Error::Malformed { .. })
     ));
+    for reserved in [1 << 16, 1 << 31, 1 << 44, 1 << 63] {
+        assert!(matches!(
+            call_with(post, &[reserved]).0,
+            Err(Error::Malformed { .. })
+        ));
+    }
 }
 
 #[test]
