@@ -154,6 +154,8 @@ pub struct Uplink<B: Backing, const N: usize> {
     mac: Option<[u8; 6]>,
     relay: Relay,
     restarts: u32,
+    /// A budget has ended the last look at the message slot (SYN-11).
+    messages_left: bool,
     retired: Totals,
 }
 
@@ -181,6 +183,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             mac: config.mac,
             relay: Relay::new(),
             restarts: 0,
+            messages_left: false,
             retired: Totals::default(),
         }
     }
@@ -287,17 +290,19 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         sint: bool,
         now: u64,
     ) -> Result<Polled, End> {
-        let mut more = false;
-        if sint {
-            more |= self.take_messages(platform, now)?;
+        if sint || self.messages_left {
+            self.messages_left = self.take_messages(platform, now)?;
             self.take_flags();
         }
+        let mut more = self.messages_left;
         self.work_client(platform, now)?;
         self.handle_events(device, now)?;
         let moved = self.move_frames(platform, device, now)?;
         more |= moved.more;
-        // What the turn has asked for goes out at once.
+        // What the turn has asked for goes out at once, and what comes of it (a
+        // refused message ends the connection) does not wait for another turn.
         self.work_client(platform, now)?;
+        self.handle_events(device, now)?;
         let deadlines = [self.client.deadline(), moved.deadline];
         Ok(Polled {
             more,
@@ -363,7 +368,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             let status = match platform.hypercall(control, input.as_bytes()) {
                 Ok(result) => result.status(),
                 // A status that does not exist: the client's rule for it decides.
-                Err(Error::Malformed { value, .. }) => value as u16,
+                // Not even SUCCESS in its low bits makes it one (SYN-24).
+                Err(Error::Malformed { value, .. }) => match value as u16 {
+                    abi::hyperv::status::SUCCESS => u16::MAX,
+                    status => status,
+                },
                 Err(error) => return Err(error.into()),
             };
             if status != abi::hyperv::status::SUCCESS {
@@ -382,7 +391,14 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         now: u64,
     ) -> Result<Polled, End> {
         let State::Running { link, nic, .. } = &mut self.state else {
-            return Ok(Polled::default());
+            // SYS-06: what the guest sends after the end of its NIC is completed all
+            // the same; before there was one it waits.
+            let mut gone = gone::Gone::known();
+            let polled = self.relay.poll(&mut gone, device, now, TX_PER_POLL);
+            return Ok(Polled {
+                more: polled.more,
+                deadline: None,
+            });
         };
         let mut host = relay::Host {
             nic,

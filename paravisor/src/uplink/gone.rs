@@ -13,6 +13,11 @@ impl Gone {
     pub(super) fn new() -> Gone {
         Gone { told: false }
     }
+
+    /// One that has said so before.
+    pub(super) fn known() -> Gone {
+        Gone { told: true }
+    }
 }
 
 impl Uplink for Gone {

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use memory::{Backing, Owned, PoolError, Purpose};
 use netvsc::{Nic, limits as nic_limits};
 use relay::NetDevice;
-use vmbus::{Channel, ChannelId, Event, GpadlId, SignalTarget};
+use vmbus::{Channel, ChannelId, Event, GpadlId, RequestError, SignalTarget};
 
 impl<B: Backing, const N: usize> Uplink<B, N> {
     pub(super) fn handle_events(
@@ -87,21 +87,27 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         }
     }
 
-    fn take(&mut self, pages: usize, purpose: Purpose) -> Result<Owned<B::Region>, End> {
-        self.pool.take(pages, purpose).map_err(|error| match error {
-            PoolError::Exhausted => End {
-                outcome: Outcome::Panic,
-                why: Why::Told("pool of shared pages is exhausted"),
-            },
-            PoolError::ShareFailed | PoolError::Mapping => End {
+    /// Pages to be shared. `None` if there are none left: a host that never lets go
+    /// of pages costs the guest its link, not its life.
+    fn take(&mut self, pages: usize, purpose: Purpose) -> Result<Option<Owned<B::Region>>, End> {
+        match self.pool.take(pages, purpose) {
+            Ok(memory) => Ok(Some(memory)),
+            Err(PoolError::Exhausted) => {
+                log::warn!("pool of shared pages is exhausted");
+                Ok(None)
+            }
+            Err(PoolError::ShareFailed | PoolError::Mapping) => Err(End {
                 outcome: Outcome::MemoryFailure,
                 why: Why::Told("page could not be shared"),
-            },
-        })
+            }),
+        }
     }
 
     fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
-        let memory = self.take(RING_PAGES.saturating_mul(2), Purpose::Ring)?;
+        let Some(memory) = self.take(RING_PAGES.saturating_mul(2), Purpose::Ring)? else {
+            self.state = State::Gone;
+            return Ok(());
+        };
         let Ok(channel) = Channel::new(memory, RING_PAGES as u32, netvsc::POLICY) else {
             return Err(End {
                 outcome: Outcome::Panic,
@@ -116,7 +122,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             Err(error) => {
                 log::warn!("channel cannot be opened: {error:?}");
                 self.pool.give_back(channel.into_memory());
-                self.state = State::Gone;
+                // It was taken back before its turn came: another may be offered.
+                self.state = match error {
+                    RequestError::State => State::Waiting,
+                    RequestError::Limit(_) => State::Gone,
+                };
             }
         }
         Ok(())
@@ -139,37 +149,50 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         let pages = |bytes: usize| bytes.div_ceil(memory::PAGE_SIZE);
         let receive = self.take(pages(nic_limits::RECEIVE_BUFFER), Purpose::ReceiveBuffer)?;
         let send = self.take(pages(nic_limits::SEND_BUFFER), Purpose::SendBuffer)?;
-        let shared = self
-            .client
-            .create_gpadl(id, &receive, now)
-            .and_then(|first| {
-                self.client
-                    .create_gpadl(id, &send, now)
-                    .map(|second| (first, second))
-            });
-        match shared {
-            Ok((first, second)) => {
-                let buffer = |gpadl, memory| Buffer {
-                    gpadl,
-                    memory,
-                    ready: false,
-                };
-                let (receive, send) = (buffer(first, receive), buffer(second, send));
+        let receive = self.share_buffer(id, receive, now);
+        let send = self.share_buffer(id, send, now);
+        match (receive, send) {
+            (Some(receive), Some(send)) => {
                 self.state = State::Sharing {
                     link,
                     receive,
                     send,
                 };
             }
-            Err(error) => {
-                // Not shared, or the connection is just ending. Dropping pages
-                // leaks them, which is the safe side.
-                log::warn!("buffers cannot be shared: {error:?}");
+            (receive, send) => {
+                // No memory, or the channel or the connection is just ending.
+                log::warn!("buffers cannot be shared");
+                for buffer in [receive, send].into_iter().flatten() {
+                    self.park(buffer.gpadl, buffer.memory);
+                }
+                add_channel(&mut self.retired, &link.channel);
                 self.park(link.ring, link.channel.into_memory());
                 self.close(id, now);
             }
         }
         Ok(())
+    }
+
+    /// Makes a buffer known to the host. If that cannot be done, the host never
+    /// heard of its pages, and they go back to the pool.
+    fn share_buffer(
+        &mut self,
+        id: ChannelId,
+        memory: Option<Owned<B::Region>>,
+        now: u64,
+    ) -> Option<Buffer<B::Region>> {
+        let memory = memory?;
+        match self.client.create_gpadl(id, &memory, now) {
+            Ok(gpadl) => Some(Buffer {
+                gpadl,
+                memory,
+                ready: false,
+            }),
+            Err(_) => {
+                self.pool.give_back(memory);
+                None
+            }
+        }
     }
 
     fn buffer_ready(&mut self, gpadl: GpadlId, now: u64) -> Result<(), End> {
