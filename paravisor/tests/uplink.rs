@@ -15,7 +15,7 @@ use paravisor_core::synic;
 use paravisor_core::uplink::{Config, Standing, Uplink};
 use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
 use relay::NetDevice;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use validate::{Layer, Rule};
@@ -110,9 +110,10 @@ impl Backing for HostView {
 
 type Host = Machine<HostView, Loopback>;
 
-/// The platform, as far as the uplink uses it: the fake host itself.
+/// The platform, as far as the uplink uses it: the fake host itself, and a result
+/// that cannot be, if hypercalls are to end with one.
 #[derive(Clone)]
-struct Below(Rc<RefCell<Host>>);
+struct Below(Rc<RefCell<Host>>, Rc<Cell<Option<u64>>>);
 
 struct NoVp;
 
@@ -159,6 +160,10 @@ impl Platform for Below {
         unreachable!()
     }
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
+        if let Some(value) = self.1.get() {
+            let request = "hypercall";
+            return Err(Error::Malformed { request, value });
+        }
         let mut host = self.0.borrow_mut();
         Ok(CallResult(host.hypercall(
             &mut NoHook,
@@ -233,6 +238,11 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::with_pages_taken(0)
+    }
+
+    /// A world in which `taken` pages of the pool are lost already.
+    fn with_pages_taken(taken: usize) -> World {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let memory = PlainShared::new(PAGES, FIRST_PFN);
         let view = HostView {
@@ -240,10 +250,14 @@ impl World {
             ledger: ledger.clone(),
         };
         let host = Machine::new(view.clone(), Loopback::default(), MachineConfig::default());
-        let mut below = Below(Rc::new(RefCell::new(host)));
+        let mut below = Below(Rc::new(RefCell::new(host)), Rc::default());
         let mut pool = SharedPool::new(view, FIRST_PFN);
         let messages = pool.take(1, Purpose::Synic).unwrap();
         let flags = pool.take(1, Purpose::Synic).unwrap();
+        if taken > 0 {
+            let lost = pool.take(taken, Purpose::Hypercall).unwrap();
+            pool.leak(lost);
+        }
         let target = Target::REDIRECTED;
         synic::introduce(&mut below).unwrap();
         synic::take(&mut below, &messages, &flags, target.sint, VECTOR).unwrap();
@@ -351,9 +365,49 @@ fn offer_taken_back_gives_the_memory_back_and_takes_the_link_down() {
     assert_eq!(world.uplink.standing(), Standing::NoNic);
     assert_eq!(world.device.link, [true, false]);
     assert_eq!(world.used(), 0);
-    // The guest's frames have nowhere to go and nothing happens.
+}
+
+#[test]
+fn sys_06_frames_after_the_end_of_the_nic_are_completed() {
+    let mut world = World::new();
     world.device.out.push_back(vec![0; 60]);
+    world.uplink.start(world.now);
+    world.turn();
+    assert_eq!(world.device.out.len(), 1, "waits for a NIC that comes up");
+    world.device.out.clear();
+    for _ in 0..500 {
+        world.turn();
+    }
+    assert_eq!(world.uplink.standing(), Standing::Ready { link: true });
+    world.below.0.borrow_mut().rescind_nic();
+    world.turns(20);
+    world.device.out.extend([vec![0; 60], vec![0; 60]]);
     world.turns(4);
+    assert!(world.device.out.is_empty());
+    assert_eq!(world.uplink.relayed().tx_dropped_no_nic, 2);
+}
+
+#[test]
+fn sys_02_a_pool_without_pages_is_a_nic_without_a_link() {
+    // Rings fit; then rings and one buffer; then nothing.
+    for taken in [PAGES - 100, PAGES - 600, PAGES - 10] {
+        let mut world = World::with_pages_taken(taken);
+        world.uplink.start(world.now);
+        world.turns(500);
+        assert_eq!(world.uplink.standing(), Standing::NoNic, "{taken}");
+        assert_eq!(world.used(), 0, "{taken}");
+    }
+}
+
+#[test]
+fn syn_24_a_result_that_cannot_be_is_no_success() {
+    let mut world = World::new();
+    // One element done of a call that has none, status "success".
+    world.below.1.set(Some(1 << 32));
+    world.uplink.start(world.now);
+    world.turns(4);
+    assert_eq!(world.uplink.standing(), Standing::Failed);
+    assert_eq!(world.uplink.failure().unwrap().rule, Rule::SYN_23);
 }
 
 #[test]
