@@ -38,7 +38,7 @@ mod story {
     use paravisor_core::guest_boot::{self, BadBoot};
     use paravisor_core::record::Line;
     use paravisor_core::report::Summary;
-    use paravisor_core::run::{End, Network, Pending, Polled, Reason, Surroundings, Vp};
+    use paravisor_core::run::{End, Network, Pending, Polled, Reason, Surroundings, Vp, Why};
     use paravisor_core::synic::{self, SynicError, Timer};
     use paravisor_core::time::Clock;
     use paravisor_core::uplink::{self, Standing};
@@ -238,6 +238,9 @@ mod story {
             clock,
         );
         let end = vp.run();
+        if console && matches!(end.why, Why::Exit { .. }) {
+            log::info!("{:?}", end.why);
+        }
         report(&mut vp);
         out::end(end.outcome, format_args!("{}", end.why))
     }

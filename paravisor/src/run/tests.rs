@@ -245,3 +245,30 @@ fn syn_34_timer_interrupts_without_a_cause_are_counted_and_harmless() {
         .count();
     assert_eq!(ended, 3);
 }
+
+#[test]
+fn wall_8_end_of_a_run_tells_no_address_of_the_guest() {
+    let unknown = Exit::Unknown {
+        code: 0x46,
+        info1: 0x1234_5678,
+        info2: 0x9abc_def0,
+    };
+    let (mut vp, _) = vp(&[unknown]);
+    vp.platform.vp.set(Reg::Rip, 0xffff_ffff_8100_0000);
+    let end = vp.run();
+    assert_eq!(end.outcome, Outcome::UnknownExit);
+    assert_eq!(end.why.to_string(), "exit 0x46");
+}
+
+#[test]
+fn nmi_waits_until_the_event_slot_is_free() {
+    let (mut vp, _) = vp(&[Exit::Interrupted, Exit::Interrupted]);
+    // Self IPI, delivery mode NMI.
+    vp.machine.mmio_write(0xfee0_0300, 4, 0x4_0400, 0);
+    vp.platform.vp.raised = Some((14, Some(0)));
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.vp.raised, Some((14, Some(0))));
+    vp.platform.vp.raised = None;
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.vp.raised, Some((2, None)));
+}
