@@ -104,7 +104,29 @@ pub fn enable(host_save: u64) -> Result<(), &'static str> {
     }
     msr::write(svm_msr::EFER, msr::read(svm_msr::EFER) | svm_msr::EFER_SVME);
     msr::write(svm_msr::VM_HSAVE_PA, host_save);
+    if core::arch::x86_64::__cpuid(1).ecx & (1 << 26) != 0 {
+        use x86_64::registers::control::{Cr4, Cr4Flags};
+        // SAFETY: the processor has XSAVE; the rig keeps no extended state that the
+        // bit would put in danger, it makes XGETBV legal.
+        unsafe { Cr4::update(|cr4| *cr4 |= Cr4Flags::OSXSAVE) }
+    }
     Ok(())
+}
+
+/// XCR0 as the guest left it: SVM does not swap it, SEV-ES does. 1, its value at
+/// reset, where the processor has no XSAVE.
+pub fn xcr0() -> u64 {
+    use x86_64::registers::control::{Cr4, Cr4Flags};
+    if !Cr4::read().contains(Cr4Flags::OSXSAVE) {
+        return 1;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set and register 0 exists; XGETBV writes EDX:EAX alone.
+    unsafe {
+        core::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Runs a guest until its next exit. `vmcb` must be a VMCB that the caller owns,

@@ -1,6 +1,7 @@
 //! VMPL2: entered from its VMSA, left with everything written back there
 //! (reflected `#VC`, alternate injection).
 
+use crate::metal::svm;
 use super::end::{End, end};
 use super::{LOWER, UPPER, VTOM_BIT, Vm};
 use abi::record::Outcome;
@@ -118,6 +119,8 @@ impl Vm {
         }
         ctx.close_window();
         rig::vmsa::store(&ctx.vmcb.save, &ctx.regs, &mut self.vmsa);
+        // XSETBV is not intercepted, so the page learns of it here.
+        self.vmsa.xcr0 = svm::xcr0();
         rig::vmsa::store_exit(exit, &mut self.vmsa);
         let gfn = ctx.vmsa_gfn;
         self.ram.write(gfn << 12, &self.vmsa.as_bytes()[..STATE]);
