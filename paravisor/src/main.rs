@@ -335,7 +335,7 @@ mod story {
                 let wake = polled
                     .deadline
                     .map_or(deadline, |first| first.min(deadline));
-                watch.ensure(host, wake).chapter("timer")?;
+                watch.ensure(host, now, wake).chapter("timer")?;
                 out::flush(host, 4096);
                 host.wait();
             }

@@ -303,15 +303,16 @@ where
 
     /// Sets the timers to what is due first.
     fn arm(&mut self, now: u64) -> Result<(), End> {
+        let reference = self.clock.reference(now);
         if let Some(deadline) = self.machine.next_deadline() {
             let deadline = self.clock.reference(deadline);
-            self.timer.ensure(&mut self.platform, deadline)?;
+            self.timer.ensure(&mut self.platform, reference, deadline)?;
         }
         let longest = self.clock.reference(now.saturating_add(LONGEST_SLEEP));
         let watch = self
             .network_deadline
             .map_or(longest, |deadline| deadline.min(longest));
-        self.watch.ensure(&mut self.platform, watch)?;
+        self.watch.ensure(&mut self.platform, reference, watch)?;
         Ok(())
     }
 

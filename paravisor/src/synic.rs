@@ -135,6 +135,10 @@ pub fn take<P: Platform>(
     )
 }
 
+/// How long after its time the interrupt of a timer counts as lost, in 100 ns: far
+/// beyond what a busy host delays one.
+const TIMER_LOST: u64 = 10_000_000;
+
 /// One of the four timers, one-shot, as an interrupt of its own.
 #[derive(Debug)]
 pub struct Timer {
@@ -157,9 +161,16 @@ impl Timer {
 
     /// Makes sure that an interrupt comes at `deadline` (reference time) or
     /// earlier. An earlier deadline that still runs is left alone: its interrupt
-    /// is early, the loop looks at the clock and asks again.
-    pub fn ensure<P: Platform>(&mut self, platform: &mut P, deadline: u64) -> Result<(), Error> {
-        if self.armed.is_some_and(|armed| armed <= deadline) {
+    /// is early, the loop looks at the clock and asks again. One whose time is long
+    /// past at `now` has lost its interrupt and is not relied on any more.
+    pub fn ensure<P: Platform>(
+        &mut self,
+        platform: &mut P,
+        now: u64,
+        deadline: u64,
+    ) -> Result<(), Error> {
+        let relied_on = |armed: u64| armed <= deadline && now < armed.saturating_add(TIMER_LOST);
+        if self.armed.is_some_and(relied_on) {
             return Ok(());
         }
         // 0 would stop the timer.
@@ -268,9 +279,9 @@ mod tests {
         let mut platform = platform();
         let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
         platform.written.clear();
-        timer.ensure(&mut platform, 1000).unwrap();
-        timer.ensure(&mut platform, 2000).unwrap();
-        timer.ensure(&mut platform, 500).unwrap();
+        timer.ensure(&mut platform, 0, 1000).unwrap();
+        timer.ensure(&mut platform, 0, 2000).unwrap();
+        timer.ensure(&mut platform, 0, 500).unwrap();
         assert_eq!(
             platform.written,
             [(msr::STIMER0_COUNT, 1000), (msr::STIMER0_COUNT, 500)]
@@ -278,14 +289,29 @@ mod tests {
     }
 
     #[test]
+    fn timer_whose_interrupt_was_lost_is_set_again() {
+        let mut platform = platform();
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
+        timer.ensure(&mut platform, 0, 500).unwrap();
+        platform.written.clear();
+        timer
+            .ensure(&mut platform, 499 + TIMER_LOST, u64::MAX)
+            .unwrap();
+        assert_eq!(platform.written, []);
+        let now = 500 + TIMER_LOST;
+        timer.ensure(&mut platform, now, now + 7).unwrap();
+        assert_eq!(platform.written, [(msr::STIMER0_COUNT, now + 7)]);
+    }
+
+    #[test]
     fn syn_34_after_any_timer_interrupt_the_timer_is_set_again() {
         let mut platform = platform();
         let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
         for (now, on_time) in [(499, false), (500, true), (501, true)] {
-            timer.ensure(&mut platform, 500).unwrap();
+            timer.ensure(&mut platform, 0, 500).unwrap();
             assert_eq!(timer.expired(&mut platform, now).unwrap(), on_time);
             platform.written.clear();
-            timer.ensure(&mut platform, 500).unwrap();
+            timer.ensure(&mut platform, 0, 500).unwrap();
             assert_eq!(platform.written, [(msr::STIMER0_COUNT, 500)]);
             timer.expired(&mut platform, 500).unwrap();
         }
