@@ -367,12 +367,15 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             let control = Control::simple(call::POST_MESSAGE);
             let status = match platform.hypercall(control, input.as_bytes()) {
                 Ok(result) => result.status(),
-                // A status that does not exist: the client's rule for it decides.
-                // Not even SUCCESS in its low bits makes it one (SYN-24).
-                Err(Error::Malformed { value, .. }) => match value as u16 {
-                    abi::hyperv::status::SUCCESS => u16::MAX,
-                    status => status,
-                },
+                // A status that does not exist, or a call that the host never gets done:
+                // the client's rule for it decides. Not even SUCCESS in the low bits
+                // makes it one (SYN-24).
+                Err(Error::Malformed { value, .. } | Error::Refused { status: value, .. }) => {
+                    match value as u16 {
+                        abi::hyperv::status::SUCCESS => u16::MAX,
+                        status => status,
+                    }
+                }
                 Err(error) => return Err(error.into()),
             };
             if status != abi::hyperv::status::SUCCESS {
@@ -437,7 +440,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         self.retired.signals_sent = self.retired.signals_sent.saturating_add(1);
         let refused = match platform.hypercall(control, input.as_bytes()) {
             Ok(result) => result.status() != abi::hyperv::status::SUCCESS,
-            Err(Error::Malformed { .. }) => true,
+            Err(Error::Malformed { .. } | Error::Refused { .. }) => true,
             Err(error) => return Err(error.into()),
         };
         if refused {

@@ -110,10 +110,10 @@ impl Backing for HostView {
 
 type Host = Machine<HostView, Loopback>;
 
-/// The platform, as far as the uplink uses it: the fake host itself, and a result
-/// that cannot be, if hypercalls are to end with one.
+/// The platform, as far as the uplink uses it: the fake host itself, and how its
+/// hypercalls end, if not as they should.
 #[derive(Clone)]
-struct Below(Rc<RefCell<Host>>, Rc<Cell<Option<u64>>>);
+struct Below(Rc<RefCell<Host>>, Rc<Cell<Option<Error>>>);
 
 struct NoVp;
 
@@ -160,9 +160,8 @@ impl Platform for Below {
         unreachable!()
     }
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
-        if let Some(value) = self.1.get() {
-            let request = "hypercall";
-            return Err(Error::Malformed { request, value });
+        if let Some(error) = self.1.get() {
+            return Err(error);
         }
         let mut host = self.0.borrow_mut();
         Ok(CallResult(host.hypercall(
@@ -401,13 +400,22 @@ fn sys_02_a_pool_without_pages_is_a_nic_without_a_link() {
 
 #[test]
 fn syn_24_a_result_that_cannot_be_is_no_success() {
-    let mut world = World::new();
-    // One element done of a call that has none, status "success".
-    world.below.1.set(Some(1 << 32));
-    world.uplink.start(world.now);
-    world.turns(4);
-    assert_eq!(world.uplink.standing(), Standing::Failed);
-    assert_eq!(world.uplink.failure().unwrap().rule, Rule::SYN_23);
+    let request = "hypercall";
+    // One element done of a call that has none, status "success"; and a host that
+    // answers "not done yet" for ever.
+    let value = 1 << 32;
+    let status = 0x78;
+    for error in [
+        Error::Malformed { request, value },
+        Error::Refused { request, status },
+    ] {
+        let mut world = World::new();
+        world.below.1.set(Some(error));
+        world.uplink.start(world.now);
+        world.turns(4);
+        assert_eq!(world.uplink.standing(), Standing::Failed);
+        assert_eq!(world.uplink.failure().unwrap().rule, Rule::SYN_23);
+    }
 }
 
 #[test]
