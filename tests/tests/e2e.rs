@@ -111,6 +111,7 @@ fn linux_uses_the_network(version: &str) {
     assert_eq!(sees["hypervisor-detected"], "none");
     assert_eq!(sees["acpi-vmbus-devices"], "0");
     assert_eq!(sees["memory-encryption"], "none");
+    assert_eq!(sees["kernel-warnings"], "0");
     assert!(
         sees["vmbus-driver"]
             .as_str()
@@ -129,7 +130,9 @@ fn linux_uses_the_network(version: &str) {
     above_zero(report, "shared_pages", "ring");
     above_zero(report, "host_signals", "sent");
     let signals = |key: &str| report["host_signals"][key].as_u64().unwrap();
-    assert!(signals("sent") >= signals("needed"));
+    // One signal for each time the ring went from empty to non-empty; the watchdog's
+    // reminders to a host that was slow are the only others.
+    assert!((signals("needed")..=signals("needed") + 5).contains(&signals("sent")));
 }
 
 #[test]

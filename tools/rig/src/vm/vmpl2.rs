@@ -1,9 +1,9 @@
 //! VMPL2: entered from its VMSA, left with everything written back there
 //! (reflected `#VC`, alternate injection).
 
-use crate::metal::svm;
 use super::end::{End, end};
 use super::{LOWER, UPPER, VTOM_BIT, Vm};
+use crate::metal::svm;
 use abi::record::Outcome;
 use abi::svm::{event, exit, ioio, npf, vintr};
 use rig::rmp::{Access, Verdict};

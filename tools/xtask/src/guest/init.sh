@@ -79,6 +79,7 @@ facts() {
     for name in hypervisor sme sev sev_es sev_snp tdx_guest; do see "flag-$name" "$(flag "$name")"; done
     found=$(dmesg | sed -n 's/.*Hypervisor detected: //p' | head -n1)
     see hypervisor-detected "${found:-none}"
+    see kernel-warnings "$(dmesg | grep -c 'cut here')"
     see acpi-vmbus-devices "$(ls /sys/bus/acpi/devices 2>/dev/null | grep -ci vmbus)"
     encryption=$(dmesg | sed -n 's/.*Memory Encryption Features active: //p' | head -n1)
     see memory-encryption "${encryption:-none}"
