@@ -232,6 +232,7 @@ struct World {
     uplink: Uplink<HostView, PAGES>,
     device: Device,
     ledger: Rc<RefCell<Ledger>>,
+    memory: PlainShared,
     now: u64,
 }
 
@@ -245,7 +246,7 @@ impl World {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let memory = PlainShared::new(PAGES, FIRST_PFN);
         let view = HostView {
-            memory,
+            memory: memory.clone(),
             ledger: ledger.clone(),
         };
         let host = Machine::new(view.clone(), Loopback::default(), MachineConfig::default());
@@ -272,6 +273,7 @@ impl World {
             uplink,
             device: Device::default(),
             ledger,
+            memory,
             now: 1000,
         }
     }
@@ -481,4 +483,103 @@ fn syn_11_flood_of_messages_is_cut_into_turns() {
     let synic = world.uplink.totals().validation.messages(Layer::Synic);
     assert!(synic > 100, "{synic}");
     assert_eq!(world.ledger.borrow().refused, 0);
+}
+
+/// A generator of which a seed gives the same numbers for ever.
+#[derive(Clone)]
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides
+    }
+    /// Mostly numbers at which things go wrong.
+    fn word(&mut self) -> u32 {
+        match self.roll(6) {
+            0 => 0,
+            1 => u32::MAX,
+            2 => 1 << self.roll(32),
+            3 => self.roll(64) as u32,
+            4 => (self.roll(0x1000) * 8) as u32,
+            _ => self.roll(1 << 32) as u32,
+        }
+    }
+}
+
+/// A host that changes, drops, repeats and cuts what it says, writes to shared
+/// pages at random, takes its offer back and lets time pass.
+fn hostile_host(seed: u64) -> u64 {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut world = World::new();
+    // How often it lies, and whether from the start or once the NIC is up.
+    let calm = 1 << (2 + dice.roll(7));
+    let mut lies = dice.clone();
+    let lie = move |message: &mut OutgoingMessage| {
+        if lies.roll(calm) != 0 || message.bytes.is_empty() {
+            return;
+        }
+        let len = message.bytes.len() as u64;
+        match lies.roll(8) {
+            0 => message.copies = lies.roll(4) as u32,
+            1 => message.bytes.truncate(lies.roll(len) as usize),
+            2 => message.bytes[lies.roll(len) as usize] = lies.roll(256) as u8,
+            _ => {
+                let at = (lies.roll(len) & !3) as usize;
+                let word = lies.word().to_le_bytes();
+                message.bytes[at..]
+                    .iter_mut()
+                    .zip(word)
+                    .for_each(|(to, from)| *to = from);
+            }
+        }
+    };
+    if dice.roll(2) == 0 {
+        world.bring_up();
+    } else {
+        world.uplink.start(world.now);
+    }
+    world.hook(lie);
+    for _ in 0..600 {
+        if dice.roll(4) == 0 && world.device.out.len() < 100 {
+            let frame = vec![0xff; 14 + dice.roll(1500) as usize];
+            world.device.out.push_back(frame);
+        }
+        if dice.roll(64) == 0 {
+            let mut shared: Vec<u64> = world.ledger.borrow().shared.iter().copied().collect();
+            shared.sort_unstable();
+            let page = shared[dice.roll(shared.len() as u64) as usize] - FIRST_PFN;
+            let at = match dice.roll(2) {
+                0 => dice.roll(4) * 4,
+                _ => dice.roll(1024) * 4,
+            };
+            let at = (page * 4096 + at) as usize;
+            world.memory.store_u32(at, dice.word()).unwrap();
+        }
+        match dice.roll(400) {
+            0 => world.below.0.borrow_mut().rescind_nic(),
+            1 => world.now += vmbus::limits::SECOND * dice.roll(60),
+            _ => {}
+        }
+        world.turn();
+        world.device.received.clear();
+    }
+    assert_eq!(world.ledger.borrow().refused, 0, "seed {seed}");
+    world
+        .uplink
+        .totals()
+        .validation
+        .violations()
+        .map(|(_, count)| u64::from(count))
+        .sum()
+}
+
+#[test]
+fn sys_01_no_word_of_the_host_ends_more_than_the_link() {
+    let rounds = std::env::var("UNDERCROFT_ROUNDS").ok();
+    let rounds = rounds.and_then(|n| n.parse().ok()).unwrap_or(24);
+    let violations: u64 = (1..=rounds).map(hostile_host).sum();
+    assert!(violations > rounds, "{violations}");
 }
