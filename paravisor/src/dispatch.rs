@@ -121,6 +121,12 @@ pub fn dispatch(
                 info2: 0,
             };
         }
+        // A host that intercepts INT1, which needs no privilege: a program of the
+        // guest's must not be able to end its VM.
+        Exit::Unknown {
+            code: abi::snp::exit::ICEBP,
+            ..
+        } if vp.cpl() == 3 => vp.raise(UD, None),
         Exit::Unknown { code, info1, info2 } => {
             return Next::Unknown {
                 code: *code,
@@ -413,6 +419,19 @@ mod tests {
     }
 
     #[test]
+    fn program_of_the_guest_cannot_end_the_vm_by_int1() {
+        let (mut vp, guest, mut machine) = world();
+        let exit = Exit::Unknown {
+            code: 0x88,
+            info1: 0,
+            info2: 0,
+        };
+        vp.cpl = 3;
+        let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
+        assert_eq!((next, vp.raised), (Next::Run, Some((UD, None))));
+    }
+
+    #[test]
     fn port_without_a_device_reads_all_ones() {
         let (mut vp, guest, mut machine) = world();
         let access = IoAccess {
@@ -431,5 +450,82 @@ mod tests {
         );
         assert_eq!(vp.get(Reg::Rax), 0xff);
         assert_eq!(vp.get(Reg::Rip), 0x8002);
+    }
+
+    /// Every exit with every register and instruction a guest can come up with: the
+    /// answer is a value, in bounded work (wall 5).
+    #[test]
+    fn wall_5_no_guest_bytes_panic() {
+        let mut state = 0x1234_5678_9abc_def1u64;
+        let mut roll = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state >> 8
+        };
+        let (mut vp, guest, mut machine) = world();
+        let mut decoded = Decoded::new();
+        let mut emulated = 0u32;
+        for _ in 0..60_000 {
+            for reg in Reg::GENERAL {
+                let value = match roll() % 5 {
+                    0 => 0xfee0_0000 + roll() % 0x400,
+                    1 => 0xe000_0000 + roll() % 0x5000,
+                    2 => 0x1f_fff0 + roll() % 0x20,
+                    3 => 0u64.wrapping_sub(roll() % 0x20),
+                    _ => roll() << (roll() % 32),
+                };
+                vp.set(reg, value);
+            }
+            let rip = if roll() % 16 == 0 { 0x1f_fff8 } else { 0x8000 };
+            vp.set(Reg::Rip, rip);
+            vp.set(Reg::Rflags, 2 | roll() & 0x400);
+            vp.next_rip = rip + 2;
+            vp.cpl = if roll() % 2 == 0 { 0 } else { 3 };
+            vp.raised = None;
+            let mut code = [0u8; 8];
+            // Prefixes and opcodes of moves, arithmetic and string instructions.
+            let likely = [
+                0x48, 0x66, 0xf3, 0x67, 0x65, 0x8b, 0x89, 0xa4, 0xa5, 0xab, 0x0f,
+            ];
+            for byte in &mut code {
+                let random = roll();
+                let known = likely.get((random >> 8) as usize % likely.len());
+                *byte = if random % 2 == 0 {
+                    random as u8
+                } else {
+                    *known.unwrap()
+                };
+            }
+            guest.write(rip, &code).unwrap();
+            let info1 = roll();
+            let exit = match roll() % 8 {
+                0 => Exit::Cpuid,
+                1 => Exit::ReadMsr,
+                2 => Exit::WriteMsr,
+                3 => Exit::Xsetbv,
+                4 => Exit::Io(IoAccess {
+                    port: info1 as u16,
+                    size: 1 << (roll() % 3),
+                    input: roll() % 2 == 0,
+                    string: (roll() % 2 == 0).then(|| platform::StringIo {
+                        rep: info1 & 1 != 0,
+                        address_size: 2 << (info1 >> 1 & 3),
+                        segment: (info1 >> 4) as u8 & 7,
+                    }),
+                }),
+                _ => Exit::Mmio {
+                    gpa: vp.get(Reg::GENERAL[roll() as usize % 16]),
+                    write: roll() % 2 == 0,
+                    fetch: roll() % 16 == 0,
+                },
+            };
+            let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut decoded, roll());
+            assert_eq!(next, Next::Run, "{exit:?}");
+            let mmio = matches!(exit, Exit::Mmio { .. });
+            emulated += u32::from(mmio && vp.raised.is_none() && vp.get(Reg::Rip) != rip);
+            machine.take_power_event();
+        }
+        assert!(emulated > 1000, "{emulated}");
     }
 }
