@@ -146,8 +146,9 @@ pub struct Timer {
     count: u32,
     /// Deadline to which it is set, in reference time.
     armed: Option<u64>,
-    /// An interrupt that counted as lost may still come.
-    late: bool,
+    /// Earliest deadline that a later write replaced. Its interrupt may have been
+    /// on its way already, so one more than was asked for can come, and honestly.
+    superseded: Option<u64>,
 }
 
 impl Timer {
@@ -161,7 +162,7 @@ impl Timer {
         Ok(Timer {
             count,
             armed: None,
-            late: false,
+            superseded: None,
         })
     }
 
@@ -182,8 +183,9 @@ impl Timer {
         // 0 would stop the timer.
         let deadline = deadline.max(1);
         platform.write_register(self.count, deadline)?;
-        self.late |= self.armed.is_some_and(|armed| armed <= now);
-        self.armed = Some(deadline);
+        if let Some(old) = self.armed.replace(deadline) {
+            self.superseded = Some(self.superseded.map_or(old, |older| older.min(old)));
+        }
         Ok(())
     }
 
@@ -195,9 +197,8 @@ impl Timer {
     /// for ever.
     pub fn expired<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<bool, Error> {
         platform.write_register(msr::EOI, 0)?;
-        let late = core::mem::take(&mut self.late);
         let due = self.armed.take().is_some_and(|armed| armed <= now);
-        Ok(late || due)
+        Ok(due || self.superseded.take_if(|old| *old <= now).is_some())
     }
 }
 
@@ -314,6 +315,20 @@ mod tests {
         assert!(timer.expired(&mut platform, now).unwrap());
         timer.ensure(&mut platform, now, now + 7).unwrap();
         assert!(!timer.expired(&mut platform, now).unwrap());
+    }
+
+    #[test]
+    fn syn_34_replaced_deadline_explains_one_interrupt() {
+        let mut platform = platform();
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
+        // 500 passes while the loop is busy and asks for 450: both expire.
+        timer.ensure(&mut platform, 0, 500).unwrap();
+        timer.ensure(&mut platform, 0, 450).unwrap();
+        assert!(timer.expired(&mut platform, 510).unwrap());
+        timer.ensure(&mut platform, 510, 900).unwrap();
+        assert!(timer.expired(&mut platform, 520).unwrap());
+        timer.ensure(&mut platform, 520, 900).unwrap();
+        assert!(!timer.expired(&mut platform, 530).unwrap());
     }
 
     #[test]
