@@ -12,6 +12,10 @@ use undercroft_loader::layout;
 const STACK_SIZE: usize = 0x4000;
 /// CR4.OSFXSR and CR4.OSXMMEXCPT: LDMXCSR is an invalid instruction without.
 const CR4_SSE: u32 = 1 << 9 | 1 << 10;
+/// CR4.SMEP and CR4.SMAP: no page of ours is a user page, and none may become one.
+/// CR4.PSE and CR4.PGE change nothing here (long mode, no global pages); a guest
+/// has them, and an emulated processor need not flush when they stay as they are.
+const CR4_PROTECT: u32 = 1 << 20 | 1 << 21 | 1 << 4 | 1 << 7;
 /// CR0.WP: read-only pages hold for the supervisor, too.
 const CR0_WP: u32 = 1 << 16;
 
@@ -36,7 +40,7 @@ global_asm!(
     ".text",
     stack = sym STACK,
     stack_size = const STACK_SIZE,
-    cr4 = const CR4_SSE,
+    cr4 = const CR4_SSE | CR4_PROTECT,
     cr0 = const CR0_WP,
     mxcsr = sym MXCSR,
     main = sym crate::stage_main,
@@ -59,8 +63,9 @@ pub struct Pvalidate {
     pub unchanged: bool,
 }
 
-/// Validates the 4 KiB page at `address`, which is identity mapped.
-pub fn pvalidate(address: u64) -> Pvalidate {
+/// Validates the page at `address`, which is identity mapped: 2 MiB if `large`,
+/// else 4 KiB.
+pub fn pvalidate(address: u64, large: bool) -> Pvalidate {
     let answer: u64;
     let carry: u8;
     // SAFETY: PVALIDATE changes no memory that Rust knows of: the page is not in
@@ -71,7 +76,7 @@ pub fn pvalidate(address: u64) -> Pvalidate {
             "setc {carry}",
             carry = out(reg_byte) carry,
             inlateout("rax") address => answer,
-            in("ecx") abi::snp::RMP_PAGE_4K,
+            in("ecx") if large { abi::snp::RMP_PAGE_2M } else { abi::snp::RMP_PAGE_4K },
             in("edx") 1,
             options(nostack),
         );
@@ -83,11 +88,11 @@ pub fn pvalidate(address: u64) -> Pvalidate {
     }
 }
 
-/// Fills the page at `address` with zeros.
-pub fn zero(address: u64) {
-    // SAFETY: the page is mapped writable, was just validated, and belongs to no
-    // Rust object yet (it is part of `layout::PRIVATE_RAM`).
-    unsafe { core::ptr::write_bytes(address as *mut u8, 0, layout::PAGE as usize) }
+/// Fills the `size` bytes of pages at `address` with zeros.
+pub fn zero(address: u64, size: u64) {
+    // SAFETY: the pages are mapped writable, were just validated, and belong to no
+    // Rust object yet (they are part of `layout::PRIVATE_RAM`).
+    unsafe { core::ptr::write_bytes(address as *mut u8, 0, size as usize) }
 }
 
 /// The measured configuration page.

@@ -22,6 +22,9 @@ use abi::snp::rc;
 use undercroft_loader::config::Config;
 use undercroft_loader::layout::{self, Range};
 
+/// Bytes of the page that one entry of the RMP may describe besides 4 KiB.
+const LARGE_PAGE: u64 = 0x20_0000;
+
 /// Called once by the entry code in [`hw`], on the stage's own stack.
 extern "C" fn stage_main() -> ! {
     match bring_up() {
@@ -40,18 +43,27 @@ fn bring_up() -> Result<u64, Outcome> {
     Ok(config.paravisor_entry)
 }
 
-/// Takes ownership of a range. It was never validated before, so a page that
-/// claims to be valid already is another page put in its place: stop.
+/// Takes ownership of a range, 2 MiB at a time where the hardware keeps it so. It
+/// was never validated before, so a page that claims to be valid already is another
+/// page put in its place: stop.
 fn accept(range: Range) -> Result<(), Outcome> {
     let mut page = range.start;
+    let mut small_until = page;
     while page < range.end {
-        let answer = hw::pvalidate(page);
+        let next = page.saturating_add(LARGE_PAGE);
+        let large = page >= small_until && page.is_multiple_of(LARGE_PAGE) && next <= range.end;
+        let answer = hw::pvalidate(page, large);
+        if large && answer.code == rc::FAIL_SIZEMISMATCH {
+            small_until = next;
+            continue;
+        }
         if answer.code != rc::SUCCESS || answer.unchanged {
             return Err(Outcome::MemoryFailure);
         }
+        let size = if large { LARGE_PAGE } else { layout::PAGE };
         // The host chose what is in it.
-        hw::zero(page);
-        page = page.saturating_add(layout::PAGE);
+        hw::zero(page, size);
+        page = page.saturating_add(size);
     }
     Ok(())
 }
