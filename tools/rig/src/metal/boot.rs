@@ -34,8 +34,11 @@ pvh_start:
     mov dword ptr [boot_pdpt + 8], 0x40000083
     mov dword ptr [boot_pdpt + 16], 0x80000083
     mov dword ptr [boot_pdpt + 24], 0xc0000083
+    # PAE. PSE, PGE, SMEP and SMAP only because guests have them, too: QEMU flushes
+    # its TLB and its jump cache once more when VMRUN or #VMEXIT changes one of
+    # these, or CR0.WP.
     mov eax, cr4
-    or eax, 0x20
+    or eax, 0x3000b0
     mov cr4, eax
     mov eax, offset boot_pml4
     mov cr3, eax

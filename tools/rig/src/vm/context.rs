@@ -42,6 +42,8 @@ pub struct Context {
     pub vmsa_gfn: u64,
     /// Value of its GHCB MSR.
     pub ghcb_msr: u64,
+    /// Interrupt that the processor may deliver by itself.
+    offered: Option<u8>,
     /// The last nested page fault and how often it came in a row.
     pub last_fault: (u64, u64, u32),
 }
@@ -139,6 +141,7 @@ impl Context {
             },
             vmsa_gfn: 0,
             ghcb_msr: 0,
+            offered: None,
             last_fault: (0, 0, 0),
         })
     }
@@ -153,22 +156,37 @@ impl Context {
         self.vmcb.save.rflags & (1 << 9) != 0 && self.vmcb.control.interrupt_shadow & 1 == 0
     }
 
-    /// Asks for an exit as soon as an interrupt could be taken.
-    pub fn open_window(&mut self) {
+    /// Lets the processor deliver an interrupt as soon as it can be taken, without
+    /// an exit before.
+    pub fn offer(&mut self, vector: u8) {
         let c = &mut self.vmcb.control;
         c.vintr = (c.vintr & vintr::TPR_MASK)
             | vintr::V_INTR_MASKING
             | vintr::V_IRQ
             | vintr::IGNORE_TPR
-            | vintr::PRIORITY_MASK;
-        c.intercept_misc1 |= intercept1::VINTR;
+            | vintr::PRIORITY_MASK
+            | u64::from(vector) << vintr::VECTOR_SHIFT;
+        self.offered = Some(vector);
     }
 
-    /// Takes the request back.
-    pub fn close_window(&mut self) {
+    /// Takes the offer back after an exit. The vector, if it was delivered.
+    ///
+    /// A fault during the delivery leaves it in EXITINTINFO (as an exception, in
+    /// QEMU) and V_IRQ set: then nothing was delivered, and it is offered again.
+    pub fn settle(&mut self) -> Option<u8> {
         let c = &mut self.vmcb.control;
+        let pending = c.vintr & vintr::V_IRQ != 0;
         c.vintr = (c.vintr & vintr::TPR_MASK) | vintr::V_INTR_MASKING;
-        c.intercept_misc1 &= !intercept1::VINTR;
+        let vector = self.offered.take()?;
+        if !pending {
+            return Some(vector);
+        }
+        if c.exit_int_info & event::VALID != 0
+            && c.exit_int_info & event::VECTOR_MASK == u64::from(vector)
+        {
+            c.exit_int_info = 0;
+        }
+        None
     }
 
     /// An event whose delivery the last exit interrupted and which must be

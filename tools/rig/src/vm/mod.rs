@@ -207,6 +207,13 @@ impl Vm {
         self.live = Some(current);
         // Delivered or reported in EXITINTINFO: not to be injected again by itself.
         self.ctx[current].vmcb.control.event_inj = 0;
+        if let Some(vector) = self.ctx[current].settle() {
+            if current == UPPER {
+                self.host.accept_vector(vector);
+            } else {
+                self.lower_irq = None;
+            }
+        }
         let code = self.ctx[current].vmcb.control.exit_code;
         self.stats.exit(current, code);
         if current == UPPER {

@@ -29,11 +29,10 @@ impl Vm {
         }
         match self.host.pending_vector() {
             Some(vector) if ctx.interruptible() => {
-                ctx.close_window();
                 ctx.vmcb.control.event_inj = event::interrupt(vector);
                 self.host.accept_vector(vector);
             }
-            Some(_) => ctx.open_window(),
+            Some(vector) => ctx.offer(vector),
             None => {}
         }
     }
@@ -41,10 +40,6 @@ impl Vm {
     pub(super) fn upper_exit(&mut self, code: u64) -> Result<(), End> {
         match code {
             exit::INTR | exit::NMI => Ok(()),
-            exit::VINTR => {
-                self.ctx[UPPER].close_window();
-                Ok(())
-            }
             exit::MSR => self.upper_msr(),
             exit::EXCEPTION_UD => self.upper_undefined(),
             exit::NPF => self.upper_fault(),

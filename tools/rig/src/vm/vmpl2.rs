@@ -84,11 +84,10 @@ impl Vm {
             return;
         }
         if ctx.interruptible() {
-            ctx.close_window();
             ctx.vmcb.control.event_inj = event::interrupt(vector);
             self.lower_irq = None;
         } else {
-            ctx.open_window();
+            ctx.offer(vector);
         }
     }
 
@@ -117,7 +116,6 @@ impl Vm {
         if ctx.vmcb.control.interrupt_shadow & 1 != 0 {
             *word |= vintr::INT_SHADOW;
         }
-        ctx.close_window();
         rig::vmsa::store(&ctx.vmcb.save, &ctx.regs, &mut self.vmsa);
         // XSETBV is not intercepted, so the page learns of it here.
         self.vmsa.xcr0 = svm::xcr0();
@@ -155,10 +153,6 @@ impl Vm {
         match code {
             // The main loop decides whether VMPL0 must know.
             exit::INTR | exit::NMI => Ok(()),
-            exit::VINTR => {
-                self.ctx[LOWER].close_window();
-                Ok(())
-            }
             exit::MSR => self.lower_msr(),
             exit::CPUID => self.reflect(self.instruction(code, &[0x0f, 0xa2])),
             exit::HLT => {
