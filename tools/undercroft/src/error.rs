@@ -100,6 +100,11 @@ pub enum Error {
         /// The crate's, in hex.
         theirs: String,
     },
+    /// An id that the catalogue of rules does not have.
+    #[error(
+        "no rule {0}: ids look like RND-16; `undercroft rules` lists those that are enforced, `undercroft rules --json` all"
+    )]
+    Rule(String),
     /// Something that cannot be: a defect of this tool.
     #[error("internal error, please report it: {0}")]
     Internal(String),

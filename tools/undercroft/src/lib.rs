@@ -6,6 +6,7 @@
 //!   bytes of an IGVM file. The same inputs give the same bytes.
 //! * [`measure::measure`] computes the launch digest twice, independently.
 //! * [`inspect::inspect`] describes a file for people and programs.
+//! * [`rules::catalogue`] is every rule for host messages, with code and tests.
 //! * [`testkit`] makes tiny kernels and firmware for tests.
 
 pub mod error;
@@ -15,6 +16,7 @@ pub mod image;
 pub mod inspect;
 pub mod kernel;
 pub mod measure;
+pub mod rules;
 pub mod testkit;
 pub mod vmsa;
 

@@ -1,4 +1,4 @@
-//! The user's command: build an image, measure it, look into it.
+//! The user's command: build an image, measure it, look into it, ask for its rules.
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use undercroft::image::{self, Options, VmbusTarget};
-use undercroft::{Error, Input, firmware, inspect, measure};
+use undercroft::{Error, Input, firmware, inspect, measure, rules};
 
 /// Build, measure and inspect Undercroft images.
 #[derive(Parser)]
@@ -24,6 +24,9 @@ enum Command {
     Measure(FileArgs),
     /// Describe an image: platform, configuration, start state, pages, digest.
     Inspect(FileArgs),
+    /// Print the rules that host messages must pass: what each says, where the
+    /// code enforces it, which tests prove it.
+    Rules(RulesArgs),
 }
 
 #[derive(Args)]
@@ -78,6 +81,19 @@ struct FileArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct RulesArgs {
+    /// Rules to explain, for example RND-16 (default: list all).
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// Print JSON, ids that are not enforced yet among them.
+    #[arg(long)]
+    json: bool,
+    /// Print the whole catalogue as docs/rules.md has it.
+    #[arg(long, conflicts_with_all = ["json", "ids"])]
+    markdown: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum PlatformArg {
     /// AMD SEV-SNP.
@@ -122,6 +138,7 @@ fn run(cli: Cli) -> Result<()> {
                 print(report.to_string().trim_end())
             }
         }
+        Command::Rules(args) => explain(&args),
     }
 }
 
@@ -161,6 +178,24 @@ fn build(args: ImageArgs) -> Result<()> {
         image.config.memory_min >> 20,
         undercroft::error::hex(&image.digest)
     ))
+}
+
+fn explain(args: &RulesArgs) -> Result<()> {
+    let mut catalogue = rules::catalogue();
+    if args.markdown {
+        return print(rules::markdown(&catalogue).trim_end());
+    }
+    if !args.ids.is_empty() {
+        catalogue.choose(&args.ids)?;
+    }
+    if args.json {
+        print(&serde_json::to_string_pretty(&catalogue)?)
+    } else if args.ids.is_empty() {
+        print(rules::list(&catalogue).trim_end())
+    } else {
+        let texts: Vec<String> = catalogue.rules.iter().map(rules::explain).collect();
+        print(texts.join("\n").trim_end())
+    }
 }
 
 /// Writes beside the target and renames, so that a full disk leaves no half image.

@@ -144,3 +144,52 @@ fn wrong_usage_has_its_own_exit_code() {
         assert_eq!(place.run(args).status.code(), Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn rules_are_listed_explained_and_counted() {
+    let place = Place::new("rules");
+    let all = place.good(&["rules"]);
+    let last = all.lines().last().unwrap();
+    assert!(last.contains("of 315 rules declared"), "{last}");
+    assert!(all.contains("RND-16  drop: "));
+
+    let one = place.good(&["rules", "RND-16"]);
+    for part in ["VMBus", "drop: ", "paravisor/validate/src/rndis", "rnd_16_"] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert!(!one.contains("RND-17"));
+
+    let json: serde_json::Value = serde_json::from_str(&place.good(&["rules", "--json"])).unwrap();
+    let rules = json["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 315);
+    assert_eq!(json["counts"]["ids"], 315);
+    for rule in rules {
+        let done = rule["status"] != "not-done";
+        for field in ["statement", "reaction", "source"] {
+            assert_eq!(rule[field].is_string(), done, "{rule}");
+        }
+        assert!(rule["enforced"].is_array() && rule["tests"].is_array());
+    }
+
+    let two: serde_json::Value =
+        serde_json::from_str(&place.good(&["rules", "--json", "syn_06", "RND-16"])).unwrap();
+    assert_eq!(two["rules"][0]["id"], "SYN-06");
+    assert_eq!(two["rules"][1]["id"], "RND-16");
+    assert!(place.good(&["rules", "--markdown"]).starts_with("# Rules"));
+}
+
+#[test]
+fn unknown_rules_are_an_error_that_helps() {
+    let place = Place::new("norules");
+    for args in [
+        &["rules", "RND-99"][..],
+        &["rules", "--json", "SYN-06", "RND-99"],
+    ] {
+        let error = place.bad(args);
+        assert!(error.contains("no rule RND-99") && error.contains("undercroft rules"));
+    }
+    assert_eq!(
+        place.run(&["rules", "--markdown", "--json"]).status.code(),
+        Some(2)
+    );
+}

@@ -265,6 +265,25 @@ fn nvs_47_in_band_flood() {
     assert!(peer.nic.is_ready());
 }
 
+/// The answer about the send buffer (105) while the one about the receive buffer
+/// (102) is due. One request is outstanding at a time, so the answer's type
+/// (NVS-03) gives it away before the order does.
+#[test]
+fn nvs_50_answers_in_another_order() {
+    let mut peer = Peer::new();
+    peer.nic.start(peer.now);
+    let sent = peer.heard();
+    peer.complete(sent[0].id, peer::init_complete(1).as_bytes());
+    let sent = peer.heard();
+    let share = sent.last().unwrap();
+    peer.complete(share.id, peer::send_buffer_complete().as_bytes());
+    peer.settle();
+    assert_eq!(share.nvsp(), message::SEND_RECEIVE_BUFFER);
+    assert_eq!(failed(&peer), Some(Rule::NVS_03));
+    assert!(!peer.nic.is_ready());
+    assert!(peer.heard().is_empty());
+}
+
 #[test]
 fn rnd_35_frame_before_the_filter_is_set() {
     let mut peer = Peer::new();

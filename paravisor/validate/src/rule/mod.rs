@@ -284,6 +284,15 @@ impl Rule {
         TABLES.iter().flat_map(|table| table.iter())
     }
 
+    /// Every id that the catalogue has given out, declared or not, with its layer.
+    pub fn ids() -> impl Iterator<Item = (&'static str, Layer)> {
+        Prefix::SIZES
+            .iter()
+            .flat_map(|(prefix, _, size)| core::iter::repeat_n(prefix.layer(), *size as usize))
+            .zip(&Rule::IDS)
+            .map(|(layer, id)| (core::str::from_utf8(id).unwrap_or("???-??"), layer))
+    }
+
     /// The rule with this id, if it is declared.
     pub fn from_id(id: &str) -> Option<Rule> {
         Rule::all().map(|d| d.rule).find(|r| r.id() == id)
@@ -359,5 +368,10 @@ mod tests {
     #[test]
     fn the_catalogue_has_315_ids() {
         assert_eq!(Rule::COUNT, 315);
+        let all: HashSet<&str> = Rule::ids().map(|(id, _)| id).collect();
+        assert_eq!(all.len(), Rule::COUNT);
+        for d in Rule::all() {
+            assert!(Rule::ids().any(|own| own == (d.rule.id(), d.rule.layer())));
+        }
     }
 }

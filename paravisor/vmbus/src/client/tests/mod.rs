@@ -380,6 +380,44 @@ fn ctl_53_and_54_unload() {
     assert_eq!(run.count(Rule::CTL_54), 1);
 }
 
+/// A card that comes and goes makes news faster than the owner fetches them.
+#[test]
+fn ctl_59_news_that_nobody_fetches() {
+    let mut run = Run::connected();
+    let mut told = 0;
+    while run.count(Rule::CTL_59) == 0 {
+        assert!(told <= 2 * MAX_QUEUED_EVENTS, "no end");
+        run.tell(offer(7, NIC).as_bytes());
+        run.tell(&words(2, &[7]));
+        // The host takes what we answer.
+        while let Some(Action::PostMessage(_)) = run.client.poll(run.now) {
+            run.client.on_post_result(status::SUCCESS, run.now);
+        }
+        told += 1;
+    }
+    let mut last = None;
+    let mut events = 0;
+    while let Some(event) = run.client.next_event() {
+        events += 1;
+        last = Some(event);
+    }
+    assert!(matches!(last, Some(Event::Failed { violation }) if violation.rule == Rule::CTL_59));
+    assert!(events <= MAX_QUEUED_EVENTS + 2, "{events}");
+
+    // A neighbour: the same coming and going with an owner that listens.
+    let mut run = Run::connected();
+    for _ in 0..=MAX_QUEUED_EVENTS {
+        run.tell(offer(7, NIC).as_bytes());
+        run.tell(&words(2, &[7]));
+        assert!(matches!(run.event(), Event::Offered { .. }));
+        while run.client.next_event().is_some() {}
+        while let Some(Action::PostMessage(_)) = run.client.poll(run.now) {
+            run.client.on_post_result(status::SUCCESS, run.now);
+        }
+    }
+    assert_eq!(run.count(Rule::CTL_59), 0);
+}
+
 #[test]
 fn ctl_60_refused_messages_leave_nothing_behind() {
     let (mut run, channel, gpadl) = Run::open();

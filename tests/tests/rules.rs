@@ -1,0 +1,103 @@
+//! The catalogue keeps its word: `docs/rules.md` is what the sources say, a rule
+//! has code, and a rule has a test.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use undercroft::rules::{self, Entry, Status, catalogue};
+use validate::Rule;
+
+/// Rules that code holds without counting a violation: it simply does nothing
+/// with the byte, bounds its own work, or another rule's refusal comes first.
+/// A comment at the place names the rule. This list may only shrink.
+const UNCOUNTED: [(&str, &str); 10] = [
+    ("SYN-02", "other slots are not read"),
+    ("SYN-03", "an empty slot is the usual case"),
+    ("SYN-09", "the other bits are masked out"),
+    ("GPD-07", "a failed conversion is counted as leaked pages"),
+    ("RNG-12", "the mask is never read back"),
+    ("RNG-13", "any value that is not zero is the legal 1"),
+    ("RNG-23", "counted under the rule of the first violation"),
+    ("RNG-26", "the rest of the ring waits for the next poll"),
+    ("PKT-06", "the completion is not answered"),
+    ("NVS-44", "nothing follows from the message"),
+];
+
+/// Declared rules, not structural, without a test. This list may only shrink.
+const UNTESTED: [(&str, &str); 0] = [];
+
+/// Structural rules that no test is named after. Some are seen in tests of other
+/// names; that does not count here. This number may only shrink.
+const STRUCTURAL_UNTESTED: usize = 36;
+
+fn declared() -> Vec<Entry> {
+    let mut rules = catalogue().rules;
+    rules.retain(|rule| rule.declaration.is_some());
+    assert_eq!(rules.len(), Rule::all().count());
+    rules
+}
+
+/// The ids that a condition holds for must be exactly the listed ones.
+fn exactly(listed: &[(&str, &str)], what: &str, holds: impl Fn(&Entry) -> bool) {
+    let listed: BTreeSet<&str> = listed.iter().map(|(id, _)| *id).collect();
+    let found = declared();
+    let found: BTreeSet<&str> = found.iter().filter(|r| holds(r)).map(|r| r.id).collect();
+    let new: Vec<_> = found.difference(&listed).collect();
+    assert!(new.is_empty(), "{what}: {new:?}");
+    let gone: Vec<_> = listed.difference(&found).collect();
+    assert!(gone.is_empty(), "no longer {what}, take them out: {gone:?}");
+}
+
+#[test]
+fn docs_rules_md_is_what_the_sources_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/rules.md");
+    let written = std::fs::read_to_string(&path).expect("docs/rules.md");
+    let wanted = rules::markdown(&catalogue());
+    let differs = written.lines().zip(wanted.lines()).find(|(a, b)| a != b);
+    assert!(
+        written == wanted,
+        "docs/rules.md is stale, run `cargo run -p undercroft -- rules --markdown > docs/rules.md`; \
+         first difference: {differs:#?}"
+    );
+}
+
+#[test]
+fn every_declared_rule_has_code() {
+    exactly(&UNCOUNTED, "declared without code", |rule| {
+        rule.status == Status::Uncounted
+    });
+    for rule in declared() {
+        if rule.status == Status::Uncounted {
+            assert!(!rule.noted.is_empty(), "{}: not even a comment", rule.id);
+        }
+    }
+}
+
+#[test]
+fn every_rule_that_refuses_has_a_test() {
+    exactly(&UNTESTED, "without a test", |rule| {
+        rule.status != Status::Structural && rule.tests.is_empty()
+    });
+}
+
+#[test]
+fn structural_rules_without_a_test_become_fewer() {
+    let mut rules = declared();
+    rules.retain(|rule| rule.status == Status::Structural && rule.tests.is_empty());
+    let ids: Vec<&str> = rules.iter().map(|rule| rule.id).collect();
+    assert_eq!(
+        ids.len(),
+        STRUCTURAL_UNTESTED,
+        "structural rules without a test: {ids:?}"
+    );
+}
+
+/// A rule without a declaration has no constant, so only a comment or the name of
+/// a test can speak of an id that was never given out.
+#[test]
+fn no_test_is_named_after_an_id_that_does_not_exist() {
+    let ids: BTreeSet<&str> = Rule::ids().map(|(id, _)| id).collect();
+    for id in rules::named_ids() {
+        assert!(ids.contains(id), "{id}");
+    }
+}
