@@ -239,6 +239,7 @@ fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'
 #[allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::arithmetic_side_effects
 )]
 mod tests {
