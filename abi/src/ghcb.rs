@@ -146,15 +146,36 @@ const_assert_eq!(core::mem::offset_of!(Ghcb, rbp), offset::RBP);
 const_assert_eq!(core::mem::offset_of!(Ghcb, rsi), offset::RSI);
 const_assert_eq!(core::mem::offset_of!(Ghcb, rdi), offset::RDI);
 const_assert_eq!(core::mem::offset_of!(Ghcb, r8_r15), offset::R8);
-const_assert_eq!(core::mem::offset_of!(Ghcb, sw_exit_code), offset::SW_EXIT_CODE);
-const_assert_eq!(core::mem::offset_of!(Ghcb, sw_exit_info1), offset::SW_EXIT_INFO1);
-const_assert_eq!(core::mem::offset_of!(Ghcb, sw_exit_info2), offset::SW_EXIT_INFO2);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, sw_exit_code),
+    offset::SW_EXIT_CODE
+);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, sw_exit_info1),
+    offset::SW_EXIT_INFO1
+);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, sw_exit_info2),
+    offset::SW_EXIT_INFO2
+);
 const_assert_eq!(core::mem::offset_of!(Ghcb, sw_scratch), offset::SW_SCRATCH);
 const_assert_eq!(core::mem::offset_of!(Ghcb, xcr0), offset::XCR0);
-const_assert_eq!(core::mem::offset_of!(Ghcb, valid_bitmap), offset::VALID_BITMAP);
-const_assert_eq!(core::mem::offset_of!(Ghcb, x87_state_gpa), offset::X87_STATE_GPA);
-const_assert_eq!(core::mem::offset_of!(Ghcb, shared_buffer), offset::SHARED_BUFFER);
-const_assert_eq!(core::mem::offset_of!(Ghcb, protocol_version), offset::PROTOCOL_VERSION);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, valid_bitmap),
+    offset::VALID_BITMAP
+);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, x87_state_gpa),
+    offset::X87_STATE_GPA
+);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, shared_buffer),
+    offset::SHARED_BUFFER
+);
+const_assert_eq!(
+    core::mem::offset_of!(Ghcb, protocol_version),
+    offset::PROTOCOL_VERSION
+);
 const_assert_eq!(core::mem::offset_of!(Ghcb, usage), offset::USAGE);
 
 /// Bit numbers in [`Ghcb::valid_bitmap`]: field offset / 8.
@@ -224,9 +245,18 @@ pub const HYPERCALL_DATA_SIZE: usize = 4072;
 pub const HYPERCALL_OUTPUT_GPA_OFFSET: usize = 4072;
 /// Control in, result out.
 pub const HYPERCALL_CONTROL_OFFSET: usize = 4080;
-const_assert_eq!(core::mem::offset_of!(HypercallPage, output_gpa), HYPERCALL_OUTPUT_GPA_OFFSET);
-const_assert_eq!(core::mem::offset_of!(HypercallPage, control), HYPERCALL_CONTROL_OFFSET);
-const_assert_eq!(core::mem::offset_of!(HypercallPage, protocol_version), offset::PROTOCOL_VERSION);
+const_assert_eq!(
+    core::mem::offset_of!(HypercallPage, output_gpa),
+    HYPERCALL_OUTPUT_GPA_OFFSET
+);
+const_assert_eq!(
+    core::mem::offset_of!(HypercallPage, control),
+    HYPERCALL_CONTROL_OFFSET
+);
+const_assert_eq!(
+    core::mem::offset_of!(HypercallPage, protocol_version),
+    offset::PROTOCOL_VERSION
+);
 const_assert_eq!(core::mem::offset_of!(HypercallPage, usage), offset::USAGE);
 
 // ------------------------------------------------------------- exit codes
@@ -447,7 +477,11 @@ pub mod msr {
     }
     /// `(highest version, lowest version, C bit)` of a reply to [`SEV_INFO_REQUEST`].
     pub const fn sev_info_fields(value: u64) -> (u16, u16, u8) {
-        ((value >> 48) as u16, (value >> 32) as u16, (value >> 24) as u8)
+        (
+            (value >> 48) as u16,
+            (value >> 32) as u16,
+            (value >> 24) as u8,
+        )
     }
 }
 
@@ -494,7 +528,10 @@ mod tests {
     fn psc_entry_fields() {
         let e = PscEntry::new(0x12345, PSC_PRIVATE, true);
         assert_eq!(e.0, 0x0110_0000_1234_5000);
-        assert_eq!((e.gfn(), e.operation(), e.large()), (0x12345, PSC_PRIVATE, true));
+        assert_eq!(
+            (e.gfn(), e.operation(), e.large()),
+            (0x12345, PSC_PRIVATE, true)
+        );
     }
 
     #[test]

@@ -42,7 +42,11 @@ pub struct Violation {
 impl Violation {
     /// `rule` is broken by the field at `offset`, which holds `value`.
     pub fn new(rule: Rule, offset: usize, value: impl Into<u64>) -> Violation {
-        Violation { rule, offset: u32::try_from(offset).unwrap_or(u32::MAX), value: value.into() }
+        Violation {
+            rule,
+            offset: u32::try_from(offset).unwrap_or(u32::MAX),
+            value: value.into(),
+        }
     }
 }
 
