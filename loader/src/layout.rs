@@ -90,7 +90,7 @@ pub const SIZE: u64 = 0x0100_0000;
 /// The paravisor's region.
 pub const REGION: Range = Range::sized(BASE, SIZE);
 
-/// `size` bytes at `offset` in the region.
+/// `size` bytes at `offset` in the region. For constants, like [`Range::sized`].
 #[allow(clippy::arithmetic_side_effects)]
 const fn at(offset: u64, size: u64) -> Range {
     Range::sized(BASE + offset, size)
@@ -199,6 +199,7 @@ pub const DISJOINT: [Range; 20] = [
     INITRD,
 ];
 
+// Evaluated by the compiler: what is out of bounds or overflows is a build error.
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 const _: () = {
     let mut i = 0;

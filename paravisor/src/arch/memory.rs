@@ -202,6 +202,7 @@ impl Backing for PoolBacking {
         Ok(())
     }
 
+    // The numbers are the pool's own, never the host's or the guest's.
     #[allow(clippy::panic)]
     fn region(&mut self, first_pfn: u64, pages: usize) -> RawShared {
         match window(first_pfn, pages) {
