@@ -26,7 +26,7 @@ pub mod synic;
 
 use zerocopy::FromBytes;
 
-pub use rule::{Declaration, Layer, Prefix, Reaction, Rule};
+pub use rule::{Declaration, Layer, Reaction, Rule, Standing};
 
 /// A rule did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

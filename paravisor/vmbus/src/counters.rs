@@ -51,7 +51,7 @@ impl Counters {
     /// Rules that were violated, with their counts.
     pub fn violations(&self) -> impl Iterator<Item = (Rule, u32)> + '_ {
         Rule::all()
-            .map(|d| (d.rule, self.of(d.rule)))
+            .map(|rule| (rule, self.of(rule)))
             .filter(|(_, count)| *count != 0)
     }
 

@@ -1,17 +1,28 @@
-//! Every rule that the code enforces, by id.
+//! Every rule of the catalogue, by id.
 //!
-//! One table per prefix, each in its own file, declared with [`rules!`]. A rule
-//! is declared when code enforces it, not before: a constant that nobody uses
-//! would claim a protection that is not there.
+//! One table per prefix, each in its own file, declared with `rules!`. A rule
+//! has a constant (`Rule::RND_16`) when code holds it, not before: a constant
+//! that nobody uses would claim a protection that is not there. A rule that
+//! this client has no use for, or that is refused on purpose, is declared with
+//! the reason and has no constant.
+//!
+//! What the firmware needs, ids and reactions, is here. The texts are in
+//! [`Declaration`]s, which only tools on the host ask for; the linker leaves
+//! them out of the firmware.
 
 mod ctl;
+mod declare;
 mod gpd;
+mod ics;
 mod nvs;
 mod pkt;
 mod rnd;
 mod rng;
 mod syn;
 mod sys;
+
+use declare::rules;
+pub use declare::{Declaration, Standing};
 
 /// Where a host byte is when the rule judges it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,65 +77,6 @@ impl Layer {
     }
 }
 
-/// First part of a rule's id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs)]
-pub enum Prefix {
-    Syn,
-    Ctl,
-    Gpd,
-    Rng,
-    Pkt,
-    Nvs,
-    Rnd,
-    Ics,
-    Sys,
-}
-
-impl Prefix {
-    /// Prefixes with the number of rules that the catalogue has for each.
-    const SIZES: [(Prefix, &'static [u8; 3], u16); 9] = [
-        (Prefix::Syn, b"SYN", 34),
-        (Prefix::Ctl, b"CTL", 62),
-        (Prefix::Gpd, b"GPD", 14),
-        (Prefix::Rng, b"RNG", 30),
-        (Prefix::Pkt, b"PKT", 24),
-        (Prefix::Nvs, b"NVS", 50),
-        (Prefix::Rnd, b"RND", 69),
-        (Prefix::Ics, b"ICS", 14),
-        (Prefix::Sys, b"SYS", 18),
-    ];
-
-    /// Rules of the prefix with this position.
-    const fn size(position: usize) -> usize {
-        let mut rest: &[(Prefix, &[u8; 3], u16)] = &Prefix::SIZES;
-        let mut skip = position;
-        while let [(_, _, size), after @ ..] = rest {
-            if skip == 0 {
-                return *size as usize;
-            }
-            skip = skip.saturating_sub(1);
-            rest = after;
-        }
-        0
-    }
-
-    /// Where rules of this prefix are enforced.
-    pub const fn layer(self) -> Layer {
-        match self {
-            Prefix::Syn => Layer::Synic,
-            Prefix::Ctl => Layer::Control,
-            Prefix::Gpd => Layer::Gpadl,
-            Prefix::Rng => Layer::Ring,
-            Prefix::Pkt => Layer::Packet,
-            Prefix::Nvs => Layer::Nvsp,
-            Prefix::Rnd => Layer::Rndis,
-            Prefix::Ics => Layer::Ic,
-            Prefix::Sys => Layer::System,
-        }
-    }
-}
-
 /// What a violation leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reaction {
@@ -166,28 +118,25 @@ impl Reaction {
 }
 
 /// A rule of the catalogue. The constants (`Rule::CTL_23`, …) are the rules
-/// that code enforces; no other value can be made.
+/// that code holds; no other value can be made outside this module.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rule {
-    prefix: Prefix,
-    number: u8,
-}
+pub struct Rule(u16);
 
-/// What a rule says.
-#[derive(Clone, Copy, Debug)]
-pub struct Declaration {
-    /// The rule.
-    pub rule: Rule,
-    /// What must hold.
-    pub statement: &'static str,
-    /// What happens if it does not.
-    pub reaction: Reaction,
-    /// Where the rule comes from: code, specification, or own reasoning.
-    pub source: &'static str,
-}
+/// First parts of ids, with their layers and the ids that were given out.
+const PREFIXES: [(Layer, &[u8; 3], u16); 9] = [
+    (Layer::Synic, b"SYN", 34),
+    (Layer::Control, b"CTL", 62),
+    (Layer::Gpadl, b"GPD", 14),
+    (Layer::Ring, b"RNG", 30),
+    (Layer::Packet, b"PKT", 24),
+    (Layer::Nvsp, b"NVS", 50),
+    (Layer::Rndis, b"RND", 69),
+    (Layer::Ic, b"ICS", 14),
+    (Layer::System, b"SYS", 18),
+];
 
 /// One table per prefix; a new prefix is added here.
-const TABLES: [&[Declaration]; 8] = [
+const TABLES: [&[Declaration]; 9] = [
     syn::TABLE,
     ctl::TABLE,
     gpd::TABLE,
@@ -195,8 +144,14 @@ const TABLES: [&[Declaration]; 8] = [
     pkt::TABLE,
     nvs::TABLE,
     rnd::TABLE,
+    ics::TABLE,
     sys::TABLE,
 ];
+
+/// By index: what a violation leads to, for rules that code holds.
+static REACTIONS: [Option<Reaction>; Rule::COUNT] = Rule::REACTIONS;
+/// By index: `RND-16`.
+static IDS: [[u8; 6]; Rule::COUNT] = Rule::IDS;
 
 // Indexing in `const` items fails the build, not the program.
 #[allow(clippy::indexing_slicing)]
@@ -205,8 +160,8 @@ impl Rule {
     pub const COUNT: usize = {
         let mut sum = 0;
         let mut i = 0;
-        while i < Prefix::SIZES.len() {
-            sum += Prefix::SIZES[i].2 as usize;
+        while i < PREFIXES.len() {
+            sum += PREFIXES[i].2 as usize;
             i += 1;
         }
         sum
@@ -215,8 +170,8 @@ impl Rule {
     const IDS: [[u8; 6]; Rule::COUNT] = {
         let mut ids = [[0; 6]; Rule::COUNT];
         let (mut at, mut i) = (0, 0);
-        while i < Prefix::SIZES.len() {
-            let (_, letters, count) = Prefix::SIZES[i];
+        while i < PREFIXES.len() {
+            let (_, letters, count) = PREFIXES[i];
             let mut n = 1;
             while n <= count {
                 let (tens, ones) = (b'0' + (n / 10) as u8, b'0' + (n % 10) as u8);
@@ -229,73 +184,99 @@ impl Rule {
         ids
     };
 
-    /// Checks at compile time that a constant's name, prefix and number agree.
-    const fn declared(prefix: Prefix, number: u8, name: &str) -> Rule {
-        let rule = Rule { prefix, number };
-        let id = &Rule::IDS[rule.index()];
-        let name = name.as_bytes();
-        assert!(name.len() == id.len());
+    const REACTIONS: [Option<Reaction>; Rule::COUNT] = {
+        let mut reactions = [None; Rule::COUNT];
         let mut i = 0;
-        while i < name.len() {
-            assert!(name[i] == id[i] || (name[i] == b'_' && id[i] == b'-'));
-            i = i.saturating_add(1);
+        while i < TABLES.len() {
+            let mut n = 0;
+            while n < TABLES[i].len() {
+                let declaration = &TABLES[i][n];
+                reactions[declaration.rule.0 as usize] = declaration.standing.reaction();
+                n += 1;
+            }
+            i += 1;
         }
-        rule
+        reactions
+    };
+
+    /// The rule that a table calls `RND_16`; fails the build for a name that is no id.
+    const fn named(name: &str) -> Rule {
+        let name = name.as_bytes();
+        assert!(name.len() == 6 && name[3] == b'_');
+        let mut at = 0;
+        loop {
+            // Names an id that was never given out.
+            assert!(at < Rule::COUNT);
+            let id = &Rule::IDS[at];
+            let mut same = 0;
+            while same < 6 && (same == 3 || id[same] == name[same]) {
+                same = same.saturating_add(1);
+            }
+            if same == 6 {
+                return Rule(at as u16);
+            }
+            at = at.saturating_add(1);
+        }
     }
 }
 
 impl Rule {
     /// Number of this rule among all ids of the catalogue, for counters.
     pub const fn index(self) -> usize {
-        let mut base = 0_usize;
-        let mut i = 0_usize;
-        while i < self.prefix as usize && i < Prefix::SIZES.len() {
-            base = base.saturating_add(Prefix::size(i));
-            i = i.saturating_add(1);
-        }
-        base.saturating_add(self.number as usize).saturating_sub(1)
+        self.0 as usize
     }
 
     /// The id as the catalogue writes it: `RND-16`.
     pub fn id(self) -> &'static str {
-        Rule::IDS
-            .get(self.index())
+        IDS.get(self.index())
             .and_then(|id| core::str::from_utf8(id).ok())
             .unwrap_or("???-??")
     }
 
     /// Where it is enforced.
-    pub const fn layer(self) -> Layer {
-        self.prefix.layer()
+    pub fn layer(self) -> Layer {
+        let mut end = 0_u16;
+        for (layer, _, count) in PREFIXES {
+            end = end.saturating_add(count);
+            if self.0 < end {
+                return layer;
+            }
+        }
+        Layer::System
     }
 
-    /// The table's entry.
-    pub fn declaration(self) -> Option<&'static Declaration> {
-        Rule::all().find(|d| d.rule == self)
-    }
-
-    /// What a violation leads to. Unknown rules end the connection; there are none.
+    /// What a violation leads to. A rule without a constant would end the
+    /// connection; nobody can name one.
     pub fn reaction(self) -> Reaction {
-        self.declaration().map_or(Reaction::Fatal, |d| d.reaction)
+        let reaction = REACTIONS.get(self.index()).copied().flatten();
+        reaction.unwrap_or(Reaction::Fatal)
     }
 
-    /// Every declared rule, in the catalogue's order.
-    pub fn all() -> impl Iterator<Item = &'static Declaration> {
-        TABLES.iter().flat_map(|table| table.iter())
+    /// Every rule that code holds, in the catalogue's order.
+    pub fn all() -> impl Iterator<Item = Rule> {
+        (0..)
+            .map(Rule)
+            .zip(&REACTIONS)
+            .filter_map(|(rule, reaction)| reaction.map(|_| rule))
+    }
+
+    /// The rule with this id, if code holds it.
+    pub fn from_id(id: &str) -> Option<Rule> {
+        Rule::all().find(|rule| rule.id() == id)
     }
 
     /// Every id that the catalogue has given out, declared or not, with its layer.
     pub fn ids() -> impl Iterator<Item = (&'static str, Layer)> {
-        Prefix::SIZES
-            .iter()
-            .flat_map(|(prefix, _, size)| core::iter::repeat_n(prefix.layer(), *size as usize))
-            .zip(&Rule::IDS)
-            .map(|(layer, id)| (core::str::from_utf8(id).unwrap_or("???-??"), layer))
+        (0..)
+            .map(Rule)
+            .take(Rule::COUNT)
+            .map(|rule| (rule.id(), rule.layer()))
     }
 
-    /// The rule with this id, if it is declared.
-    pub fn from_id(id: &str) -> Option<Rule> {
-        Rule::all().map(|d| d.rule).find(|r| r.id() == id)
+    /// What the tables say, in the catalogue's order: the texts. Not for the
+    /// firmware, which has no use for them.
+    pub fn declarations() -> impl Iterator<Item = &'static Declaration> {
+        TABLES.iter().flat_map(|table| table.iter())
     }
 }
 
@@ -311,41 +292,6 @@ impl core::fmt::Debug for Rule {
     }
 }
 
-/// Declares the rules of one prefix:
-///
-/// ```text
-/// rules! { Syn
-///     SYN_06 = 6, Drop, "payload_size <= 240", "Linux `__vmbus_on_msg_dpc`";
-/// }
-/// ```
-///
-/// gives `Rule::SYN_06` and a row of this module's `TABLE`. The constant's doc
-/// comment is the statement.
-macro_rules! rules {
-    ($prefix:ident $($name:ident = $number:literal, $reaction:ident, $statement:literal, $source:literal;)*) => {
-        #[allow(unused_imports)]
-        use crate::rule::{Declaration, Prefix, Reaction, Rule};
-
-        #[allow(dead_code)]
-        const PREFIX: Prefix = Prefix::$prefix;
-
-        impl Rule {
-            $(
-                #[doc = $statement]
-                pub const $name: Rule = Rule::declared(PREFIX, $number, stringify!($name));
-            )*
-        }
-
-        pub(super) const TABLE: &[Declaration] = &[$(Declaration {
-            rule: Rule::$name,
-            statement: $statement,
-            reaction: Reaction::$reaction,
-            source: $source,
-        }),*];
-    };
-}
-use rules;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -354,14 +300,32 @@ mod tests {
 
     #[test]
     fn ids_are_unique_ordered_and_found_again() {
-        let mut seen = HashSet::new();
         let mut last = None;
-        for d in Rule::all() {
-            assert!(seen.insert(d.rule.id()), "{} twice", d.rule);
-            assert!(last < Some(d.rule.index()), "{} out of order", d.rule);
+        for d in Rule::declarations() {
+            assert!(
+                last < Some(d.rule.index()),
+                "{} twice or out of order",
+                d.rule
+            );
             last = Some(d.rule.index());
-            assert_eq!(Rule::from_id(d.rule.id()), Some(d.rule));
-            assert!(!d.statement.is_empty() && !d.source.is_empty());
+            let held = d.standing.reaction().map(|_| d.rule);
+            assert_eq!(Rule::from_id(d.rule.id()), held);
+        }
+        let held = Rule::declarations().filter(|d| d.standing.reaction().is_some());
+        assert!(held.map(|d| d.rule).eq(Rule::all()));
+        assert_eq!(Rule::SYN_01.index(), 0);
+        assert_eq!(
+            (Rule::RND_16.id(), Rule::RND_16.layer()),
+            ("RND-16", Layer::Rndis)
+        );
+        assert_eq!(Rule::SYS_14.layer(), Layer::System);
+        assert_eq!(Rule::RND_16.reaction(), Reaction::Drop);
+    }
+
+    #[test]
+    fn every_file_declares_its_own_prefix() {
+        for (table, (layer, ..)) in TABLES.iter().zip(PREFIXES) {
+            assert!(table.iter().all(|d| d.rule.layer() == layer), "{layer:?}");
         }
     }
 
@@ -370,8 +334,5 @@ mod tests {
         assert_eq!(Rule::COUNT, 315);
         let all: HashSet<&str> = Rule::ids().map(|(id, _)| id).collect();
         assert_eq!(all.len(), Rule::COUNT);
-        for d in Rule::all() {
-            assert!(Rule::ids().any(|own| own == (d.rule.id(), d.rule.layer())));
-        }
     }
 }

@@ -2,11 +2,19 @@
 
 use super::rules;
 
-rules! { Sys
-    SYS_09 = 9, Structural,
-        "GPA-direct packets are never sent",
-        "Linux bounces";
-    SYS_14 = 14, Drop,
-        "The number of network cards is fixed by the measured configuration",
-        "own";
+rules! {
+    SYS_09 {
+        reaction: Structural,
+        statement: "GPA-direct packets are never sent",
+        danger: "",
+        example: "",
+        source: "Linux bounces",
+    }
+    SYS_14 {
+        reaction: Drop,
+        statement: "The number of network cards is fixed by the measured configuration",
+        danger: "",
+        example: "",
+        source: "own",
+    }
 }

@@ -13,7 +13,7 @@ pub use markdown::markdown;
 pub use text::{explain, list};
 
 use serde::Serialize;
-use validate::{Layer, Reaction, Rule};
+use validate::{Declaration, Layer, Reaction, Rule, Standing};
 
 use crate::Error;
 
@@ -38,6 +38,10 @@ pub struct Counts {
     pub declared: usize,
     /// Declared rules that are properties of the construction.
     pub structural: usize,
+    /// Declared rules whose case cannot come up, because another rule refuses it.
+    pub not_applicable: usize,
+    /// Declared rules that were rejected with an argument.
+    pub rejected: usize,
     /// Declared rules that a test is named after.
     pub tested: usize,
     /// Ids without a declaration: not done.
@@ -52,12 +56,17 @@ impl Counts {
         let mut counts = Counts::default();
         for rule in rules {
             counts.ids += 1;
-            let Some(said) = &rule.declaration else {
+            if rule.declaration.is_none() {
                 counts.not_done += 1;
                 continue;
-            };
+            }
             counts.declared += 1;
-            counts.structural += usize::from(said.reaction == Reaction::Structural.name());
+            match rule.status {
+                Status::NotApplicable => counts.not_applicable += 1,
+                Status::Rejected => counts.rejected += 1,
+                Status::Structural => counts.structural += 1,
+                Status::Enforced | Status::Uncounted | Status::NotDone => {}
+            }
             counts.tested += usize::from(!rule.tests.is_empty());
             counts.tests += rule.tests.len();
         }
@@ -73,6 +82,10 @@ pub enum Status {
     Enforced,
     /// A property of the construction: there is no moment of refusal.
     Structural,
+    /// The client has no use for what it speaks of; another rule refuses that.
+    NotApplicable,
+    /// Not done on purpose, for a reason that is given.
+    Rejected,
     /// Declared, yet no code names it: nothing counts a violation.
     Uncounted,
     /// The catalogue knows it, the code does not.
@@ -91,6 +104,12 @@ pub struct Entry {
     /// What it says; nothing if it is not done.
     #[serde(flatten)]
     pub declaration: Option<Said>,
+    /// The rule that refuses what a rule that does not apply speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_by: Option<&'static str>,
+    /// Why it does not apply, was rejected, or cannot be tested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'static str>,
     /// Code that names it.
     pub enforced: Vec<Place>,
     /// Comments that name it, where the code holds it without refusing anything.
@@ -104,7 +123,12 @@ pub struct Entry {
 pub struct Said {
     /// What must hold.
     pub statement: &'static str,
-    /// What follows if it does not.
+    /// What goes wrong without it.
+    pub danger: &'static str,
+    /// What a malicious host would send.
+    pub example: &'static str,
+    /// What follows; for a rule that does not apply, that of the rule that
+    /// refuses its case.
     pub reaction: &'static str,
     /// Where it comes from.
     pub source: &'static str,
@@ -145,26 +169,40 @@ pub fn named_ids() -> impl Iterator<Item = &'static str> {
 }
 
 fn entry(id: &'static str, layer: Layer) -> Entry {
-    let declaration = Rule::from_id(id).and_then(Rule::declaration);
+    let declaration = Rule::declarations().find(|d| d.rule.id() == id);
+    let standing = declaration.map(|d| d.standing);
     let enforced = places(USES, id);
-    let status = match declaration.map(|d| d.reaction) {
-        None => Status::NotDone,
-        Some(Reaction::Structural) => Status::Structural,
-        Some(_) if enforced.is_empty() => Status::Uncounted,
-        Some(_) => Status::Enforced,
+    let (status, refused_by, why) = match standing {
+        None => (Status::NotDone, None, None),
+        Some(Standing::Structural { untestable }) => (Status::Structural, None, untestable),
+        Some(Standing::NotApplicable { refused_by, why }) => {
+            (Status::NotApplicable, Some(refused_by), Some(why))
+        }
+        Some(Standing::Rejected { why }) => (Status::Rejected, None, Some(why)),
+        Some(Standing::Enforced(_)) if enforced.is_empty() => (Status::Uncounted, None, None),
+        Some(Standing::Enforced(_)) => (Status::Enforced, None, None),
     };
     Entry {
         id,
         layer: layer.name(),
         status,
-        declaration: declaration.map(|d| Said {
-            statement: d.statement,
-            reaction: d.reaction.name(),
-            source: d.source,
-        }),
+        declaration: declaration.map(|d| said(d, refused_by)),
+        refused_by: refused_by.map(Rule::id),
+        why,
         enforced,
         noted: places(NOTES, id),
         tests: places(TESTS, id),
+    }
+}
+
+fn said(d: &Declaration, refused_by: Option<Rule>) -> Said {
+    let reaction = d.standing.reaction().or(refused_by.map(Rule::reaction));
+    Said {
+        statement: d.statement,
+        danger: d.danger,
+        example: d.example,
+        reaction: reaction.map_or("none", Reaction::name),
+        source: d.source,
     }
 }
 
@@ -205,7 +243,7 @@ mod tests {
         let all = catalogue();
         assert_eq!(all.rules.len(), Rule::COUNT);
         assert_eq!(all.counts.ids, Rule::COUNT);
-        assert_eq!(all.counts.declared, Rule::all().count());
+        assert_eq!(all.counts.declared, Rule::declarations().count());
         assert_eq!(all.counts.declared + all.counts.not_done, all.counts.ids);
         for rule in &all.rules {
             assert_eq!(

@@ -97,6 +97,8 @@ fn about_status(status: Status) -> &'static str {
     match status {
         Status::Enforced => "enforced",
         Status::Structural => "structural: the construction holds it",
+        Status::NotApplicable => "not applicable: another rule refuses what it speaks of",
+        Status::Rejected => "rejected: not done on purpose",
         Status::Uncounted => "held by the code, but nothing counts a violation",
         Status::NotDone => "not done: an id of the catalogue that the code does not have yet",
     }
@@ -186,8 +188,8 @@ mod tests {
         for layer in Layer::ALL {
             assert!(!about_layer(layer.name()).is_empty(), "{layer:?}");
         }
-        for d in Rule::all() {
-            assert!(!about_reaction(d.reaction.name()).is_empty(), "{}", d.rule);
+        for rule in Rule::all() {
+            assert!(!about_reaction(rule.reaction().name()).is_empty(), "{rule}");
         }
         assert!(!about_reaction(Reaction::Leak.name()).is_empty());
     }
@@ -195,9 +197,9 @@ mod tests {
     #[test]
     fn the_list_has_every_declared_rule_once() {
         let text = list(&catalogue());
-        for d in Rule::all() {
-            let head = format!("{}  {}: ", d.rule, d.reaction.name());
-            assert_eq!(text.matches(&head).count(), 1, "{}", d.rule);
+        for rule in Rule::all() {
+            let head = format!("{rule}  {}: ", rule.reaction().name());
+            assert_eq!(text.matches(&head).count(), 1, "{rule}");
         }
     }
 

@@ -1,0 +1,5 @@
+//! ICS: integration components.
+
+use super::rules;
+
+rules! {}
