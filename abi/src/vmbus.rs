@@ -243,7 +243,8 @@ impl core::fmt::Debug for Guid {
     }
 }
 
-/// Interface classes (Linux names; `HV_*_GUID` in `include/linux/hyperv.h`).
+/// Interface classes: what a channel is for (`HV_*_GUID` in Linux
+/// `include/linux/hyperv.h`; FreeBSD `hyperv.h` agrees on cards and disks).
 pub mod class {
     use super::Guid;
 
@@ -269,6 +270,21 @@ pub mod class {
     pub const KVP: Guid = Guid::new(0xa9a0f4e7, 0x5a45, 0x4d96, 0xb827_8a84_1e8c_03e6);
     /// Volume snapshots.
     pub const VSS: Guid = Guid::new(0x35fa2e29, 0xea23, 0x4236, 0x96ae_3a6e_bacb_a440);
-    /// Dynamic memory.
+    /// Dynamic memory: the balloon.
     pub const DYNAMIC_MEMORY: Guid = Guid::new(0x525074dc, 0x8985, 0x46e2, 0x8057_a307_dc18_a502);
+    /// IDE controller.
+    pub const IDE: Guid = Guid::new(0x32412632, 0x86cb, 0x44a2, 0x9b5c_50d1_4173_54f5);
+    /// Fibre channel.
+    pub const FIBRE_CHANNEL: Guid = Guid::new(0x2f9bcc4a, 0x0069, 0x4af3, 0xb76b_6fd0_be52_8cda);
+    /// File copy from the host.
+    pub const FILE_COPY: Guid = Guid::new(0x34d14be3, 0xdee4, 0x41c8, 0x9ae7_6b17_4977_c192);
+    /// Network Direct (RDMA).
+    pub const NETWORK_DIRECT: Guid = Guid::new(0x8c2eaf3d, 0x32a7, 0x4b09, 0xab99_bd1f_1c86_b501);
+    /// Activation of virtual machines, both directions.
+    pub const ACTIVATION: [Guid; 2] = [
+        Guid::new(0xf8e65716, 0x3cb3, 0x4a06, 0x9a60_1889_c5cc_cab5),
+        Guid::new(0x3375baf4, 0x9e15, 0x4b30, 0xb765_67ac_b10d_607b),
+    ];
+    /// Remote desktop control.
+    pub const REMOTE_DESKTOP: Guid = Guid::new(0x276aacf4, 0xac15, 0x426c, 0x98dd_7521_ad3f_01fe);
 }

@@ -76,8 +76,22 @@ fn every_declared_rule_has_code() {
 #[test]
 fn every_rule_that_refuses_has_a_test() {
     exactly(&UNTESTED, "without a test", |rule| {
-        rule.status != Status::Structural && rule.tests.is_empty()
+        matches!(rule.status, Status::Enforced | Status::Uncounted) && rule.tests.is_empty()
     });
+}
+
+/// What a rule that does not apply speaks of is refused by one that code
+/// enforces and a test proves.
+#[test]
+fn what_refuses_the_rest_is_enforced_and_tested() {
+    let catalogue = catalogue();
+    for rule in &catalogue.rules {
+        let Some(by) = rule.refused_by else { continue };
+        let by = catalogue.rules.iter().find(|r| r.id == by).expect("an id");
+        assert_eq!(by.status, Status::Enforced, "{} by {}", rule.id, by.id);
+        assert!(!by.tests.is_empty(), "{} by {}", rule.id, by.id);
+        assert!(rule.why.is_some_and(|why| !why.is_empty()), "{}", rule.id);
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use abi::vmbus::{
 };
 use core::mem::size_of;
 
-pub use offer::{Offer, Relid, droppable_relid};
+pub use offer::{Offer, REFUSED_CLASSES, Relid, class_of, droppable_relid, refused_class};
 
 /// Oldest version that we speak (CTL-12): Linux's floor for isolated guests.
 pub const OLDEST_VERSION: Version = Version::V5_2;

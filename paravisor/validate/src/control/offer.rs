@@ -104,6 +104,46 @@ fn relid(offer: &OfferChannel, ledger: &impl Ledger) -> Result<Relid, Violation>
     }
 }
 
+/// Classes of channel that are known and refused: what an audit calls each, and
+/// the rule that refuses it. Any other class but the network card's is refused
+/// by CTL-18 too, without a name. hv_sock has no class of its own: its flag is
+/// refused by CTL-19.
+pub const REFUSED_CLASSES: [(Guid, &str, Rule); 18] = [
+    (class::TIME_SYNC, "time synchronisation", Rule::ICS_01),
+    (class::HEARTBEAT, "heartbeat", Rule::ICS_01),
+    (class::SHUTDOWN, "guest shutdown", Rule::ICS_01),
+    (class::KVP, "key-value pairs", Rule::ICS_01),
+    (class::VSS, "volume snapshots", Rule::ICS_01),
+    (class::FILE_COPY, "file copy", Rule::ICS_01),
+    (class::SCSI, "SCSI controller", Rule::SYS_18),
+    (class::IDE, "IDE controller", Rule::SYS_18),
+    (class::FIBRE_CHANNEL, "fibre channel", Rule::SYS_18),
+    (class::PCI, "PCI pass-through", Rule::CTL_18),
+    (class::DYNAMIC_MEMORY, "dynamic memory", Rule::CTL_18),
+    (class::VIDEO, "video", Rule::CTL_18),
+    (class::KEYBOARD, "keyboard", Rule::CTL_18),
+    (class::MOUSE, "mouse", Rule::CTL_18),
+    (class::NETWORK_DIRECT, "Network Direct", Rule::CTL_18),
+    (class::ACTIVATION[0], "activation", Rule::CTL_18),
+    (class::ACTIVATION[1], "activation", Rule::CTL_18),
+    (class::REMOTE_DESKTOP, "remote desktop", Rule::CTL_18),
+];
+
+/// Name and rule of a class that is known and refused.
+pub fn refused_class(interface: &Guid) -> Option<(&'static str, Rule)> {
+    let found = REFUSED_CLASSES.iter().find(|(guid, ..)| guid == interface);
+    found.map(|&(_, name, rule)| (name, rule))
+}
+
+/// What an audit calls the class that a violation speaks of, from its rule and
+/// value (the first four bytes of the class, which differ among all of them).
+pub fn class_of(violation: &Violation) -> Option<&'static str> {
+    let same = |&&(Guid([a, b, c, d, ..]), _, rule): &&(Guid, &str, Rule)| {
+        rule == violation.rule && u64::from(u32::from_le_bytes([a, b, c, d])) == violation.value
+    };
+    REFUSED_CLASSES.iter().find(same).map(|&(_, name, _)| name)
+}
+
 /// Only network cards, and nothing that would change how they speak.
 fn class_and_flags(offer: &OfferChannel) -> Result<(), Violation> {
     let flags = OfferFlags::from_bits_retain(offer.flags.get());
@@ -121,11 +161,9 @@ fn class_and_flags(offer: &OfferChannel) -> Result<(), Violation> {
     }
     if offer.interface != class::NIC {
         let [a, b, c, d, ..] = offer.interface.0;
-        return Err(Violation::new(
-            Rule::CTL_18,
-            8,
-            u32::from_le_bytes([a, b, c, d]),
-        ));
+        let (_, rule) = refused_class(&offer.interface).unwrap_or(("", Rule::CTL_18));
+        let first_word = u32::from_le_bytes([a, b, c, d]);
+        return Err(Violation::new(rule, 8, first_word));
     }
     if !flags.difference(OfferFlags::ENUMERATE_INTERFACE).is_empty() {
         return broken(Rule::CTL_36);

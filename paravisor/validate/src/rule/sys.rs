@@ -10,11 +10,25 @@ rules! {
         example: "",
         source: "Linux bounces",
     }
+    SYS_12 {
+        not_applicable { refused_by: CTL_06, why: "The client is never saved or moved: it requests no feature for it, keeps no state outside its memory and refuses the pause messages of the protocol" },
+        statement: "State that was saved is authenticated and judged again when it is restored",
+        danger: "The host hands back a state in which a channel has another ring, or a flag 0",
+        example: "A saved state with event flag 0",
+        source: "OpenVMM `restore` judges a part again",
+    }
     SYS_14 {
         reaction: Drop,
         statement: "The number of network cards is fixed by the measured configuration",
         danger: "",
         example: "",
         source: "own",
+    }
+    SYS_18 {
+        reaction: Drop,
+        statement: "Channels of disk controllers (SCSI, IDE, fibre channel) are not opened: each would need rules of its own",
+        danger: "Answers with lengths and ids that no rule has looked at are believed",
+        example: "An offer of a SCSI controller",
+        source: "Linux 6fd13d699d24, 453de21c2b82 for what such rules are about",
     }
 }

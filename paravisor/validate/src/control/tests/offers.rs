@@ -13,17 +13,55 @@ fn ctl_17_confidential_memory_without_rings() {
     assert_eq!(offer_rule(|o| o.flags = 0x4.into()), Rule::CTL_17);
 }
 
+/// Offers a class; the rule that refuses it and what an audit calls it.
+fn refused(interface: Guid) -> (Rule, Option<&'static str>) {
+    let bytes = offer(|o| o.interface = interface);
+    let violation = judged(&bytes, Phase::Running, &with(Standing::Open)).unwrap_err();
+    assert_eq!(violation.offset, 8);
+    (violation.rule, class_of(&violation))
+}
+
+#[test]
+fn ctl_18_ics_01_sys_18_every_known_class_is_refused_by_name() {
+    for (interface, name, rule) in REFUSED_CLASSES {
+        assert_eq!(refused(interface), (rule, Some(name)));
+        assert_ne!(interface, class::NIC);
+    }
+    let named = |rule| REFUSED_CLASSES.iter().filter(move |c| c.2 == rule).count();
+    assert_eq!(named(Rule::CTL_18), 9);
+    assert_eq!(named(Rule::ICS_01), 6);
+    assert_eq!(named(Rule::SYS_18), 3);
+}
+
+#[test]
+fn ics_01_integration_services_are_not_opened() {
+    for service in [
+        class::TIME_SYNC,
+        class::HEARTBEAT,
+        class::SHUTDOWN,
+        class::KVP,
+        class::VSS,
+        class::FILE_COPY,
+    ] {
+        assert_eq!(refused(service).0, Rule::ICS_01);
+    }
+}
+
+#[test]
+fn sys_18_disks_are_not_opened() {
+    for disk in [class::SCSI, class::IDE, class::FIBRE_CHANNEL] {
+        assert_eq!(refused(disk).0, Rule::SYS_18);
+    }
+}
+
 #[test]
 fn ctl_18_other_classes() {
-    for other in [
-        class::KVP,
-        class::SCSI,
-        class::PCI,
-        class::SHUTDOWN,
-        Guid::default(),
-    ] {
-        assert_eq!(offer_rule(|o| o.interface = other), Rule::CTL_18);
+    let mut nearly = class::NIC;
+    nearly.0[15] ^= 1;
+    for other in [class::PCI, class::KEYBOARD, nearly, Guid::default()] {
+        assert_eq!(refused(other).0, Rule::CTL_18);
     }
+    assert_eq!(refused(nearly).1, None);
     let message = judged(&offer(|_| ()), Phase::Running, &with(Standing::Open)).unwrap();
     let Message::Offer(offer) = message else {
         panic!()
