@@ -15,6 +15,7 @@ mod report;
 mod run;
 mod setup;
 mod size;
+mod tally;
 mod test;
 mod ui;
 mod unsafe_scan;

@@ -2,6 +2,7 @@
 //! while others watch it. Every long-lived child is known to [`end_all`], so that
 //! Ctrl-C, SIGTERM and a timeout take it along.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,7 +115,11 @@ pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
 /// Runs `command` with its output shown to the user; fails if it fails.
 pub fn shown(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let child = Guarded::spawn(command.stdin(Stdio::null()))?;
+    ended(&Guarded::spawn(command.stdin(Stdio::null()))?, &program)
+}
+
+/// Waits for `child`; an error if it fails.
+fn ended(child: &Guarded, program: &str) -> Result<()> {
     loop {
         if let Some(status) = child.poll()? {
             if status.success() {
@@ -124,6 +129,23 @@ pub fn shown(command: &mut Command) -> Result<()> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// As [`shown`]; every line of standard output also goes to `line`.
+pub fn shown_by_line(command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let child = Guarded::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
+    let out = child.with(|child| child.stdout.take());
+    for text in out
+        .into_iter()
+        .flat_map(|out| BufReader::new(out).split(b'\n'))
+    {
+        let text = text.with_context(|| format!("cannot read the output of {program}"))?;
+        let text = String::from_utf8_lossy(&text);
+        println!("{text}");
+        line(&text);
+    }
+    ended(&child, &program)
 }
 
 /// The last `n` lines of `text`.

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::setup::{self, KernelVersion, Pretend};
+use crate::tally::Tally;
 use crate::{firmware, lint, process};
 
 /// Tells the end-to-end tests which program to call.
@@ -29,6 +30,7 @@ pub struct TestArgs {
 /// Runs the tests; fails if one fails.
 pub fn test(args: &TestArgs) -> Result<()> {
     let mut failed = Vec::new();
+    let mut tally = Tally::default();
     if !args.host {
         setup::all(
             &[KernelVersion::V6_1, KernelVersion::V6_12],
@@ -43,7 +45,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
         let mut command = firmware::cargo();
         command.args(["test", "--workspace", "--no-fail-fast"]);
         command.args(&args.filter);
-        if process::shown(&mut command).is_err() {
+        if process::shown_by_line(&mut command, |line| tally.host_line(line)).is_err() {
             failed.push("host tests");
         }
     }
@@ -56,10 +58,11 @@ pub fn test(args: &TestArgs) -> Result<()> {
         // One machine at a time: two guests on two cores would measure each other.
         command.args(["--", "--ignored", "--test-threads", "1", "--nocapture"]);
         command.env(XTASK, program);
-        if process::shown(&mut command).is_err() {
+        if process::shown_by_line(&mut command, |line| tally.machine_line(line)).is_err() {
             failed.push("end-to-end tests");
         }
     }
+    println!("\n{tally}");
     if failed.is_empty() {
         return Ok(());
     }
