@@ -323,6 +323,19 @@ mod tests {
     }
 
     #[test]
+    fn every_declaration_has_all_its_texts() {
+        for d in Rule::declarations() {
+            for text in [d.statement, d.danger, d.example, d.source] {
+                assert!(
+                    !text.is_empty() && !text.ends_with('.'),
+                    "{}: {text:?}",
+                    d.rule
+                );
+            }
+        }
+    }
+
+    #[test]
     fn every_file_declares_its_own_prefix() {
         for (table, (layer, ..)) in TABLES.iter().zip(PREFIXES) {
             assert!(table.iter().all(|d| d.rule.layer() == layer), "{layer:?}");

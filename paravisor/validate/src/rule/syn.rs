@@ -6,148 +6,148 @@ rules! {
     SYN_01 {
         reaction: Structural,
         statement: "The whole 256-byte slot is copied once, before any field is read; every later read uses the copy",
-        danger: "",
-        example: "",
+        danger: "The host changes a length after it was checked and before it is used",
+        example: "payload_size goes from 20 to 255 while the message is being read",
         source: "Linux `__vmbus_on_msg_dpc`; OpenVMM",
     }
     SYN_02 {
-        reaction: Ignore,
+        reaction: Structural,
         statement: "Channel messages are read from the slot of our SINT only",
-        danger: "",
-        example: "",
+        danger: "Messages meant for other ears, such as intercepts, are taken for channel messages",
+        example: "The bytes of a valid offer in slot 0",
         source: "Linux VMBUS_MESSAGE_SINT; OpenVMM `VMBUS_SINT`",
     }
     SYN_03 {
-        reaction: Ignore,
+        reaction: Structural,
         statement: "Message type 0 is an empty slot: nothing is taken, no EOM is sent",
-        danger: "",
-        example: "",
+        danger: "Bytes left over from an earlier message are taken for a new one",
+        example: "Type 0 in front of an old offer",
         source: "Linux `__vmbus_on_msg_dpc`",
     }
     SYN_04 {
         reaction: Drop,
         statement: "Only message type 1 is a channel message; any other non-zero type is consumed and counted",
-        danger: "",
-        example: "",
-        source: "own; not in Linux, not in OpenVMM's client",
+        danger: "A message of the hypervisor is read as one of a device: same bytes, another meaning",
+        example: "Type 0x80000000 in front of the bytes of an offer",
+        source: "own reasoning",
     }
     SYN_05 {
         reaction: Drop,
         statement: "A timer message is refused: no message-mode timer is ever armed on our SINT",
-        danger: "",
-        example: "",
-        source: "own; not in Linux",
+        danger: "Code for an expired timer runs at moments that the host chooses",
+        example: "Type 0x80000010 although no timer was set",
+        source: "own reasoning",
     }
     SYN_06 {
         reaction: Drop,
         statement: "payload_size is at most 240",
-        danger: "",
-        example: "",
-        source: "Linux `__vmbus_on_msg_dpc`; OpenVMM panics",
+        danger: "The reader runs past the slot into the memory behind it",
+        example: "payload_size 255",
+        source: "Linux `__vmbus_on_msg_dpc`",
     }
     SYN_07 {
         reaction: Drop,
         statement: "payload_size is at least 8 (the channel message header)",
-        danger: "",
-        example: "",
-        source: "OpenVMM `Message::parse`; Linux in part",
+        danger: "The type is taken from bytes that an earlier message left behind",
+        example: "payload_size 3, first byte 1",
+        source: "OpenVMM `Message::parse`",
     }
     SYN_08 {
         reaction: Structural,
         statement: "Bytes at and beyond payload_size are zeroed in the private copy",
-        danger: "",
-        example: "",
-        source: "own; Linux in part",
+        danger: "The tail of an old message completes a message that was sent too short",
+        example: "A 12-byte OPEN_RESULT after a successful one of 20 bytes",
+        source: "own reasoning",
     }
     SYN_09 {
-        reaction: Ignore,
+        reaction: Structural,
         statement: "Only bit 0 of the slot's flags has a meaning",
-        danger: "",
-        example: "",
+        danger: "Flag bits that mean nothing today steer the code tomorrow",
+        example: "Flags 0xFE",
         source: "TLFS reserves bits 1 to 7",
     }
     SYN_10 {
         reaction: Structural,
         statement: "The slot is cleared by compare-exchange of the copied type to 0, then pending is read again; at most one EOM per consumed message",
-        danger: "",
-        example: "",
-        source: "Linux `vmbus_signal_eom`; the bound is own",
+        danger: "A message is lost between reading and clearing, or the host keeps the reader busy with acknowledgements",
+        example: "The pending flag stays set for ever",
+        source: "Linux `vmbus_signal_eom`; the bound is own reasoning",
     }
     SYN_11 {
         reaction: Throttle,
         statement: "A bounded number of messages is taken per wake-up",
-        danger: "",
-        example: "",
-        source: "own; not in Linux, not in OpenVMM",
+        danger: "The processor never leaves the loop that reads messages",
+        example: "The slot is full again after each acknowledgement",
+        source: "own reasoning",
     }
     SYN_12 {
         reaction: Structural,
         statement: "Channel messages are read on the VP that INITIATE_CONTACT names and on no other",
-        danger: "",
-        example: "",
-        source: "own; Linux drains every VP's page",
+        danger: "The host reorders an offer and its withdrawal by sending them to two processors",
+        example: "A rescind on processor 3, its offer on processor 0",
+        source: "own reasoning",
     }
     SYN_13 {
         reaction: Ignore,
         statement: "Only event flags 1..2047 of our SINT are scanned",
-        danger: "",
-        example: "",
+        danger: "Time is spent on flags that no channel has",
+        example: "All 2048 flags are set",
         source: "Linux `vmbus_chan_sched`",
     }
     SYN_14 {
         reaction: Ignore,
         statement: "Event flag 0 is never a channel",
-        danger: "",
-        example: "",
+        danger: "Code runs for a channel 0 that does not exist",
+        example: "Flag 0 with every interrupt",
         source: "Linux `vmbus_chan_sched`",
     }
     SYN_15 {
         reaction: Ignore,
         statement: "An event flag without a channel is cleared, counted and ignored",
-        danger: "",
-        example: "",
+        danger: "A lookup finds nothing and the code goes on with it",
+        example: "Flag 1999, never offered",
         source: "Linux `vmbus_chan_sched`",
     }
     SYN_16 {
         reaction: Ignore,
         statement: "An event flag of a channel that is not open does nothing",
-        danger: "",
-        example: "",
+        danger: "The ring of a channel is touched before it is set up or after it is gone",
+        example: "The flag of a channel right after its offer",
         source: "Linux `vmbus_chan_sched`; CVE-2024-55916",
     }
     SYN_17 {
         reaction: Structural,
         statement: "One atomic take per word of event flags and interrupt; never a loop until all are clear",
-        danger: "",
-        example: "",
+        danger: "The host sets flags as fast as they are cleared, and the scan never ends",
+        example: "A second host thread sets flag 5 all the time",
         source: "Linux `vmbus_chan_sched`",
     }
     SYN_23 {
         reaction: Fail,
         statement: "Only known hypercall statuses are interpreted, retries are bounded with back-off, any other status is a failure",
-        danger: "",
-        example: "",
-        source: "Linux `vmbus_post_msg`; OpenVMM panics",
+        danger: "The caller repeats for ever, or stops the program, on a status that the host chose",
+        example: "PostMessage answers 0xBEEF, or for ever 0x12",
+        source: "Linux `vmbus_post_msg`",
     }
     SYN_25 {
         reaction: Structural,
         statement: "The posted payload is zero beyond its size",
-        danger: "",
-        example: "",
+        danger: "Bytes of private memory leave with the message",
+        example: "A short message is posted after a long one; its tail must be zero",
         source: "Linux `hv_post_message`",
     }
     SYN_32 {
         reaction: Structural,
         statement: "No monitor pages are given to the host, and none are read",
-        danger: "",
-        example: "",
-        source: "Linux allocates both; reading is for sysfs only",
+        danger: "Numbers that the host writes decide when it is told of work",
+        example: "A pending mask of 0xFFFFFFFF in a monitor page",
+        source: "own reasoning; Linux shares both pages",
     }
     SYN_33 {
         reaction: Structural,
         statement: "Connection id and flag of SignalEvent come from the validated offer or from our own choice",
-        danger: "",
-        example: "",
-        source: "own; not in Linux",
+        danger: "The host makes the client signal a port of its choice",
+        example: "An offer with connection id 0xFFFFFFFF",
+        source: "own reasoning",
     }
 }

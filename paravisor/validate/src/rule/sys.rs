@@ -6,9 +6,9 @@ rules! {
     SYS_09 {
         reaction: Structural,
         statement: "GPA-direct packets are never sent",
-        danger: "",
-        example: "",
-        source: "Linux bounces",
+        danger: "The host is told addresses of private memory, or reads them itself",
+        example: "Every packet in the outgoing ring, looked at from the host",
+        source: "Linux sends from a shared buffer",
     }
     SYS_12 {
         not_applicable { refused_by: CTL_06, why: "The client is never saved or moved: it requests no feature for it, keeps no state outside its memory and refuses the pause messages of the protocol" },
@@ -20,9 +20,9 @@ rules! {
     SYS_14 {
         reaction: Drop,
         statement: "The number of network cards is fixed by the measured configuration",
-        danger: "",
-        example: "",
-        source: "own",
+        danger: "A second card connects the guest to a network of the host's choice",
+        example: "A second card",
+        source: "own reasoning",
     }
     SYS_18 {
         reaction: Drop,
