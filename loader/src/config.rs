@@ -13,8 +13,12 @@ pub const VERSION: u32 = 1;
 pub const FLAG_DEBUG_CONSOLE: u32 = 1 << 0;
 /// [`Config::flags`]: [`Config::mac`] is the NIC's address in place of the host's.
 pub const FLAG_FIXED_MAC: u32 = 1 << 1;
+/// [`Config::flags`]: rules for which no public source says that every host keeps
+/// them (NVS-25, NVS-26, RND-10, RND-45) are counted and nothing more. For hosts that
+/// have not been measured yet.
+pub const FLAG_COUNT_UNMEASURED: u32 = 1 << 2;
 /// All flags that have a meaning.
-pub const FLAGS_KNOWN: u32 = FLAG_DEBUG_CONSOLE | FLAG_FIXED_MAC;
+pub const FLAGS_KNOWN: u32 = FLAG_DEBUG_CONSOLE | FLAG_FIXED_MAC | FLAG_COUNT_UNMEASURED;
 
 /// [`Config::vmbus_target`]: VTL2 client with redirection (connection 0x800074,
 /// answers on SINT 7).
@@ -172,6 +176,12 @@ impl Config {
         self.flags & FLAG_DEBUG_CONSOLE != 0
     }
 
+    /// Whether a message that breaks one of the doubted rules is refused
+    /// ([`FLAG_COUNT_UNMEASURED`]).
+    pub const fn enforce_unmeasured(&self) -> bool {
+        self.flags & FLAG_COUNT_UNMEASURED == 0
+    }
+
     /// The NIC's address if the image fixes it.
     pub const fn fixed_mac(&self) -> Option<[u8; 6]> {
         if self.flags & FLAG_FIXED_MAC != 0 {
@@ -236,6 +246,12 @@ mod tests {
         let config = good();
         page[..size_of::<Config>()].copy_from_slice(config.as_bytes());
         assert_eq!(Config::from_page(&page), Ok(config));
+        assert!(config.enforce_unmeasured());
+        let counting = Config {
+            flags: FLAG_COUNT_UNMEASURED,
+            ..config
+        };
+        assert!(counting.check().is_ok() && !counting.enforce_unmeasured());
         assert_eq!(Config::from_page(&page[..100]), Err(ConfigError::Short));
         assert_eq!(Config::from_page(&[0; 4096]), Err(ConfigError::Magic));
     }
@@ -247,7 +263,7 @@ mod tests {
             (|c| c.magic[0] = 0, ConfigError::Magic),
             (|c| c.version = 2, ConfigError::Version),
             (|c| c.size -= 8, ConfigError::Version),
-            (|c| c.flags = 4, ConfigError::Unknown),
+            (|c| c.flags = 8, ConfigError::Unknown),
             (|c| c.reserved[3] = 1, ConfigError::Unknown),
             (|c| c.vmbus_target = 2, ConfigError::Unknown),
             (|c| c.c_bit = 52, ConfigError::CBit),

@@ -128,6 +128,21 @@ mod tests {
     }
 
     #[test]
+    fn sys_03_a_million_lines_that_a_neighbour_causes_are_few() {
+        // "SYS-03": a second of lines, one each microsecond; nothing takes them away.
+        let mut journal = Journal::new();
+        journal.open();
+        for now in 0..1_000_000u64 {
+            journal.push_limited(&Line::log("warn", format_args!("x")), now * 1000);
+        }
+        let mut text = vec![0; QUEUE];
+        let n = journal.take(&mut text);
+        let lines = text[..n].iter().filter(|byte| **byte == b'\n').count();
+        assert!((1..100).contains(&lines), "{lines}");
+        assert_eq!(journal.lost(), 0);
+    }
+
+    #[test]
     fn full_queue_loses_whole_lines() {
         let mut journal = Journal::new();
         journal.open();

@@ -197,6 +197,7 @@ mod story {
         let uplink_config = uplink::Config {
             target,
             mac: config.fixed_mac(),
+            enforce_unmeasured: config.enforce_unmeasured(),
             mtu: MTU,
             seed: tsc(),
         };

@@ -11,8 +11,8 @@
 //!    ^                 |                  |                       |
 //!    └── closed ── Closing <── failed, rescinded ─────────────────┘
 //! ```
-//! After [`MAX_RESTARTS`] failures, or when the connection has ended, it stays
-//! [`State::Gone`]: the guest goes on with its link down.
+//! After too many openings in an hour ([`ResetBudget`]), or when the connection has
+//! ended, it stays [`State::Gone`]: the guest goes on with its link down.
 
 mod gone;
 mod lifecycle;
@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
 use platform::{Error, Platform};
-use relay::{NetDevice, Relay, limits::TX_PER_POLL};
+use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{Action, Channel, ChannelId, Client, Counters, GpadlId, SignalTarget, Target, limits};
@@ -33,9 +33,6 @@ use zerocopy::IntoBytes;
 /// Pages of each of the two rings, header page included: 64 KiB of packets hold a
 /// few hundred, which is more than the NIC has outstanding.
 const RING_PAGES: usize = 17;
-/// How often the channel is opened again after a failure. A host that breaks the
-/// rules more often than this is not worth its interrupts.
-const MAX_RESTARTS: u32 = 3;
 
 /// What the measured configuration decides.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +41,9 @@ pub struct Config {
     pub target: Target,
     /// The NIC's address, if it is fixed.
     pub mac: Option<[u8; 6]>,
+    /// Enforce the rules that no public source vouches for, in place of counting them
+    /// ([`netvsc::Config::enforce_unmeasured`]).
+    pub enforce_unmeasured: bool,
     /// Payload of the largest frame.
     pub mtu: u32,
     /// Random start of transaction ids.
@@ -153,7 +153,9 @@ pub struct Uplink<B: Backing, const N: usize> {
     offers_complete: bool,
     mac: Option<[u8; 6]>,
     relay: Relay,
-    restarts: u32,
+    /// A channel has been opened before.
+    opened_once: bool,
+    resets: ResetBudget,
     /// A budget has ended the last look at the message slot (SYN-11).
     messages_left: bool,
     retired: Totals,
@@ -182,7 +184,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             offers_complete: false,
             mac: config.mac,
             relay: Relay::new(),
-            restarts: 0,
+            opened_once: false,
+            resets: ResetBudget::default(),
             messages_left: false,
             retired: Totals::default(),
         }

@@ -17,7 +17,7 @@ const UNTESTED: [(&str, &str); 0] = [];
 
 /// Structural rules that no test is named after. Some are seen in tests of other
 /// names; that does not count here. This number may only shrink.
-const STRUCTURAL_UNTESTED: usize = 36;
+const STRUCTURAL_UNTESTED: usize = 24;
 
 fn declared() -> Vec<Entry> {
     let mut rules = catalogue().rules;

@@ -319,6 +319,8 @@ impl<M: SharedMemory> Nic<M> {
                 self.send.open(geometry);
                 self.enter(Phase::Rndis(0), now);
             }
+            // One request of the handshake is outstanding at a time and NVS-03 ties
+            // its answer to it, so no host gets here; the order holds by itself too.
             _ => self.fail_noted(Violation::new(Rule::NVS_50, 0, 0u32)),
         }
     }

@@ -22,6 +22,7 @@
 
 extern crate alloc;
 
+mod budget;
 pub mod limits;
 mod sides;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use netvsc::{Delivery, Event, TransmitError};
 use validate::Violation;
 use vmbus::Signal;
 
+pub use budget::ResetBudget;
 pub use sides::{Host, InVm, NetDevice, Unplugged, Uplink};
 
 /// What the relay counts.

@@ -1,7 +1,7 @@
 //! Budgets and times of the relay, with their reasons. Times are in units of
 //! the partition's reference clock (100 ns).
 
-use netvsc::limits::MILLISECOND;
+use netvsc::limits::{MILLISECOND, SECOND};
 
 /// Largest frame that is taken from the guest: the largest MTU that a device
 /// offers (9000) with Ethernet header and tag.
@@ -22,3 +22,10 @@ pub const RX_HOLD: u64 = 200 * MILLISECOND;
 /// behind it. Long enough for a driver that reads the state after the
 /// interrupt to see it.
 pub const LINK_BOUNCE: u64 = 200 * MILLISECOND;
+
+/// How often the NIC's channel is opened again within [`RESET_INTERVAL`], for
+/// whatever reason (SYS-05). A host that is serviced or migrates a VM needs one or
+/// two; one that goes on breaking rules is not worth its interrupts.
+pub const RESETS_PER_INTERVAL: usize = 6;
+/// One hour.
+pub const RESET_INTERVAL: u64 = 3600 * SECOND;

@@ -1,7 +1,7 @@
 //! The channel's life: what the client's events lead to, and the memory that
 //! comes and goes with it.
 
-use super::{Buffer, Link, MAX_RESTARTS, RING_PAGES, State, Uplink, add_channel, add_nic, gone};
+use super::{Buffer, Link, RING_PAGES, State, Uplink, add_channel, add_nic, gone};
 use crate::run::{End, Why};
 use abi::record::Outcome;
 use alloc::boxed::Box;
@@ -49,8 +49,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     self.give_up(device, channel, now);
                 }
                 Event::Closed { channel } => {
+                    // Once more, if there is reason to hope.
                     if matches!(self.state, State::Closing { id } if id == channel) {
-                        self.restart(channel, now)?;
+                        self.open(channel, now)?;
                     }
                 }
                 Event::Released { channel } => {
@@ -103,7 +104,18 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         }
     }
 
+    /// Opens the channel, if the host has not used up its hour (SYS-05). An offer
+    /// that was taken back and made anew counts like a channel that failed.
     fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        if core::mem::replace(&mut self.opened_once, true) {
+            if let Err(violation) = self.resets.take(now) {
+                log::warn!("NIC is given up: {violation}");
+                self.retired.validation.violation(violation);
+                self.state = State::Gone;
+                return Ok(());
+            }
+            self.retired.restarts = self.retired.restarts.saturating_add(1);
+        }
         let Some(memory) = self.take(RING_PAGES.saturating_mul(2), Purpose::Ring)? else {
             self.state = State::Gone;
             return Ok(());
@@ -220,8 +232,10 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             // After a restart the address must be the one that the guest knows (RND-49).
             mac: self.mac,
             promiscuous: false,
-            enforce_unmeasured: false,
-            seed: self.config.seed.rotate_left(self.restarts),
+            enforce_unmeasured: self.config.enforce_unmeasured,
+            // Ids of an earlier NIC do not come again soon (PKT-17).
+            seed: (self.config.seed)
+                .wrapping_add(self.retired.restarts.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         };
         let (first, second) = (receive.gpadl, send.gpadl);
         let Ok(nic) = Nic::new(config, receive.memory, send.memory) else {
@@ -293,18 +307,6 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             }
             State::Waiting | State::Closing { .. } | State::Gone => {}
         }
-    }
-
-    /// The channel is closed: once more, if there is reason to hope.
-    fn restart(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
-        if self.restarts >= MAX_RESTARTS {
-            log::warn!("NIC failed too often");
-            self.state = State::Gone;
-            return Ok(());
-        }
-        self.restarts = self.restarts.saturating_add(1);
-        self.retired.restarts = self.retired.restarts.saturating_add(1);
-        self.open(id, now)
     }
 
     /// The connection is over; the client's events tell which memory is lost.

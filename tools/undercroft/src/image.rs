@@ -55,6 +55,8 @@ pub struct Options {
     pub command_line: String,
     /// Guest console to COM1 in clear; changes the digest.
     pub debug_console: bool,
+    /// Count the rules that no public source vouches for, do not enforce them.
+    pub count_unmeasured: bool,
     /// C bit of the machine that shall run the image.
     pub c_bit: u32,
     /// NIC address in place of the host's.
@@ -213,7 +215,8 @@ fn configuration(
         version: config::VERSION,
         size: size_of::<Config>() as u32,
         flags: flag(options.debug_console, config::FLAG_DEBUG_CONSOLE)
-            | flag(options.mac.is_some(), config::FLAG_FIXED_MAC),
+            | flag(options.mac.is_some(), config::FLAG_FIXED_MAC)
+            | flag(options.count_unmeasured, config::FLAG_COUNT_UNMEASURED),
         c_bit: options.c_bit,
         memory_min: kernel::memory_min(initrd),
         memory_max: layout::MEMORY_MAX,

@@ -96,6 +96,8 @@ pub struct Run {
 pub struct Configuration {
     /// The guest's console leaves the VM in clear.
     pub debug_console: bool,
+    /// Rules that no public source vouches for are enforced, not only counted.
+    pub enforce_unmeasured: bool,
     /// Number of the C bit.
     pub c_bit: u32,
     /// Least memory in bytes.
@@ -250,6 +252,7 @@ fn configuration(contents: &BTreeMap<u64, &[u8]>) -> Option<Configuration> {
         .unwrap_or_default();
     Some(Configuration {
         debug_console: config.debug_console(),
+        enforce_unmeasured: config.enforce_unmeasured(),
         c_bit: config.c_bit,
         memory_min: config.memory_min,
         memory_max: config.memory_max,
@@ -319,6 +322,15 @@ impl fmt::Display for Report {
                     "ON: the guest's console leaves the VM in clear"
                 } else {
                     "off"
+                }
+            )?;
+            writeln!(
+                f,
+                "  doubted rules  {}",
+                if config.enforce_unmeasured {
+                    "enforced"
+                } else {
+                    "counted only"
                 }
             )?;
             writeln!(f, "  C bit          {}", config.c_bit)?;

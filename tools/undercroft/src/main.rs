@@ -52,6 +52,11 @@ struct ImageArgs {
     /// only; the launch digest shows it.
     #[arg(long)]
     debug_console: bool,
+    /// Count, but do not enforce, the rules for which no public source says that
+    /// every host keeps them (NVS-25, NVS-26, RND-10, RND-45). For a first run on a
+    /// host that nobody has measured.
+    #[arg(long)]
+    count_unmeasured: bool,
     /// Position of the C bit: 51 on SEV-SNP parts, 47 in the rig.
     #[arg(long, value_name = "BIT", default_value_t = loader::layout::C_BIT_DEFAULT)]
     c_bit: u32,
@@ -159,6 +164,7 @@ fn build(args: ImageArgs) -> Result<()> {
         paravisor: firmware("paravisor", args.paravisor)?,
         command_line: args.append,
         debug_console: args.debug_console,
+        count_unmeasured: args.count_unmeasured,
         c_bit: args.c_bit,
         mac: args.mac,
         vmbus_target: match args.vmbus {

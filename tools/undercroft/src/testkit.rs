@@ -99,6 +99,7 @@ pub fn tiny_options() -> crate::image::Options {
         initrd: Some(Input::new("tiny-initrd", vec![0x5a; 10_000])),
         command_line: "console=ttyS0".into(),
         debug_console: false,
+        count_unmeasured: false,
         c_bit: layout::C_BIT_DEFAULT,
         mac: None,
         vmbus_target: Default::default(),

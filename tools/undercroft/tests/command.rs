@@ -111,6 +111,22 @@ fn a_debug_image_says_so() {
 }
 
 #[test]
+fn doubted_rules_are_enforced_unless_the_image_says_otherwise() {
+    let place = Place::with_inputs("doubted");
+    let mut args = BUILD.to_vec();
+    place.good(&args);
+    let strict = place.good(&["inspect", "guest.igvm"]);
+    assert!(strict.contains("doubted rules  enforced"), "{strict}");
+    args.push("--count-unmeasured");
+    place.good(&args);
+    let counting = place.good(&["inspect", "guest.igvm"]);
+    assert!(
+        counting.contains("doubted rules  counted only"),
+        "{counting}"
+    );
+}
+
+#[test]
 fn failures_name_the_file_and_leave_no_output() {
     let place = Place::with_inputs("failures");
     let missing = place.bad(&["measure", "nothing.igvm"]);

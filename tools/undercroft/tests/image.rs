@@ -58,9 +58,10 @@ fn three_calculations_of_the_digest_agree() {
 #[test]
 fn every_option_that_matters_changes_the_digest() {
     type Change = fn(&mut Options);
-    let changes: [Change; 9] = [
+    let changes: [Change; 10] = [
         |_| {},
         |o| o.debug_console = true,
+        |o| o.count_unmeasured = true,
         |o| o.c_bit = layout::C_BIT_RIG,
         |o| o.mac = Some([2, 0, 0, 0, 0, 1]),
         |o| o.vmbus_target = VmbusTarget::Plain,
@@ -221,7 +222,7 @@ fn inspect_names_everything_in_the_image() {
     let config = report.config.as_ref().unwrap();
     assert_eq!(config.command_line, "console=ttyS0");
     assert_eq!(config.mac.as_deref(), Some("02:00:00:00:00:01"));
-    assert!(!config.debug_console);
+    assert!(!config.debug_console && config.enforce_unmeasured);
     let text = report.to_string();
     for word in [
         "0x3001f",

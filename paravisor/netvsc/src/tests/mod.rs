@@ -9,6 +9,7 @@
 
 mod peer;
 mod rules;
+mod structural;
 
 use crate::limits::{self, SECOND};
 use crate::{Config, Event, TransmitError};
@@ -16,7 +17,7 @@ use abi::nvsp::{self, message, status};
 use abi::rndis::{self, oid};
 use alloc::vec::Vec;
 use memory::SharedMemory;
-use peer::{MAC, Peer, SECTION, SLOT, config, frame, packet};
+use peer::{MAC, Peer, SECTION, SLOT, SLOTS, config, frame, packet};
 use validate::Rule;
 use zerocopy::IntoBytes;
 

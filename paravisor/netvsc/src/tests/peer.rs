@@ -54,6 +54,8 @@ pub struct Peer {
     pub refuse_oid: Option<u32>,
     pub complete_transmits: bool,
     pub link_up: bool,
+    /// Medium that INITIALIZE is answered with.
+    pub medium: u32,
     rings: PlainShared,
     pub receive: PlainShared,
     pub send: PlainShared,
@@ -100,6 +102,7 @@ impl Peer {
             refuse_oid: None,
             complete_transmits: true,
             link_up: true,
+            medium: rndis::MEDIUM_802_3,
             rings,
             receive,
             send,
@@ -316,7 +319,8 @@ impl Peer {
         let id = 0x9000 + u64::from(word(8));
         match word(0) {
             rndis::message::INITIALIZE => {
-                let answer = initialize_complete(word(8));
+                let mut answer = initialize_complete(word(8));
+                answer.medium = self.medium.into();
                 self.control(id, answer.as_bytes());
             }
             rndis::message::QUERY => {

@@ -479,4 +479,11 @@ rules! {
         example: "A tag in the frame beside one in its notes",
         source: "own reasoning",
     }
+    RND_69 {
+        reaction: Structural,
+        statement: "A PACKET that is sent has a header of our own making and no per-packet information",
+        danger: "Offsets and segment sizes that a guest forged reach the host, or bytes beside the frame do",
+        example: "A guest's virtio header with a segment size of 0 and a checksum start behind the frame",
+        source: "own reasoning",
+    }
 }

@@ -3,6 +3,34 @@
 use super::rules;
 
 rules! {
+    SYS_03 {
+        reaction: Structural,
+        statement: "Every refusal is counted; lines of the log are bounded in rate and hold rule ids and numbers, no strings of the host",
+        danger: "A host fills the log until nothing else is seen, or writes into it what an operator's terminal takes for a command",
+        example: "A million bad packets",
+        source: "own reasoning",
+    }
+    SYS_05 {
+        reaction: Fail,
+        statement: "The channel is opened again a bounded number of times per hour, then the device is failed",
+        danger: "Bring-up after bring-up keeps the processor busy and gives the host a new try each time",
+        example: "A corrupt ring after each open, or an offer that comes and goes",
+        source: "own reasoning",
+    }
+    SYS_06 {
+        reaction: Structural,
+        statement: "When the NIC ends, the guest sees its link down and its transmits completed, and no frame of before",
+        danger: "The guest waits for ever for its transmits, or takes old data for new",
+        example: "A reset under load",
+        source: "own reasoning",
+    }
+    SYS_08 {
+        reaction: Structural,
+        statement: "A send section holds its message and zeros: nothing of an earlier frame stays behind a shorter one",
+        danger: "The host reads bytes of a frame that were never part of what the guest sends now",
+        example: "A frame of 1500 bytes, then one of 60 in the same section",
+        source: "own reasoning",
+    }
     SYS_09 {
         reaction: Structural,
         statement: "GPA-direct packets are never sent",
@@ -22,6 +50,13 @@ rules! {
         statement: "The number of network cards is fixed by the measured configuration",
         danger: "A second card connects the guest to a network of the host's choice",
         example: "A second card",
+        source: "own reasoning",
+    }
+    SYS_16 {
+        reaction: Structural,
+        statement: "A poll does work in proportion to the bytes it copies, within budgets, and never waits for the host",
+        danger: "One interrupt holds the processor for as long as the host likes",
+        example: "A packet with 375 ranges, each full of per-packet information",
         source: "own reasoning",
     }
     SYS_18 {

@@ -1,0 +1,192 @@
+//! Properties of the construction, seen from the host's side.
+
+use super::*;
+
+/// The fragments of a coalesced packet, in the ways the rules speak of. Coalescing
+/// is not offered: each is refused by itself ("RND-28"), so none waits for another.
+#[test]
+fn rnd_29_rnd_30_rnd_31_rnd_32_rnd_33_rnd_34_fragments_are_refused() {
+    let fragment = |flags: u8, id: u16| {
+        let mut message = packet(&frame(1000, 7));
+        // The one element becomes a packet id: version 1, flags, id.
+        message[48..52].copy_from_slice(&rndis::ppi::PACKET_ID.to_le_bytes());
+        let [low, high] = id.to_le_bytes();
+        message[56..60].copy_from_slice(&[1, flags, low, high]);
+        message
+    };
+    const PART: u8 = rndis::packet_id::SUB_ALLOCATION;
+    // Middle without first; first and last of two ids; 600 of one packet.
+    let flood = (0..600).map(|_| (PART, 9));
+    let all = [(PART, 1), (PART | 2, 1), (PART | 4, 2)];
+    let mut peer = Peer::ready();
+    let mut sent = 0;
+    for (flags, id) in all.into_iter().chain(flood) {
+        let range = peer.slot(&fragment(flags, id));
+        sent += 1;
+        peer.transfer(sent, 0, &[range]);
+        peer.settle();
+        assert_eq!(statuses(&peer).last(), Some(&(sent, status::FAILURE)));
+    }
+    assert_eq!(u64::from(counted(&peer, Rule::RND_28)), sent);
+    assert!(peer.frames.is_empty() && peer.nic.is_ready());
+    // A packet id on a packet that is whole is legal, and nothing is left over.
+    let range = peer.slot(&fragment(0, 3));
+    peer.transfer(7777, 0, &[range]);
+    peer.settle();
+    assert_eq!(peer.frames, [frame(1000, 7)]);
+    assert_eq!(u64::from(counted(&peer, Rule::RND_28)), sent);
+}
+
+/// One proposal, of 6.1 and nothing below ("NVS-07", "NVS-09"), and no capability
+/// but the one that lets link speeds be told ("NVS-10"). A refusal ends it.
+#[test]
+fn nvs_07_nvs_09_nvs_10_what_is_proposed() {
+    for accepted in [1, 0, 2, u32::MAX] {
+        let mut peer = Peer::new();
+        peer.nic.start(peer.now);
+        let first = peer.heard();
+        peer.complete(first[0].id, peer::init_complete(accepted).as_bytes());
+        peer.settle();
+        let inits: Vec<_> = (peer.log.iter())
+            .filter(|sent| sent.kind == 6 && sent.nvsp() == message::INIT)
+            .map(|sent| (sent.word(4), sent.word(8)))
+            .collect();
+        assert_eq!(inits, [(nvsp::version::V61, nvsp::version::V61)]);
+        assert_eq!(peer.nic.is_ready(), accepted == 1);
+        for config in (peer.log.iter()).filter(|sent| sent.kind == 6 && sent.nvsp() == 125) {
+            assert_eq!(
+                (config.word(12), config.word(16)),
+                (nvsp::capability::TEAMING as u32, 0)
+            );
+        }
+    }
+}
+
+/// A second answer about the receive buffer, in-band and as a completion: refused
+/// ("NVS-04", "PKT-15"), and ranges are still judged by the first ("NVS-19").
+#[test]
+fn nvs_19_geometry_stays_as_it_was_accepted() {
+    let mut peer = Peer::new();
+    peer.nic.start(peer.now);
+    peer.settle();
+    let mut other = peer::receive_buffer_complete();
+    other.section.sub_allocation_size = (2 * SLOT as u32).into();
+    other.section.sub_allocation_count = 2.into();
+    let share = peer.log.iter().find(|sent| sent.nvsp() == 101).unwrap().id;
+    peer.in_band(0, 0, other.as_bytes());
+    peer.complete(share, other.as_bytes());
+    peer.settle();
+    assert_eq!(counted(&peer, Rule::NVS_04), 1);
+    assert_eq!(counted(&peer, Rule::PKT_15), 1);
+    peer.transfer(1, 0, &[(SLOT as u32 + 1, 0)]);
+    let last = (SLOT * (SLOTS - 1)) as u32;
+    let bytes = packet(&frame(60, 1));
+    peer.receive.copy_out(last as usize, &bytes).unwrap();
+    peer.transfer(2, 0, &[(bytes.len() as u32, last)]);
+    peer.settle();
+    assert_eq!((counted(&peer, Rule::NVS_24), peer.frames.len()), (1, 1));
+}
+
+/// The section that comes back is the one that our table holds ("NVS-22"): the
+/// completion of the second frame frees the second's, though the host names others.
+#[test]
+fn nvs_22_completion_frees_the_section_of_its_request() {
+    let mut peer = Peer::ready();
+    let send = |peer: &mut Peer, tag| {
+        let out = frame(60, tag);
+        peer.nic
+            .transmit(&mut peer.channel, &out, peer.now)
+            .unwrap();
+        peer.heard().pop().unwrap()
+    };
+    let (first, second) = (send(&mut peer, 1), send(&mut peer, 2));
+    let mut payload = peer::transmitted(1).as_bytes().to_vec();
+    payload.extend_from_slice(&first.word(8).to_le_bytes());
+    peer.complete(second.id, &payload);
+    let _ = peer.poll();
+    let third = send(&mut peer, 3);
+    assert_eq!(third.word(8), second.word(8));
+    assert_ne!(third.word(8), first.word(8));
+    // The first frame still stands in its section.
+    assert_eq!(peer.rndis(&first)[44..], frame(60, 1));
+}
+
+/// Memory that changes after the first read of any byte: the frame and the
+/// information before it come whole, out of one copy ("NVS-27", "RND-23").
+#[test]
+fn nvs_27_rnd_23_a_range_is_read_once() {
+    let mut peer = Peer::ready();
+    let message = packet(&frame(1514, 5));
+    let range = peer.slot(&message);
+    peer.transfer(1, 0, &[range]);
+    peer.settle();
+    assert_eq!(peer.frames, [frame(1514, 5)]);
+    // The double has done its work: each byte of the range was read, and changed.
+    let mut now = alloc::vec![0; message.len()];
+    peer.receive.copy_in(range.1 as usize, &mut now).unwrap();
+    assert!(now.iter().zip(&message).all(|(now, then)| now != then));
+}
+
+/// What the host says about checksums does not reach the guest ("RND-25"): the frame
+/// is the same with a claim and without.
+#[test]
+fn rnd_25_claims_about_checksums_go_no_further() {
+    let mut peer = Peer::ready();
+    for claim in [0, rndis::checksum::RX_TCP_SUCCEEDED, u32::MAX] {
+        let mut message = packet(&frame(100, 5));
+        message[56..60].copy_from_slice(&claim.to_le_bytes());
+        let range = peer.slot(&message);
+        peer.transfer(1, 0, &[range]);
+        peer.settle();
+        assert_eq!(peer.frames.pop(), Some(frame(100, 5)));
+    }
+    assert_eq!(counted(&peer, Rule::RND_24), 1);
+}
+
+/// Two identical answers in one packet: the first retires the request ("RND-38"),
+/// the second answers nothing ("RND-36").
+#[test]
+fn rnd_38_second_answer_finds_no_request() {
+    let mut peer = Peer::new();
+    peer.nic.start(peer.now);
+    let request = loop {
+        let sent = peer.heard();
+        if let Some(sent) = sent
+            .iter()
+            .find(|sent| sent.kind == 6 && sent.nvsp() == 107)
+        {
+            break sent.clone();
+        }
+        sent.iter().for_each(|sent| peer.serve(sent));
+    };
+    let rndis = peer.rndis(&request);
+    let id = u32::from_le_bytes(rndis[8..12].try_into().unwrap());
+    let answer = peer::initialize_complete(id);
+    let ranges = [peer.slot(answer.as_bytes()), peer.slot(answer.as_bytes())];
+    peer.complete(request.id, peer::transmitted(1).as_bytes());
+    peer.transfer(1, 1, &ranges);
+    peer.settle();
+    assert_eq!(counted(&peer, Rule::RND_36), 1);
+    assert!(peer.nic.is_ready());
+}
+
+/// In-band messages and completions are all that ever leaves ("SYS-09").
+#[test]
+fn sys_09_no_packet_names_an_address() {
+    let mut peer = Peer::new();
+    peer.nic.start(peer.now);
+    peer.settle();
+    for len in [14, 60, 1514, 1518] {
+        let out = frame(len, 1);
+        peer.nic
+            .transmit(&mut peer.channel, &out, peer.now)
+            .unwrap();
+        let range = peer.slot(&packet(&out));
+        peer.transfer(1, 0, &[range]);
+        peer.settle();
+    }
+    peer.nic.stop(peer.now);
+    peer.settle();
+    assert!(peer.log.len() > 25);
+    assert!(peer.log.iter().all(|sent| matches!(sent.kind, 6 | 11)));
+}
