@@ -101,10 +101,8 @@ pub enum Error {
         theirs: String,
     },
     /// An id that the catalogue of rules does not have.
-    #[error(
-        "no rule {0}: ids look like RND-16; `undercroft rules` lists those that are enforced, `undercroft rules --json` all"
-    )]
-    Rule(String),
+    #[error("no rule {0}: {1}; `undercroft rules` shows what there is")]
+    Rule(String, String),
     /// Something that cannot be: a defect of this tool.
     #[error("internal error, please report it: {0}")]
     Internal(String),

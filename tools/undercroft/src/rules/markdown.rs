@@ -31,12 +31,20 @@ in the names of its tests (`rnd_16_…`), in the records of a run, and here.
 `undercroft rules RND-16` explains one rule without knowledge of VMBus;
 `undercroft rules --json` has the lines too.
 
-A rule is declared in `paravisor/validate/src/rule/` when code enforces it, not
-before. Code and tests in the tables below were found in the sources, not written
-by hand. \"Code\" is where code names the id; \"see\" is a comment that does, where
-the code holds the rule without a refusal: mostly structural rules, which are
-properties of the construction. \"Source\" says where a rule comes from; what it says about other
-projects was read in their code at one time and is not tested here.
+Every id is in one of these states:
+
+* enforced: code judges the bytes and refuses what breaks the rule, by its id;
+* structural: the code is built so that the rule cannot be broken, and tests show
+  the property;
+* not applicable: the client does not use what the rule speaks of, and another
+  rule, which is enforced, refuses it when the host tries;
+* rejected: not done on purpose, with the argument;
+* not done: open.
+
+The texts are declared in `paravisor/validate/src/rule/`. Code and tests in the
+tables below were found in the sources, not written by hand. \"Code\" is where code
+names the id; \"see\" is a comment that does, where the code holds the rule without
+a refusal. \"Source\" says where the rule was read, or that it is own reasoning.
 ";
 
 /// The text of `docs/rules.md`.
@@ -61,8 +69,8 @@ pub fn markdown(catalogue: &Catalogue) -> String {
 fn counts(text: &mut String, catalogue: &Catalogue) {
     text.push_str(
         "\n## Counts\n\n\
-         | layer | ids | declared | of these structural | declared with a test | tests | not done |\n\
-         |---|--:|--:|--:|--:|--:|--:|\n",
+         | layer | ids | enforced | structural | not applicable | rejected | not done | with a test | tests |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for layer in Layer::ALL {
         let rules = catalogue.rules.iter().filter(|r| r.layer == layer.name());
@@ -73,17 +81,18 @@ fn counts(text: &mut String, catalogue: &Catalogue) {
 }
 
 fn row(text: &mut String, name: &str, c: &Counts) {
+    let enforced = c.declared - c.structural - c.not_applicable - c.rejected;
     let _ = writeln!(
         text,
-        "| {name} | {} | {} | {} | {} | {} | {} |",
-        c.ids, c.declared, c.structural, c.tested, c.tests, c.not_done
+        "| {name} | {} | {enforced} | {} | {} | {} | {} | {} | {} |",
+        c.ids, c.structural, c.not_applicable, c.rejected, c.not_done, c.tested, c.tests
     );
 }
 
 fn table(text: &mut String, layer: &str, rules: &[&Entry]) {
     let _ = writeln!(
         text,
-        "\n## {layer}\n\nThe layer is {}.\n\n| id | rule | reaction | source | code | tests |\n|---|---|---|---|---|---|",
+        "\n## {layer}\n\nThe layer is {}.\n\n| id | rule | without it | a malicious host sends | reaction | source | code | tests |\n|---|---|---|---|---|---|---|---|",
         about_layer(layer)
     );
     for rule in rules {
@@ -92,14 +101,29 @@ fn table(text: &mut String, layer: &str, rules: &[&Entry]) {
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             rule.id,
             cell(said.statement),
-            said.reaction,
+            cell(said.danger),
+            cell(said.example),
+            standing(rule, said.reaction),
             cell(said.source),
             code(rule),
             links(&rule.tests)
         );
+    }
+}
+
+/// The reaction, or why there is none.
+fn standing(rule: &Entry, reaction: &str) -> String {
+    let why = cell(rule.why.unwrap_or_default());
+    match (rule.status, rule.refused_by) {
+        (Status::NotApplicable, Some(by)) => {
+            format!("not applicable: {why}; refused by {by} ({reaction})")
+        }
+        (Status::Rejected, _) => format!("rejected: {why}"),
+        (Status::Structural, _) if rule.why.is_some() => format!("{reaction}; no test: {why}"),
+        _ => reaction.to_string(),
     }
 }
 
@@ -133,9 +157,7 @@ fn not_done(text: &mut String, catalogue: &Catalogue) {
     let _ = writeln!(
         text,
         "\n## Not done\n\n\
-         {} of the {} ids have no declaration: no code enforces them under their id. Some\n\
-         speak of features that are not used (sub-channels, offloads, integration\n\
-         services); which, is not written down here yet.\n",
+         {} of the {} ids have no declaration: no code holds them under their id.\n",
         catalogue.counts.not_done, catalogue.counts.ids
     );
     let missing = |layer: Layer| {
@@ -194,7 +216,7 @@ mod tests {
         let text = markdown(&catalogue());
         for line in text.lines().filter(|line| line.starts_with("| ")) {
             let cells = line.replace("\\|", "").matches(" |").count();
-            assert!(matches!(cells, 2 | 6 | 7), "{line}");
+            assert!(matches!(cells, 2 | 8 | 9), "{line}");
         }
     }
 }

@@ -215,16 +215,42 @@ fn places(found: &'static [(&str, &str, usize, &str)], id: &str) -> Vec<Place> {
 }
 
 impl Catalogue {
-    /// Keeps the rules with these ids, in the order given; `rnd_16` is RND-16.
+    /// Keeps the rules with these ids, in the order given; `rnd_16` is RND-16,
+    /// and `RND` is all that begin so.
     pub fn choose(&mut self, ids: &[String]) -> Result<(), Error> {
-        let mut chosen = Vec::new();
+        let mut chosen: Vec<Entry> = Vec::new();
         for given in ids {
             let id = given.trim().to_ascii_uppercase().replace('_', "-");
-            let rule = self.rules.iter().find(|rule| rule.id == id);
-            chosen.push(rule.ok_or_else(|| Error::Rule(given.clone()))?.clone());
+            let before = chosen.len();
+            let same =
+                |rule: &&Entry| rule.id == id || rule.id.split_once('-').is_some_and(|p| p.0 == id);
+            chosen.extend(self.rules.iter().filter(same).cloned());
+            if chosen.len() == before {
+                return Err(Error::Rule(given.clone(), self.nearest(&id)));
+            }
         }
         self.rules = chosen;
         Ok(())
+    }
+
+    /// What may have been meant by an id that there is not.
+    fn nearest(&self, id: &str) -> String {
+        let prefix = id.get(..3).unwrap_or_default();
+        let of_prefix: Vec<&str> = self
+            .rules
+            .iter()
+            .map(|r| r.id)
+            .filter(|i| i.starts_with(prefix))
+            .collect();
+        match (of_prefix.first(), of_prefix.last()) {
+            (Some(first), Some(last)) if prefix.len() == 3 => {
+                format!("{prefix} has {first} to {last}")
+            }
+            _ => {
+                "ids look like RND-16 and begin with SYN, CTL, GPD, RNG, PKT, NVS, RND, ICS or SYS"
+                    .into()
+            }
+        }
     }
 }
 
@@ -281,9 +307,12 @@ mod tests {
 
     #[test]
     fn ids_that_are_none_are_refused() {
-        for id in ["RND-99", "XYZ-01", "RND", "", "RND-16-1"] {
+        for id in ["RND-99", "XYZ-01", "RN", "", "RND-16-1", "ÄÖ"] {
             let error = chosen(&["RND-16", id]).expect_err(id).to_string();
             assert!(error.starts_with(&format!("no rule {id}:")), "{error}");
         }
+        let error = chosen(&["RND-99"]).expect_err("none").to_string();
+        assert!(error.contains("RND-01 to RND-69"), "{error}");
+        assert_eq!(chosen(&["ics"]).map(|c| c.rules.len()).ok(), Some(14));
     }
 }

@@ -2,40 +2,64 @@
 
 use std::fmt::Write;
 
-use super::{Catalogue, Entry, Place, Status};
+use super::{Catalogue, Counts, Entry, Place, Status};
+use validate::Layer;
 
-/// All declared rules by layer, and how many are missing.
+/// How many rules there are of each kind, layer by layer, and how to go on.
 pub fn list(catalogue: &Catalogue) -> String {
-    let mut text = String::new();
-    let mut layer = "";
-    for rule in &catalogue.rules {
-        let Some(said) = &rule.declaration else {
-            continue;
-        };
-        if layer != rule.layer {
-            layer = rule.layer;
-            let _ = writeln!(text, "{layer}: {}\n", about_layer(layer));
-        }
-        let _ = writeln!(text, "{}  {}: {}", rule.id, said.reaction, said.statement);
-        let _ = writeln!(text, "        source    {}", said.source);
-        places(&mut text, "        code      ", &rule.enforced);
-        places(&mut text, "        noted at  ", &rule.noted);
-        places(&mut text, "        test      ", &rule.tests);
-        text.push('\n');
+    let mut text = String::from(
+        "layer      ids  enforced  structural  not applicable  rejected  not done  tests\n",
+    );
+    let mut row = |name: &str, c: &Counts| {
+        let enforced = c.declared - c.structural - c.not_applicable - c.rejected;
+        let _ = writeln!(
+            text,
+            "{name:<8} {:>5} {enforced:>9} {:>11} {:>15} {:>9} {:>9} {:>6}",
+            c.ids, c.structural, c.not_applicable, c.rejected, c.not_done, c.tests
+        );
+    };
+    for layer in Layer::ALL {
+        let rules = catalogue.rules.iter().filter(|r| r.layer == layer.name());
+        row(layer.name(), &Counts::of(rules));
     }
-    let counts = &catalogue.counts;
-    let _ = writeln!(
-        text,
-        "{} of {} rules declared, {} of them properties of the construction; {} have tests \
-         named after them ({} tests); {} not done",
-        counts.declared,
-        counts.ids,
-        counts.structural,
-        counts.tested,
-        counts.tests,
-        counts.not_done
+    row("total", &catalogue.counts);
+    text.push('\n');
+    for (name, about) in [
+        (
+            "enforced",
+            "code judges the host's bytes and refuses what breaks the rule",
+        ),
+        (
+            "structural",
+            "the code is built so that the rule cannot be broken",
+        ),
+        (
+            "not applicable",
+            "the feature is not used, and another rule refuses it",
+        ),
+        (
+            "rejected",
+            "not done on purpose, for a reason that is given",
+        ),
+        ("not done", "known, and open"),
+    ] {
+        let _ = writeln!(text, "{name:<15} {about}");
+    }
+    let open: Vec<&str> = with(catalogue, Status::NotDone);
+    if !open.is_empty() {
+        let _ = write!(text, "\nNot done\n{}", wrapped(&open.join(", ")));
+    }
+    text.push_str(
+        "\nOne rule:   undercroft rules RND-16\n\
+         A layer:    undercroft rules RND\n\
+         Everything: undercroft rules --json, or docs/rules.md\n",
     );
     text
+}
+
+fn with(catalogue: &Catalogue, status: Status) -> Vec<&'static str> {
+    let rules = catalogue.rules.iter().filter(|r| r.status == status);
+    rules.map(|r| r.id).collect()
 }
 
 fn places(text: &mut String, head: &str, places: &[Place]) {
@@ -47,23 +71,44 @@ fn places(text: &mut String, head: &str, places: &[Place]) {
 /// One rule for somebody who has never seen VMBus.
 pub fn explain(rule: &Entry) -> String {
     let mut text = format!("{}  {}\n\n", rule.id, about_status(rule.status));
+    let mut part = |title: &str, body: &str| {
+        let _ = writeln!(text, "{title}\n{}", wrapped(body));
+    };
     if let Some(said) = &rule.declaration {
-        let _ = writeln!(text, "The rule\n  {}.\n", said.statement);
+        part("The rule", &format!("{}.", said.statement));
     }
-    let _ = writeln!(text, "Where it stands\n{}", wrapped(WORLD));
-    let layer = format!("Layer {}: {}", rule.layer, about_layer(rule.layer));
-    let _ = writeln!(text, "{}", wrapped(&layer));
+    part("Where it stands", WORLD);
+    let about = about_layer(rule.layer);
+    part(
+        "Where the bytes come from",
+        &format!("Layer {}: {about}.", rule.layer),
+    );
     if let Some(said) = &rule.declaration {
-        let _ = writeln!(
-            text,
-            "What happens when the host breaks it\n{}",
-            wrapped(&format!(
-                "{}: {}",
-                said.reaction,
-                about_reaction(said.reaction)
-            ))
+        part("What goes wrong without it", &format!("{}.", said.danger));
+        part(
+            "What a malicious host would send",
+            &format!("{}.", said.example),
         );
-        let _ = writeln!(text, "Where it comes from\n{}", wrapped(said.source));
+        if let Some(why) = rule.why {
+            let title = match rule.status {
+                Status::Structural => "Why no test can show it",
+                Status::Rejected => "Why it was rejected",
+                _ => "Why it does not apply",
+            };
+            part(title, &format!("{why}."));
+        }
+        if let Some(by) = rule.refused_by {
+            part(
+                "Refused by",
+                &format!("{by} (see `undercroft rules {by}`)."),
+            );
+        }
+        let about = about_reaction(said.reaction);
+        part("What happens then", &format!("{}: {about}.", said.reaction));
+        part("Where the rule comes from", &format!("{}.", said.source));
+    }
+    if matches!(rule.status, Status::NotApplicable | Status::Rejected) {
+        return text;
     }
     section(&mut text, "Code", &rule.enforced, "none names it");
     if !rule.noted.is_empty() {
@@ -73,6 +118,11 @@ pub fn explain(rule: &Entry) -> String {
     if !rule.tests.is_empty() {
         let name = rule.id.to_ascii_lowercase().replace('-', "_");
         let _ = writeln!(text, "Run them\n  cargo test {name}");
+        let others = rule.tests.iter().filter(|test| !test.item.contains(&name));
+        let mut seen = std::collections::BTreeSet::new();
+        for test in others.filter(|test| seen.insert(test.item)) {
+            let _ = writeln!(text, "  cargo test {}", test.item);
+        }
     }
     text
 }
@@ -151,6 +201,7 @@ pub(super) fn about_reaction(reaction: &str) -> &'static str {
         "leak" => "the pages concerned are never used again, since the host may still have them",
         "reset" => "the channel counts as dead and is closed; the guest sees its link go down",
         "fatal" => "the whole connection to the host ends; the guest sees its link go down",
+        "none" => "nothing: the rule was rejected",
         "structural" => {
             "there is no such moment: the code is built so that it cannot happen, which a review \
              and tests of the property confirm"
@@ -181,7 +232,7 @@ fn wrapped(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::rules::catalogue;
-    use validate::{Layer, Reaction, Rule};
+    use validate::{Reaction, Rule};
 
     #[test]
     fn every_layer_and_reaction_has_its_sentence() {
@@ -195,11 +246,27 @@ mod tests {
     }
 
     #[test]
-    fn the_list_has_every_declared_rule_once() {
-        let text = list(&catalogue());
-        for rule in Rule::all() {
-            let head = format!("{rule}  {}: ", rule.reaction().name());
-            assert_eq!(text.matches(&head).count(), 1, "{rule}");
+    fn the_list_adds_up() {
+        let catalogue = catalogue();
+        let text = list(&catalogue);
+        let rows = text.lines().skip(1).take(Layer::ALL.len() + 1);
+        let rows: Vec<Vec<usize>> = rows
+            .map(|row| {
+                row.split_whitespace()
+                    .skip(1)
+                    .flat_map(str::parse)
+                    .collect()
+            })
+            .collect();
+        let (total, layers) = rows.split_last().expect("rows");
+        assert_eq!(total.first(), Some(&Rule::COUNT));
+        for (column, sum) in total.iter().enumerate() {
+            let of_layers: usize = layers.iter().map(|row| row[column]).sum();
+            assert_eq!(of_layers, *sum, "column {column}");
+        }
+        for row in &rows {
+            assert_eq!(row.len(), 7);
+            assert_eq!(row[0], row[1..6].iter().sum::<usize>());
         }
     }
 
@@ -209,8 +276,19 @@ mod tests {
             let text = explain(&rule);
             assert!(text.contains("VMBus"));
             let done = rule.status != Status::NotDone;
-            assert_eq!(text.contains("What happens when"), done, "{}", rule.id);
-            assert_eq!(text.contains("not done"), !done, "{}", rule.id);
+            assert_eq!(text.contains("What happens then"), done, "{}", rule.id);
+            assert_eq!(text.contains("  not done: "), !done, "{}", rule.id);
+            let long = text.lines().filter(|line| !line.contains('/'));
+            assert!(
+                long.map(|l| l.chars().count()).all(|n| n <= 78),
+                "{}",
+                rule.id
+            );
+            for title in ["goes wrong without", "malicious host would send"] {
+                assert_eq!(text.contains(title), done, "{}", rule.id);
+            }
+            let elsewhere = rule.status == Status::NotApplicable;
+            assert_eq!(text.contains("Refused by\n"), elsewhere, "{}", rule.id);
         }
         assert!(wrapped(WORLD).lines().all(|line| line.len() <= 78));
     }
