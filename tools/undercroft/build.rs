@@ -27,6 +27,7 @@ fn main() {
         ("USES", &found.uses),
         ("NOTES", &found.notes),
         ("TESTS", &found.tests),
+        ("CHECKS", &found.checks),
     ];
     for (name, list) in lists {
         let _ = writeln!(text, "const {name}: &[(&str, &str, usize, &str)] = &[");

@@ -17,7 +17,7 @@ use validate::{Declaration, Layer, Reaction, Rule, Standing};
 
 use crate::Error;
 
-// `USES`, `NOTES` and `TESTS`: id, file, line, item.
+// `USES`, `NOTES`, `TESTS` and `CHECKS`: id, file, line, item.
 include!(concat!(env!("OUT_DIR"), "/rules.rs"));
 
 /// Rules with their numbers.
@@ -116,6 +116,8 @@ pub struct Entry {
     pub noted: Vec<Place>,
     /// Tests named after it.
     pub tests: Vec<Place>,
+    /// How many of them look for the id itself.
+    pub checks: usize,
 }
 
 /// What a declared rule says.
@@ -192,6 +194,7 @@ fn entry(id: &'static str, layer: Layer) -> Entry {
         enforced,
         noted: places(NOTES, id),
         tests: places(TESTS, id),
+        checks: places(CHECKS, id).len(),
     }
 }
 
@@ -293,6 +296,10 @@ mod tests {
         };
         assert_eq!(own(USES), found.uses.iter().map(row).collect::<Vec<_>>());
         assert_eq!(own(NOTES), found.notes.iter().map(row).collect::<Vec<_>>());
+        assert_eq!(
+            own(CHECKS),
+            found.checks.iter().map(row).collect::<Vec<_>>()
+        );
         assert_eq!(own(TESTS), found.tests.iter().map(row).collect::<Vec<_>>());
     }
 

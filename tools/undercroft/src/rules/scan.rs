@@ -7,7 +7,7 @@
 //! It reads tokens, not grammar: literals are left out, attributes, modules and
 //! functions are followed by their braces.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +46,9 @@ pub struct Findings {
     pub notes: Vec<Found>,
     /// Tests named after a rule.
     pub tests: Vec<Found>,
+    /// Those of them whose text, or that of a helper which they call in the same
+    /// file, speaks of the id: as `RND_16` in code or `RND-16` in a string.
+    pub checks: Vec<Found>,
 }
 
 /// Scans the checkout below `root`.
@@ -110,6 +113,12 @@ pub fn scan_sources(sources: &[(String, String)]) -> Findings {
             line,
             item,
         };
+        let spoken = source.spoken();
+        let checks = source
+            .tests
+            .iter()
+            .filter(|(id, _, test)| spoken.get(test).is_some_and(|ids| ids.contains(id)));
+        findings.checks.extend(checks.cloned().map(found));
         findings.tests.extend(source.tests.drain(..).map(found));
         if !is_test && file.starts_with(ENFORCING) && !file.starts_with(DECLARATIONS) {
             findings.uses.extend(source.uses.drain(..).map(found));
@@ -124,6 +133,8 @@ pub fn scan_sources(sources: &[(String, String)]) -> Findings {
     findings.notes.retain(&mut first);
     findings.tests.sort();
     findings.tests.dedup();
+    findings.checks.sort();
+    findings.checks.dedup();
     findings
 }
 
@@ -186,6 +197,8 @@ struct Source {
     notes: Vec<(String, usize, String)>,
     tests: Vec<(String, usize, String)>,
     test_modules: Vec<String>,
+    /// Words of each function.
+    words: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The inside of a pair of braces.
@@ -224,6 +237,27 @@ impl Ahead {
 }
 
 impl Source {
+    /// Ids that each function speaks of, by itself or through functions of this
+    /// file that it calls.
+    fn spoken(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut all = BTreeMap::new();
+        for name in self.words.keys() {
+            let (mut ids, mut seen) = (BTreeSet::new(), BTreeSet::new());
+            let mut ahead = vec![name];
+            while let Some(next) = ahead.pop() {
+                let Some(words) = self.words.get(next).filter(|_| seen.insert(next)) else {
+                    continue;
+                };
+                for word in words {
+                    ids.extend(id_of(word));
+                    ahead.push(word);
+                }
+            }
+            all.insert(name.clone(), ids);
+        }
+        all
+    }
+
     fn read(text: &str) -> Source {
         let tokens = tokens(text);
         let word = |n: usize| tokens.get(n).map_or("", |t: &Token| t.text.as_str());
@@ -234,6 +268,10 @@ impl Source {
         let mut i = 0;
         while i < tokens.len() {
             let line = tokens[i].line;
+            if !block.item.is_empty() && is_name(word(i)) {
+                let words = source.words.entry(block.item.clone()).or_default();
+                words.insert(word(i).to_string());
+            }
             match word(i) {
                 "#" if word(i + 1) == "[" => {
                     let end = closing(&tokens, i + 1);
@@ -389,6 +427,13 @@ fn tokens(source: &str) -> Vec<Token> {
             let comment: String = text[start..end].iter().collect();
             out.extend(named(&comment).map(|(id, below)| Token {
                 text: format!("//{id}"),
+                line: line + below,
+            }));
+        } else if first == '"' {
+            // A string that names rules, for tests that look for an id in text.
+            let literal: String = text[start..end].iter().collect();
+            out.extend(named(&literal).map(|(id, below)| Token {
+                text: id.replace('-', "_"),
                 line: line + below,
             }));
         } else if !(first.is_whitespace() || is_literal || is_raw) {
@@ -563,6 +608,23 @@ mod tests {
                 ("SYN-03", file, 12, "ALL"),
             ]
         );
+    }
+
+    #[test]
+    fn tests_that_look_for_their_id() {
+        let text = "\
+            mod tests {\n\
+                fn helper() { deeper() }\n\
+                fn deeper() { assert(Rule::SYN_01) }\n\
+                #[test] fn syn_01_by_helper() { helper() }\n\
+                #[test] fn syn_02_by_code() { let x = [Rule::SYN_02]; }\n\
+                #[test] fn syn_03_in_a_string() { says(\"SYN-03 at 4\") }\n\
+                #[test] fn syn_04_of_another() { says(Rule::SYN_05) } // SYN-04\n\
+            }\n";
+        let found = scan_sources(&[source("tests/x.rs", text)]);
+        let ids: Vec<&str> = found.checks.iter().map(|f| f.id.as_str()).collect();
+        assert_eq!(ids, ["SYN-01", "SYN-02", "SYN-03"]);
+        assert_eq!(found.tests.len(), 4);
     }
 
     #[test]
