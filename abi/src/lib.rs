@@ -15,5 +15,6 @@ pub mod record;
 pub mod rndis;
 pub mod snp;
 pub mod svm;
+pub mod trace;
 pub mod virtio;
 pub mod vmbus;

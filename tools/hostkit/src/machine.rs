@@ -11,7 +11,10 @@ use crate::fault::Faults;
 use crate::hv::{HvCounters, Inbound, MsrFault, Partition, PartitionConfig, RegisterHook};
 use crate::mem::VmMemory;
 use crate::netvsp::{Nic, NicConfig, NicContext};
+use crate::trace::{Recorded, Recorder, significant};
 use crate::vmbus::{Context, Server, ServerConfig, ServerEvent};
+use abi::hyperv::msr;
+use abi::trace::Kind;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -33,7 +36,7 @@ pub struct MachineConfig {
 #[derive(Debug)]
 pub struct Machine<M, B> {
     /// Memory of the VM.
-    pub mem: M,
+    pub mem: Recorded<M>,
     /// The hypervisor's part.
     pub partition: Partition,
     /// The VMBus server.
@@ -51,6 +54,7 @@ pub struct Machine<M, B> {
 impl<M: VmMemory, B: Backend> Machine<M, B> {
     /// A machine at reference time 0 that offers one NIC.
     pub fn new(mem: M, backend: B, config: MachineConfig) -> Self {
+        let mem = Recorded::new(mem);
         let mut partition = Partition::new(config.partition);
         let mut server = Server::new(config.server, &mut partition);
         let mut faults = Faults::default();
@@ -75,16 +79,65 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
     /// Moves reference time (100 ns) forward; see [`Partition::set_time`].
     pub fn set_time(&mut self, now_100ns: u64) {
         self.partition.set_time(now_100ns);
+        if let Some(recorder) = self.mem.recorder() {
+            recorder.set_time(now_100ns);
+        }
+    }
+
+    /// Records everything that is handed over from now on. Registers that say
+    /// where the SynIC pages are and that were written before stand at its start.
+    pub fn record(&mut self, recorder: Recorder) {
+        self.mem.set_recorder(recorder);
+        for vp in 0..self.partition.vp_count() {
+            for register in [msr::SIMP, msr::SIEFP] {
+                let value = self.partition.msr_read(vp, register).unwrap_or(0);
+                if value != 0 {
+                    let parts = [&register.to_le_bytes()[..], &[0; 4], &value.to_le_bytes()];
+                    self.note(Kind::REGISTER_WRITE, vp, &parts);
+                }
+            }
+        }
+    }
+
+    /// Ends the recording, if there is one, with a last look at how far the guest
+    /// has come.
+    pub fn end_recording(&mut self) {
+        self.mem.finish();
+    }
+
+    fn note(&self, kind: Kind, vp: u32, parts: &[&[u8]]) {
+        if let Some(recorder) = self.mem.recorder() {
+            recorder.record(kind, vp, parts);
+        }
     }
 
     /// RDMSR of a synthetic MSR.
-    pub fn msr_read(&mut self, vp: u32, msr: u32) -> Result<u64, MsrFault> {
-        self.partition.msr_read(vp, msr)
+    pub fn msr_read(&mut self, vp: u32, register: u32) -> Result<u64, MsrFault> {
+        let answer = self.partition.msr_read(vp, register);
+        let (fault, value) = (u32::from(answer.is_err()), answer.unwrap_or(0));
+        let parts = [
+            &register.to_le_bytes()[..],
+            &fault.to_le_bytes(),
+            &value.to_le_bytes(),
+        ];
+        self.note(Kind::REGISTER_READ, vp, &parts);
+        answer
     }
 
     /// WRMSR of a synthetic MSR (or of the x2APIC EOI register).
-    pub fn msr_write(&mut self, vp: u32, msr: u32, value: u64) -> Result<(), MsrFault> {
-        self.partition.msr_write(&self.mem, vp, msr, value)
+    pub fn msr_write(&mut self, vp: u32, register: u32, value: u64) -> Result<(), MsrFault> {
+        // In front of what the write leads to: it may fill slots.
+        let parts = [&register.to_le_bytes()[..], &[0; 4], &value.to_le_bytes()];
+        self.note(Kind::REGISTER_WRITE, vp, &parts);
+        let result = self.partition.msr_write(&self.mem, vp, register, value);
+        if result.is_err() {
+            self.note(
+                Kind::REGISTER_FAULT,
+                vp,
+                &[&register.to_le_bytes(), &[0; 4]],
+            );
+        }
+        result
     }
 
     /// A hypercall; see [`Partition::hypercall`].
@@ -96,8 +149,20 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         input: &[u8],
         output: &mut [u8],
     ) -> u64 {
-        self.partition
-            .hypercall(&self.mem, hook, vp, control, input, output)
+        self.note(
+            Kind::CALL,
+            vp,
+            &[&control.to_le_bytes(), significant(input)],
+        );
+        let result = self
+            .partition
+            .hypercall(&self.mem, hook, vp, control, input, output);
+        self.note(
+            Kind::RESULT,
+            vp,
+            &[&result.to_le_bytes(), significant(output)],
+        );
+        result
     }
 
     /// Vector that may go into `vp` now.
@@ -107,12 +172,14 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
 
     /// `vp` took `vector`.
     pub fn accept_vector(&mut self, vp: u32, vector: u8) {
+        self.note(Kind::INTERRUPT, vp, &[&u32::from(vector).to_le_bytes()]);
         self.partition.accept_vector(vp, vector);
     }
 
     /// Does everything that is due at `now_100ns`. Returns when it wants to be
     /// polled again without anything else happening.
     pub fn poll(&mut self, now_100ns: u64) -> Option<u64> {
+        self.set_time(now_100ns);
         self.partition.poll(&self.mem, now_100ns);
         let mut more = true;
         for _ in 0..ROUNDS {

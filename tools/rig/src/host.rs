@@ -10,6 +10,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use hostkit::backend::{Backend, Loopback, Null};
 use hostkit::hv::{MsrFault, PartitionConfig, RegisterHook};
+use hostkit::trace::Recorder;
 use hostkit::vmbus::Target;
 use hostkit::{Machine, MachineConfig};
 use rig::nic::Nic;
@@ -96,6 +97,15 @@ impl Host {
         };
         let mut machine = Machine::new(memory, network, config);
         machine.faults = options.faults();
+        if options.trace {
+            match rig::trace::Console::new() {
+                Ok(sink) => {
+                    let creator = concat!("undercroft rig ", env!("CARGO_PKG_VERSION"));
+                    machine.record(Recorder::new(Box::new(sink), creator, 0));
+                }
+                Err(_) => log("warn", format_args!("no trace: no virtio-serial device")),
+            }
+        }
         Host {
             machine,
             wants_turn: true,
@@ -148,6 +158,11 @@ impl Host {
         self.machine.set_time(now);
         self.wants_turn = true;
         self.machine.hypercall(hook, 0, control, input, output)
+    }
+
+    /// Ends the trace, if one is written.
+    pub fn end_recording(&mut self) {
+        self.machine.end_recording();
     }
 
     /// Counters of the host side. Frames are counted from the VM's side by the

@@ -12,6 +12,7 @@ pub mod insn;
 pub mod nic;
 pub mod npt;
 pub mod rmp;
+pub mod trace;
 pub mod vc;
 pub mod vmsa;
 pub mod walk;

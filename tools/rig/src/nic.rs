@@ -37,7 +37,7 @@ const BACKLOG: usize = 1024;
 const RECLAIM_AT: usize = QUEUE / 2;
 /// Where BARs go that the firmware left empty or above 4 GiB: a hole of q35's
 /// 32-bit PCI window that it does not use itself.
-const BAR_WINDOW: u64 = 0xE000_0000;
+pub(crate) const BAR_WINDOW: u64 = 0xE000_0000;
 
 /// Why there is no network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl core::fmt::Display for NicError {
 }
 
 /// DMA memory is heap memory: physical = virtual.
-struct Identity;
+pub(crate) struct Identity;
 
 // SAFETY: `dma_alloc` hands out zeroed, page-aligned memory of the global
 // allocator that nobody else has; on the rig all memory below 4 GiB is mapped at
@@ -101,7 +101,7 @@ unsafe impl Hal for Identity {
 }
 
 /// PCI configuration space through ports CF8 and CFC.
-struct Ports;
+pub(crate) struct Ports;
 
 impl Ports {
     fn select(function: DeviceFunction, offset: u8) {
@@ -169,7 +169,7 @@ pub fn init() -> Result<Nic, NicError> {
         .enumerate_bus(0)
         .find(|(_, info)| virtio_device_type(info) == Some(DeviceType::Network))
         .ok_or(NicError::NotFound)?;
-    place_bars(&mut root, function)?;
+    place_bars(&mut root, function, BAR_WINDOW)?;
     root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
     let transport =
         PciTransport::new::<Identity, Ports>(&mut root, function).map_err(|_| NicError::Device)?;
@@ -193,10 +193,14 @@ fn new_buffer() -> Box<[u8]> {
     alloc::vec![0; BUFFER].into_boxed_slice()
 }
 
-/// Moves memory BARs that the rig cannot reach into the 32-bit window.
-fn place_bars(root: &mut PciRoot<Ports>, function: DeviceFunction) -> Result<(), NicError> {
+/// Moves memory BARs that the rig cannot reach to `window` in the 32-bit hole.
+pub(crate) fn place_bars(
+    root: &mut PciRoot<Ports>,
+    function: DeviceFunction,
+    window: u64,
+) -> Result<(), NicError> {
     let bars = root.bars(function).map_err(|_| NicError::Bars)?;
-    let mut next = BAR_WINDOW;
+    let mut next = window;
     for (index, bar) in (0u8..).zip(bars) {
         let Some(bar @ BarInfo::Memory { .. }) = bar else {
             continue;

@@ -33,6 +33,8 @@ pub struct Options {
     pub max_version: Option<Version>,
     /// `plain`: VMBus of a guest that is not redirected.
     pub plain: bool,
+    /// `trace`: record what is handed over, to QEMU's virtio console.
+    pub trace: bool,
     /// `net=card|loopback|none`.
     pub network: Network,
 }
@@ -54,6 +56,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
         fault: None,
         max_version: None,
         plain: false,
+        trace: false,
         network: Network::Card,
     };
     for word in line.split_ascii_whitespace() {
@@ -85,6 +88,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         Some(("net", "none")) => options.network = Network::None,
         Some(("selftest", "leak")) => options.selftest = Some(Kind::Leak),
         None if word == "selftest" => options.selftest = Some(Kind::Steps),
+        None if word == "trace" => options.trace = true,
         None if word == "plain" => options.plain = true,
         // QEMU may put the kernel's name in front.
         _ => return (word.contains('/') || word.ends_with(".elf")).then_some(()),

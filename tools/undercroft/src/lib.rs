@@ -7,8 +7,10 @@
 //! * [`measure::measure`] computes the launch digest twice, independently.
 //! * [`inspect::inspect`] describes a file for people and programs.
 //! * [`rules::catalogue`] is every rule for host messages, with code and tests.
+//! * [`audit::audit`] replays a trace and judges every host message in it.
 //! * [`testkit`] makes tiny kernels and firmware for tests.
 
+pub mod audit;
 pub mod error;
 pub mod file;
 pub mod firmware;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use undercroft::image::{self, Options, VmbusTarget};
-use undercroft::{Error, Input, firmware, inspect, measure, rules};
+use undercroft::{Error, Input, audit, firmware, inspect, measure, rules};
 
 /// Build, measure and inspect Undercroft images.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     /// Print the rules that host messages must pass: what each says, where the
     /// code enforces it, which tests prove it.
     Rules(RulesArgs),
+    /// Replay a recorded run and judge every message of the host in it.
+    Audit(AuditArgs),
 }
 
 #[derive(Args)]
@@ -99,6 +101,21 @@ struct RulesArgs {
     markdown: bool,
 }
 
+#[derive(Args)]
+struct AuditArgs {
+    /// Trace, as `cargo xtask run --trace FILE` writes it.
+    file: PathBuf,
+    /// List every message, not only those that break a rule.
+    #[arg(long)]
+    all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Enforce the rules too that images only count.
+    #[arg(long)]
+    enforce_all: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum PlatformArg {
     /// AMD SEV-SNP.
@@ -115,7 +132,7 @@ enum VmbusArg {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Our messages name their causes already.
             eprintln!("undercroft: {error}");
@@ -124,8 +141,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Audit(args) => return audit_file(&args),
         Command::Image(args) => build(args),
         Command::Measure(args) => {
             let report = measure::measure(&Input::read("image", &args.file)?)?;
@@ -144,7 +162,8 @@ fn run(cli: Cli) -> Result<()> {
             }
         }
         Command::Rules(args) => explain(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build(args: ImageArgs) -> Result<()> {
@@ -184,6 +203,31 @@ fn build(args: ImageArgs) -> Result<()> {
         image.config.memory_min >> 20,
         undercroft::error::hex(&image.digest)
     ))
+}
+
+/// Status 0: nothing is wrong. 1: a rule was broken. 2: the trace is broken or
+/// records are missing.
+fn audit_file(args: &AuditArgs) -> Result<ExitCode> {
+    let input = Input::read("trace", &args.file)?;
+    let options = audit::Options {
+        all: args.all,
+        frames: false,
+        enforce_all: args.enforce_all,
+    };
+    let found = audit::audit(&input.bytes, options);
+    if args.json {
+        print(&serde_json::to_string_pretty(&found)?)?;
+    } else {
+        print(audit::text(&found).trim_end())?;
+    }
+    if let Some(broken) = &found.broken {
+        eprintln!("undercroft: {}: {broken}", args.file.display());
+    }
+    Ok(match &found {
+        f if f.broken.is_some() || f.dropped > 0 => ExitCode::from(2),
+        f if !f.violations.is_empty() => ExitCode::from(1),
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn explain(args: &RulesArgs) -> Result<()> {

@@ -35,6 +35,8 @@ pub struct Boot {
     pub append: String,
     /// Memory of the QEMU machine in MiB.
     pub memory: u32,
+    /// Where the rig's trace goes.
+    pub trace: Option<PathBuf>,
     /// Whether COM2 carries records and port 0xf4 ends the run.
     pub rig: bool,
     /// When to give up.
@@ -146,6 +148,20 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
         &format!("socket,id=records,path={}", socket.display()),
     ]);
     add(&["-serial", "chardev:records"]);
+    if let Some(file) = &boot.trace {
+        add(&[
+            "-chardev",
+            // A comma in an option's value is written twice.
+            &format!(
+                "file,id=trace,path={}",
+                file.display().to_string().replace(',', ",,")
+            ),
+            "-device",
+            "virtio-serial-pci,disable-legacy=on",
+            "-device",
+            "virtconsole,chardev=trace",
+        ]);
+    }
     if boot.rig {
         add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
     }

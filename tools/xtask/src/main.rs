@@ -105,6 +105,9 @@ struct RunArgs {
     /// Keep a copy of the image
     #[arg(long, value_name = "FILE")]
     keep_image: Option<PathBuf>,
+    /// Record every byte that the host hands over, for `undercroft audit`
+    #[arg(long, value_name = "FILE", conflicts_with = "plain")]
+    trace: Option<PathBuf>,
     /// Words for the rig's own command line
     #[arg(
         long,
@@ -163,6 +166,7 @@ fn run(args: RunArgs) -> Result<()> {
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
         faults: args.fault,
+        trace: args.trace,
         rig_append: args.rig_append,
         plain: args.plain,
         show: !args.quiet,

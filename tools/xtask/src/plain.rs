@@ -104,6 +104,7 @@ impl TestGuest {
             initrd: self.initrd.clone(),
             append: self.append.clone(),
             memory,
+            trace: None,
             rig: false,
             timeout,
             show,

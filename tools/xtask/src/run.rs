@@ -35,6 +35,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// What goes wrong on purpose.
     pub faults: Vec<String>,
+    /// Where the trace goes.
+    pub trace: Option<PathBuf>,
     /// Words for the rig.
     pub rig_append: String,
     /// Without rig and paravisor.
@@ -53,6 +55,7 @@ impl Default for Plan {
             memory: 512,
             timeout: Duration::from_secs(120),
             faults: Vec::new(),
+            trace: None,
             rig_append: String::new(),
             plain: false,
             show: true,
@@ -148,6 +151,9 @@ fn boot_above(
             append = format!("{append} fault={name}");
         }
     }
+    if plan.trace.is_some() {
+        append.push_str(" trace");
+    }
     if !plan.rig_append.is_empty() {
         append = format!("{append} {}", plan.rig_append);
     }
@@ -157,6 +163,7 @@ fn boot_above(
         initrd: Some(image),
         append,
         memory: plan.memory + RIG_MEMORY,
+        trace: plan.trace.clone(),
         rig: true,
         timeout: plan.timeout + GRACE,
         show: plan.show,
@@ -174,6 +181,7 @@ pub fn selftest(show: bool) -> Result<()> {
         initrd: None,
         append: format!("memory={memory}M selftest"),
         memory: memory + RIG_MEMORY,
+        trace: None,
         rig: true,
         timeout: Duration::from_secs(60),
         show,

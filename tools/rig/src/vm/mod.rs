@@ -331,6 +331,7 @@ impl Vm {
         );
         record::count("tsc_hz", format_args!(""), self.clock.tsc_hz);
         self.host.report();
+        self.host.end_recording();
     }
 
     /// Microseconds of the run so far, from the clock that records use.
