@@ -12,6 +12,7 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/rules/scan.rs");
+    println!("cargo::rerun-if-changed=src/rules/tokens.rs");
     for folder in scan::FOLDERS {
         println!("cargo::rerun-if-changed={}", root.join(folder).display());
     }

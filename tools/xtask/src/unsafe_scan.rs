@@ -1,10 +1,14 @@
-//! Counts `unsafe` in Rust source. Comments, strings and character literals are
-//! taken out first, so that prose about unsafe code does not count.
+//! Counts `unsafe` in Rust source. Comments and literals are left out, so that
+//! prose about unsafe code does not count.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tokens::Kind;
+
+#[path = "../../undercroft/src/rules/tokens.rs"]
+mod tokens;
 
 /// How often, by what follows the word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -51,14 +55,16 @@ fn scan_dir(dir: &Path, sum: &mut Unsafe) -> Result<()> {
 
 /// Counts in one source text.
 pub fn count(source: &str) -> Unsafe {
-    let code = strip(source);
     let mut sum = Unsafe::default();
-    let mut words = tokens(&code).peekable();
+    let code = tokens::read(source)
+        .into_iter()
+        .filter(|t| t.kind == Kind::Code);
+    let mut words = code.map(|t| t.text).peekable();
     while let Some(word) = words.next() {
         if word != "unsafe" {
             continue;
         }
-        match words.peek().copied() {
+        match words.peek().map(String::as_str) {
             Some("{") => sum.blocks += 1,
             Some("fn" | "extern") => sum.functions += 1,
             Some("impl" | "trait") => sum.impls += 1,
@@ -67,131 +73,6 @@ pub fn count(source: &str) -> Unsafe {
         }
     }
     sum
-}
-
-/// Words, and every other visible character by itself.
-fn tokens(code: &str) -> impl Iterator<Item = &str> {
-    let word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut rest = code;
-    std::iter::from_fn(move || {
-        rest = rest.trim_start();
-        let first = rest.chars().next()?;
-        let end = match word(first) {
-            true => rest.find(|c| !word(c)).unwrap_or(rest.len()),
-            false => first.len_utf8(),
-        };
-        let (token, after) = rest.split_at(end);
-        rest = after;
-        Some(token)
-    })
-}
-
-/// The source without comments, and with empty literals.
-fn strip(source: &str) -> String {
-    let text: Vec<char> = source.chars().collect();
-    let at = |n: usize| text.get(n).copied().unwrap_or('\0');
-    let mut out = String::with_capacity(source.len());
-    let mut i = 0;
-    while i < text.len() {
-        let before = if i == 0 { '\0' } else { at(i - 1) };
-        let in_word = before.is_alphanumeric() || before == '_';
-        match at(i) {
-            '/' if at(i + 1) == '/' => {
-                while i < text.len() && at(i) != '\n' {
-                    i += 1;
-                }
-            }
-            '/' if at(i + 1) == '*' => i = after_block_comment(&text, i),
-            '"' => {
-                out.push_str("\"\"");
-                i = after_string(&text, i + 1);
-            }
-            'r' if raw_hashes(&text, i).is_some()
-                && (!in_word || before == 'b' || before == 'c') =>
-            {
-                let hashes = raw_hashes(&text, i).unwrap_or(0);
-                out.push_str("\"\"");
-                i = after_raw_string(&text, i + hashes + 2, hashes);
-            }
-            // A character, not a lifetime: 'x' or an escape.
-            '\'' if at(i + 1) == '\\' => {
-                out.push_str("''");
-                i += 3; // the quote, the backslash and what it escapes
-                while i < text.len() && at(i) != '\'' {
-                    i += 1;
-                }
-                i += 1;
-            }
-            '\'' if at(i + 2) == '\'' => {
-                out.push_str("''");
-                i += 3;
-            }
-            other => {
-                out.push(other);
-                i += 1;
-            }
-        }
-    }
-    out
-}
-
-/// `r"`, `r#"`, …: the number of hashes.
-fn raw_hashes(text: &[char], from: usize) -> Option<usize> {
-    let hashes = text
-        .iter()
-        .skip(from + 1)
-        .take_while(|c| **c == '#')
-        .count();
-    (text.get(from + 1 + hashes) == Some(&'"')).then_some(hashes)
-}
-
-fn after_raw_string(text: &[char], from: usize, hashes: usize) -> usize {
-    let mut i = from;
-    while i < text.len() {
-        let closing = text[i] == '"'
-            && text
-                .get(i + 1..i + 1 + hashes)
-                .is_some_and(|part| part.iter().all(|c| *c == '#'));
-        if closing {
-            return i + 1 + hashes;
-        }
-        i += 1;
-    }
-    i
-}
-
-fn after_string(text: &[char], from: usize) -> usize {
-    let mut i = from;
-    while i < text.len() {
-        match text[i] {
-            '\\' => i += 2,
-            '"' => return i + 1,
-            _ => i += 1,
-        }
-    }
-    i
-}
-
-fn after_block_comment(text: &[char], from: usize) -> usize {
-    let mut depth = 0usize;
-    let mut i = from;
-    while i < text.len() {
-        match (text[i], text.get(i + 1)) {
-            ('/', Some('*')) => {
-                depth += 1;
-                i += 2;
-            }
-            ('*', Some('/')) => {
-                depth -= 1;
-                i += 2;
-                if depth == 0 {
-                    return i;
-                }
-            }
-            _ => i += 1,
-        }
-    }
-    i
 }
 
 #[cfg(test)]

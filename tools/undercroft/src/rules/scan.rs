@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tokens::{Kind, Token};
+
+#[path = "tokens.rs"]
+mod tokens;
+
 /// Folders with code or tests of rules, from the root of the checkout.
 pub const FOLDERS: [&str; 3] = ["paravisor", "tests", "tools/hostkit"];
 
@@ -367,11 +372,6 @@ fn closing(tokens: &[Token], open: usize) -> usize {
     tokens.len()
 }
 
-struct Token {
-    text: String,
-    line: usize,
-}
-
 /// Ids in a comment, each with the number of lines before it.
 fn named(comment: &str) -> impl Iterator<Item = (String, usize)> {
     comment.lines().enumerate().flat_map(|(below, line)| {
@@ -381,124 +381,25 @@ fn named(comment: &str) -> impl Iterator<Item = (String, usize)> {
     })
 }
 
-/// Words, and every other visible character by itself, without literals. A
-/// comment is a `//RND-16` for each rule that it names.
-fn tokens(source: &str) -> Vec<Token> {
-    let text: Vec<char> = source.chars().collect();
-    let at = |n: usize| text.get(n).copied().unwrap_or('\0');
-    let in_word = |c: char| c.is_alphanumeric() || c == '_';
-    let mut out = Vec::new();
-    let (mut i, mut line) = (0, 1);
-    while i < text.len() {
-        let start = i;
-        match at(i) {
-            '/' if at(i + 1) == '/' => {
-                while i < text.len() && at(i) != '\n' {
-                    i += 1;
-                }
-            }
-            '/' if at(i + 1) == '*' => i = after_comment(&text, i),
-            '"' => i = after_string(&text, i),
-            'r' | 'b' | 'c' if raw_string(&text, i).is_some() => {
-                i = raw_string(&text, i).unwrap_or(text.len());
-            }
-            // A character, not a lifetime: 'x' or an escape.
-            '\'' if at(i + 1) == '\\' => {
-                i += 3;
-                while i < text.len() && at(i) != '\'' {
-                    i += 1;
-                }
-                i += 1;
-            }
-            '\'' if at(i + 2) == '\'' => i += 3,
-            c if in_word(c) => {
-                while in_word(at(i)) {
-                    i += 1;
-                }
-            }
-            _ => i += 1,
-        }
-        let end = i.min(text.len());
-        let first = text[start];
-        let is_literal = matches!(first, '"' | '\'') && end - start > 1;
-        let is_comment = first == '/' && end - start > 1;
-        let is_raw = end - start > 1 && text[end - 1] != '_' && !in_word(text[end - 1]);
-        if is_comment {
-            let comment: String = text[start..end].iter().collect();
-            out.extend(named(&comment).map(|(id, below)| Token {
-                text: format!("//{id}"),
-                line: line + below,
-            }));
-        } else if first == '"' {
-            // A string that names rules, for tests that look for an id in text.
-            let literal: String = text[start..end].iter().collect();
-            out.extend(named(&literal).map(|(id, below)| Token {
-                text: id.replace('-', "_"),
-                line: line + below,
-            }));
-        } else if !(first.is_whitespace() || is_literal || is_raw) {
-            let text = text[start..end].iter().collect();
-            out.push(Token { text, line });
-        }
-        line += text[start..end].iter().filter(|c| **c == '\n').count();
-    }
-    out
-}
-
-/// The end of a raw string (`r#"…"#`, with `b` or `c` before) that starts here.
-fn raw_string(text: &[char], from: usize) -> Option<usize> {
-    let at = |n: usize| text.get(n).copied().unwrap_or('\0');
-    let r = from + usize::from(at(from) != 'r');
-    if at(r) != 'r' {
-        return None;
-    }
-    let hashes = (r + 1..).take_while(|n| at(*n) == '#').count();
-    if at(r + 1 + hashes) != '"' {
-        return None;
-    }
-    let mut i = r + 2 + hashes;
-    while i < text.len() {
-        let after = i + 1 + hashes;
-        if text[i] == '"' && (i + 1..after).all(|n| at(n) == '#') {
-            return Some(after);
-        }
-        i += 1;
-    }
-    Some(i)
-}
-
-fn after_string(text: &[char], from: usize) -> usize {
-    let mut i = from + 1;
-    while i < text.len() {
-        match text[i] {
-            '\\' => i += 2,
-            '"' => return i + 1,
-            _ => i += 1,
-        }
-    }
-    i
-}
-
-fn after_comment(text: &[char], from: usize) -> usize {
-    let mut depth = 0usize;
-    let mut i = from;
-    while i < text.len() {
-        match (text[i], text.get(i + 1)) {
-            ('/', Some('*')) => {
-                depth += 1;
-                i += 2;
-            }
-            ('*', Some('/')) => {
-                depth -= 1;
-                i += 2;
-                if depth == 0 {
-                    return i;
-                }
-            }
-            _ => i += 1,
-        }
-    }
-    i
+/// The tokens of a text. A comment is a `//RND-16` for each rule that it names,
+/// a string a `RND_16` for each; other literals are left out.
+fn tokens(text: &str) -> Vec<Token> {
+    let ids = |token: Token, write: fn(String) -> String| -> Vec<Token> {
+        named(&token.text)
+            .map(|(id, below)| Token {
+                kind: token.kind,
+                text: write(id),
+                line: token.line + below,
+            })
+            .collect()
+    };
+    let some = |token: Token| match token.kind {
+        Kind::Code => vec![token],
+        Kind::Comment => ids(token, |id| format!("//{id}")),
+        Kind::String => ids(token, |id| id.replace('-', "_")),
+        Kind::Literal => vec![],
+    };
+    tokens::read(text).into_iter().flat_map(some).collect()
 }
 
 #[cfg(test)]
