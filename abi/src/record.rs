@@ -14,7 +14,16 @@
 //! | `mark` | `name`, `us` (microseconds since the sender started) |
 //! | `count` | `name`, `key` (may be empty), `value` (unsigned) |
 //! | `text` | `name`, `value` (a string, for example the launch digest in hex) |
+//! | `audit` | `seq`, `time`, `last`, `times`, `vp`, `channel`, `rule`, `offset`, `value`, `reaction` |
 //! | `outcome` | `name` (see [`Outcome`]), `msg` |
+//!
+//! An `audit` line is one way in which a rule was broken: for the first time at `time`
+//! and for the last at `last` (100 ns since the paravisor's clock began), `times` times
+//! in all, on VP `vp`, on the channel that the host calls `channel` (or `null`).
+//! `rule` is its id, `reaction` the name of what it leads to, `offset` and `value` are
+//! where in the message and what stood there. `seq` rises with the time of the first.
+//! They come at the end of a run; the guest reads the same lines from its COM2 at any
+//! time. `count` lines of name `violation` have the totals by rule.
 
 /// Data port of the record channel (COM2).
 pub const RECORD_PORT: u16 = 0x2f8;

@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod audit;
 pub mod cpuid;
 pub mod dispatch;
 pub mod guest_boot;

@@ -28,12 +28,14 @@ mod story {
     use crate::arch::{heap, log as out, memory as window, tables, traps, tsc};
     use abi::hyperv::msr;
     use abi::record::{CONSOLE_PORT, Outcome};
+    use alloc::vec::Vec;
     use core::convert::Infallible;
     use core::fmt;
     use devices::{Machine, MachineConfig};
     use loader::config::{Config, VMBUS_PLAIN};
     use loader::layout;
     use memory::{GuestMemory, Purpose, RawShared, SharedPool};
+    use paravisor_core::audit::{Audit, Finding};
     use paravisor_core::cpuid::CheckedCpuid;
     use paravisor_core::guest_boot::{self, BadBoot};
     use paravisor_core::record::Line;
@@ -45,6 +47,7 @@ mod story {
     use platform::snp::{Hardware, Snp, check_host};
     use platform::{Access, Platform};
     use relay::{InVm, Unplugged};
+    use validate::Rule;
 
     type Host = Snp<'static, Hardware, RawShared>;
     type Pool = SharedPool<PoolBacking, POOL_PAGES>;
@@ -65,7 +68,7 @@ mod story {
     pub extern "C" fn paravisor_main() -> ! {
         match boot() {
             Ok(never) => match never {},
-            Err(Stop { outcome, what, why }) => match why {
+            Err(Stop { outcome, what, why }) => match why.inspect(Cause::found) {
                 Some(why) => out::end(outcome, format_args!("{what}: {why}")),
                 None => out::end(outcome, format_args!("{what}")),
             },
@@ -86,6 +89,22 @@ mod story {
         Config(loader::config::ConfigError),
         End(End),
         Rule(validate::Violation),
+    }
+
+    impl Cause {
+        /// Puts a rule that ended the boot into the audit. Those of the uplink are
+        /// there already.
+        fn found(&self) {
+            if let Cause::Synic(error) = self {
+                let violation = error.violation();
+                out::found(violation.map(|violation| Finding {
+                    vp: 0,
+                    channel: None,
+                    violation,
+                    times: 1,
+                }));
+            }
+        }
     }
 
     impl fmt::Display for Cause {
@@ -256,11 +275,14 @@ mod story {
         let reference = host
             .read_register(msr::TIME_REF_COUNT)
             .chapter("reference time")?;
-        Clock::new(before, hz, reference).ok_or(Stop {
-            outcome: Outcome::HostFailure,
-            what: "TSC frequency out of range (SYN-28)",
-            why: None,
-        })
+        let out_of_range = SynicError::Judged {
+            rule: Rule::SYN_28,
+            register: msr::TSC_FREQUENCY,
+            value: hz,
+        };
+        Clock::new(before, hz, reference)
+            .ok_or(out_of_range)
+            .chapter("TSC frequency")
     }
 
     fn accept_memory(host: &mut Host, config: &Config, memory: u64) -> Result<GuestRam, Stop> {
@@ -296,7 +318,9 @@ mod story {
             }
             let polled = uplink
                 .turn(host, &mut Unplugged, pending.sint, now)
-                .chapter("bring-up of the NIC")?;
+                .chapter("bring-up of the NIC");
+            out::found(uplink.take_findings());
+            let polled = polled?;
             let standing = uplink.standing();
             if !connected && !matches!(standing, Standing::Contacting | Standing::Failed) {
                 connected = true;
@@ -398,6 +422,10 @@ mod story {
             }
         }
 
+        fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T {
+            out::audit(act)
+        }
+
         fn records(&mut self, host: &mut Host, budget: usize) {
             out::flush(host, budget);
         }
@@ -422,6 +450,10 @@ mod story {
             }
             self.uplink
                 .turn(host, &mut InVm { machine, memory }, reason.sint, now)
+        }
+
+        fn take_findings(&mut self) -> Vec<Finding> {
+            self.uplink.take_findings()
         }
     }
 

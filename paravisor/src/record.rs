@@ -1,6 +1,7 @@
 //! Lines of the record channel (see `abi::record`), and how many of them a
 //! neighbour can cause.
 
+use crate::audit::Entry;
 use abi::record::MAX_LINE;
 use core::fmt::{self, Write};
 
@@ -100,6 +101,47 @@ impl Line {
         line.text("name", format_args!("{name}"));
         line.text("value", value);
         line.close()
+    }
+
+    /// `{"kind":"audit"}`: rules that were broken in one way.
+    pub fn audit(entry: &Entry) -> Line {
+        let finding = &entry.finding;
+        let violation = &finding.violation;
+        let mut line = Line::new("audit");
+        line.number("seq", entry.number);
+        line.number("time", entry.time);
+        line.number("last", entry.last);
+        line.number("times", finding.times.into());
+        line.number("vp", finding.vp.into());
+        match finding.channel {
+            Some(channel) => line.number("channel", channel.into()),
+            None => line.raw(",\"channel\":null"),
+        }
+        line.text("rule", format_args!("{}", violation.rule));
+        line.number("offset", violation.offset.into());
+        line.number("value", violation.value);
+        line.text(
+            "reaction",
+            format_args!("{}", violation.rule.reaction().name()),
+        );
+        line.close()
+    }
+
+    /// `{"kind":"audit-end"}`: on the guest's audit port, behind a page of records.
+    pub fn audit_end(next: u64, more: bool, overwritten: u64) -> Line {
+        let mut line = Line::new("audit-end");
+        line.number("next", next);
+        line.number("more", more.into());
+        line.number("overwritten", overwritten);
+        line.close()
+    }
+
+    /// Nothing but its newline.
+    pub fn empty() -> Line {
+        Line {
+            bytes: [0; MAX_LINE],
+            len: 0,
+        }
     }
 
     /// `{"kind":"outcome"}`: the last line.

@@ -6,7 +6,7 @@ use crate::run::Stats;
 use crate::uplink::{Totals, Uplink};
 use memory::{Backing, Purpose};
 use platform::Exit;
-use validate::Layer;
+use validate::{Layer, Rule};
 
 /// What `main` and the loop have counted.
 pub struct Summary<'a, B: Backing, const N: usize> {
@@ -70,8 +70,8 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
             ));
         }
         for (rule, count) in [
-            ("SYN-19", self.foreign_interrupts),
-            ("SYN-34", self.stats.early_timers),
+            (Rule::SYN_19, self.foreign_interrupts),
+            (Rule::SYN_34, self.stats.early_timers),
         ] {
             if count != 0 {
                 emit(&Line::count("violation", format_args!("{rule}"), count));

@@ -6,17 +6,22 @@
 //! nothing to do. Their handlers set flags; everything they mean is done here, once
 //! per turn and within budgets.
 
+use crate::audit::{Audit, Finding, Port};
 use crate::dispatch::{self, Next};
 use crate::mmio::Decoded;
 use crate::synic::Timer;
 use crate::time::Clock;
 use abi::record::Outcome;
+use alloc::vec::Vec;
 use devices::{Machine, PowerEvent};
 use memory::GuestMemory;
 use platform::{Error, Exit, Platform, Registers};
+use validate::{Rule, Violation};
 
 /// Console bytes that are moved per turn.
 const CONSOLE_BUDGET: usize = 256;
+/// Bytes of the audit that are moved per turn: what the FIFO of a 16550A holds.
+const AUDIT_FIFO: usize = 16;
 /// Record bytes that are written per turn while the guest could run, and while
 /// it is halted. A byte costs an exit of our own (about 15 µs in the emulator).
 const RECORD_BUDGET_BUSY: usize = 16;
@@ -35,6 +40,8 @@ pub struct Pending {
     pub timer: bool,
     /// The timer of everything else has expired.
     pub watch: bool,
+    /// The last vector that nobody asked for (SYN-19).
+    pub foreign: Option<u8>,
 }
 
 /// What the loop needs of the image around it.
@@ -45,6 +52,8 @@ pub trait Surroundings<P> {
     fn pending(&mut self) -> Pending;
     /// Takes the console output of the guest.
     fn console(&mut self, platform: &mut P, bytes: &[u8]);
+    /// The audit.
+    fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T;
     /// Writes up to `budget` bytes of waiting records.
     fn records(&mut self, platform: &mut P, budget: usize);
 }
@@ -80,6 +89,9 @@ pub trait Network<P> {
         reason: Reason,
         now: u64,
     ) -> Result<Polled, End>;
+
+    /// Takes the rules that did not hold since the last call.
+    fn take_findings(&mut self) -> Vec<Finding>;
 }
 
 /// How a run ended.
@@ -168,6 +180,7 @@ pub struct Vp<P, G, N, S> {
     halted: bool,
     network_deadline: Option<u64>,
     network_more: bool,
+    audit_port: Port,
 }
 
 impl<P, G, N, S> Vp<P, G, N, S>
@@ -201,6 +214,7 @@ where
             halted: false,
             network_deadline: Some(0),
             network_more: false,
+            audit_port: Port::new(),
         }
     }
 
@@ -225,10 +239,21 @@ where
             stats,
             ..
         } = self;
-        for (raised, timer) in [(pending.timer, timer), (pending.watch, watch)] {
+        let mut early = [false; 2];
+        let raised = [(pending.timer, timer), (pending.watch, watch)];
+        for ((raised, timer), early) in raised.into_iter().zip(&mut early) {
             if raised && !timer.expired(platform, reference)? {
                 stats.early_timers = stats.early_timers.saturating_add(1);
+                *early = true;
             }
+        }
+        for (timer, early) in early.into_iter().enumerate() {
+            if early {
+                self.record(now, Violation::new(Rule::SYN_34, 0, timer as u64));
+            }
+        }
+        if let Some(vector) = pending.foreign {
+            self.record(now, Violation::new(Rule::SYN_19, 0, vector));
         }
         if pending.sint {
             self.stats.sints = self.stats.sints.saturating_add(1);
@@ -242,6 +267,7 @@ where
         }
         self.poll_network(pending.sint, reference)?;
         self.move_console();
+        self.move_audit();
         if let Some(event) = self.machine.take_power_event() {
             return Err(match event {
                 PowerEvent::PowerOff => End {
@@ -286,10 +312,50 @@ where
             network,
             ..
         } = self;
-        let polled = network.poll(platform, machine, guest, reason, reference)?;
+        let polled = network.poll(platform, machine, guest, reason, reference);
+        let findings = network.take_findings();
+        let time = self.time();
+        for finding in findings {
+            self.surroundings.audit(|audit| audit.add(time, finding));
+        }
+        let polled = polled?;
         self.network_deadline = polled.deadline;
         self.network_more = polled.more;
         Ok(())
+    }
+
+    /// The audit's time: 100 ns since our clock began.
+    fn time(&self) -> u64 {
+        self.clock.audit_time(self.surroundings.tsc())
+    }
+
+    fn record(&mut self, now: u64, violation: Violation) {
+        let finding = Finding {
+            vp: 0,
+            channel: None,
+            violation,
+            times: 1,
+        };
+        let time = Clock::audit_units(now);
+        self.surroundings.audit(|audit| audit.add(time, finding));
+    }
+
+    /// The guest's questions about the audit, and the next bytes of the answer. As
+    /// much per turn as the port's FIFO holds: each byte that the guest fetches is an
+    /// exit of its own, and none of them reaches the host.
+    fn move_audit(&mut self) {
+        let mut asked = [0; CONSOLE_BUDGET];
+        let count = self.machine.take_audit(&mut asked);
+        self.audit_port.write(asked.get(..count).unwrap_or(&[]));
+        let room = self.machine.audit_room();
+        if room == 0 || !self.audit_port.is_answering() {
+            return;
+        }
+        let mut bytes = [0; AUDIT_FIFO];
+        let part = bytes.get_mut(..room.min(AUDIT_FIFO)).unwrap_or(&mut []);
+        let port = &mut self.audit_port;
+        let count = self.surroundings.audit(|audit| port.read(audit, part));
+        self.machine.put_audit(bytes.get(..count).unwrap_or(&[]));
     }
 
     fn move_console(&mut self) {

@@ -12,6 +12,7 @@ use abi::hyperv::{
 };
 use memory::SharedMemory;
 use platform::{Error, Platform};
+use validate::{Rule, Violation};
 
 /// Who we say we are: the open-source form. The type is Linux's, the only one
 /// besides Windows that every host version has met; version and build are ours.
@@ -24,8 +25,8 @@ pub enum SynicError {
     Platform(Error),
     /// A register does not hold what it must; the rule says what.
     Judged {
-        /// Id of the rule.
-        rule: &'static str,
+        /// The rule.
+        rule: Rule,
         /// Which register.
         register: u32,
         /// What it reads.
@@ -33,6 +34,20 @@ pub enum SynicError {
     },
     /// The page has no frame (a bug of ours).
     NoFrame,
+}
+
+impl SynicError {
+    /// The rule that did not hold, with the register in place of an offset.
+    pub fn violation(&self) -> Option<Violation> {
+        match self {
+            SynicError::Judged {
+                rule,
+                register,
+                value,
+            } => Some(Violation::new(*rule, *register as usize, *value)),
+            SynicError::Platform(_) | SynicError::NoFrame => None,
+        }
+    }
 }
 
 impl From<Error> for SynicError {
@@ -60,7 +75,7 @@ impl core::fmt::Display for SynicError {
 /// Writes a register and insists on reading it back as `judge` wants it.
 fn set<P: Platform>(
     platform: &mut P,
-    rule: &'static str,
+    rule: Rule,
     register: u32,
     value: u64,
     significant: u64,
@@ -84,7 +99,7 @@ pub fn introduce<P: Platform>(platform: &mut P) -> Result<(), SynicError> {
     if index != 0 {
         // One VP is configured.
         return Err(SynicError::Judged {
-            rule: "SYN-26",
+            rule: Rule::SYN_26,
             register: msr::VP_INDEX,
             value: index,
         });
@@ -107,7 +122,7 @@ pub fn take<P: Platform>(
     let version = platform.read_register(msr::SVERSION)?;
     if version != SYNIC_VERSION {
         return Err(SynicError::Judged {
-            rule: "SYN-22",
+            rule: Rule::SYN_22,
             register: msr::SVERSION,
             value: version,
         });
@@ -115,20 +130,20 @@ pub fn take<P: Platform>(
     /// Frame and enable bit; bits 11:1 are the hypervisor's.
     const PAGE: u64 = !0xffe;
     let simp = OverlayPage::enabled_at(gpa(messages.pfn(0))?);
-    set(platform, "SYN-20", msr::SIMP, simp.0, PAGE)?;
+    set(platform, Rule::SYN_20, msr::SIMP, simp.0, PAGE)?;
     let siefp = OverlayPage::enabled_at(gpa(flags.pfn(0))?);
-    set(platform, "SYN-20", msr::SIEFP, siefp.0, PAGE)?;
+    set(platform, Rule::SYN_20, msr::SIEFP, siefp.0, PAGE)?;
     let register = msr::SINT0.wrapping_add(u32::from(sint & 0xf));
     set(
         platform,
-        "SYN-19",
+        Rule::SYN_19,
         register,
         Sint::new(vector, true).0,
         0x1_00ff,
     )?;
     set(
         platform,
-        "SYN-22",
+        Rule::SYN_22,
         msr::SCONTROL,
         SCONTROL_ENABLE,
         SCONTROL_ENABLE,
@@ -251,7 +266,7 @@ mod tests {
         let mut platform = platform();
         platform.stuck.insert(msr::SIMP, 0x1234_5001);
         let judged = SynicError::Judged {
-            rule: "SYN-20",
+            rule: Rule::SYN_20,
             register: msr::SIMP,
             value: 0x1234_5001,
         };
@@ -264,13 +279,19 @@ mod tests {
         platform.registers.insert(msr::SVERSION, 0);
         assert!(matches!(
             take_it(&mut platform),
-            Err(SynicError::Judged { rule: "SYN-22", .. })
+            Err(SynicError::Judged {
+                rule: Rule::SYN_22,
+                ..
+            })
         ));
         platform.registers.insert(msr::SVERSION, 1);
         platform.stuck.insert(msr::SCONTROL, 0);
         assert!(matches!(
             take_it(&mut platform),
-            Err(SynicError::Judged { rule: "SYN-22", .. })
+            Err(SynicError::Judged {
+                rule: Rule::SYN_22,
+                ..
+            })
         ));
     }
 
@@ -280,7 +301,10 @@ mod tests {
         platform.stuck.insert(msr::VP_INDEX, 0xffff_ffff);
         assert!(matches!(
             introduce(&mut platform),
-            Err(SynicError::Judged { rule: "SYN-26", .. })
+            Err(SynicError::Judged {
+                rule: Rule::SYN_26,
+                ..
+            })
         ));
     }
 

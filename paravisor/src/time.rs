@@ -58,6 +58,17 @@ impl Clock {
         u64::try_from(ns).unwrap_or(u64::MAX)
     }
 
+    /// The time of audit records, for a TSC reading: [`Clock::audit_units`].
+    pub fn audit_time(&self, tsc: u64) -> u64 {
+        Clock::audit_units(self.ns(tsc))
+    }
+
+    /// Nanoseconds of this clock as audit records have them: in 100 ns. Without the
+    /// host's origin, which it could choose.
+    pub fn audit_units(ns: u64) -> u64 {
+        ns / NS_PER_REFERENCE
+    }
+
     /// Partition reference time of a moment of this clock, rounded up: a timer
     /// set to it never fires early.
     pub fn reference(&self, ns: u64) -> u64 {

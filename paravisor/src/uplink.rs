@@ -17,6 +17,7 @@
 mod gone;
 mod lifecycle;
 
+use crate::audit::Finding;
 use crate::run::{End, Polled};
 use abi::hyperv::{Control, MESSAGE_PAYLOAD, SignalEvent, VMBUS_MESSAGE_TYPE, call, msr};
 use alloc::boxed::Box;
@@ -27,7 +28,9 @@ use platform::{Error, Platform};
 use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
-use vmbus::{Action, Channel, ChannelId, Client, Counters, GpadlId, SignalTarget, Target, limits};
+use vmbus::{
+    Action, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target, limits,
+};
 use zerocopy::IntoBytes;
 
 /// Pages of each of the two rings, header page included: 64 KiB of packets hold a
@@ -159,6 +162,10 @@ pub struct Uplink<B: Backing, const N: usize> {
     /// A budget has ended the last look at the message slot (SYN-11).
     messages_left: bool,
     retired: Totals,
+    /// The host's number of the channel in use, for the audit.
+    channel_number: Option<u16>,
+    /// Rules that did not hold and that the owner has not fetched yet.
+    findings: Vec<Finding>,
 }
 
 impl<B: Backing, const N: usize> Uplink<B, N> {
@@ -188,6 +195,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             resets: ResetBudget::default(),
             messages_left: false,
             retired: Totals::default(),
+            channel_number: None,
+            findings: Vec::new(),
         }
     }
 
@@ -283,6 +292,43 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             State::Waiting | State::Closing { .. } | State::Gone => {}
         }
         totals
+    }
+
+    /// Takes the rules that did not hold since the last call, for the audit. To be
+    /// called after each turn, one that failed included.
+    pub fn take_findings(&mut self) -> Vec<Finding> {
+        let news = self.client.take_news();
+        self.find(None, news);
+        let news = self.retired.validation.take_news();
+        self.find(self.channel_number, news);
+        match &mut self.state {
+            State::Opening { channel, .. } => {
+                let news = channel.take_news();
+                self.find(self.channel_number, news);
+            }
+            State::Sharing { link, .. } => {
+                let news = link.channel.take_news();
+                self.find(self.channel_number, news);
+            }
+            State::Running { link, nic, .. } => {
+                let news = [link.channel.take_news(), nic.take_news()];
+                for news in news {
+                    self.find(self.channel_number, news);
+                }
+            }
+            State::Waiting | State::Closing { .. } | State::Gone => {}
+        }
+        core::mem::take(&mut self.findings)
+    }
+
+    fn find(&mut self, channel: Option<u16>, news: Vec<News>) {
+        let vp = self.config.target.vp as u8;
+        self.findings.extend(news.into_iter().map(|news| Finding {
+            vp,
+            channel,
+            violation: news.violation,
+            times: news.times,
+        }));
     }
 
     /// One turn: host messages if `sint` was raised, requests, packets, frames.

@@ -199,16 +199,20 @@ fn dsdt() -> Vec<u8> {
         ],
         &[&first, &routes],
     );
-    let uart = layout::UART_BASE;
-    body.extend(device(
-        "COM1",
-        "PNP0501",
-        vec![
-            &IO::new(uart, uart, 1, 8),
-            &Interrupt::new(true, true, false, false, u32::from(layout::UART_PIN)),
-        ],
-        &[&Name::new(Path::new("_UID"), &aml::ONE)],
-    ));
+    for (name, uart, pin, number) in [
+        ("COM1", layout::UART_BASE, layout::UART_PIN, 1u8),
+        ("COM2", layout::AUDIT_UART_BASE, layout::AUDIT_UART_PIN, 2),
+    ] {
+        body.extend(device(
+            name,
+            "PNP0501",
+            vec![
+                &IO::new(uart, uart, 1, 8),
+                &Interrupt::new(true, true, false, false, u32::from(pin)),
+            ],
+            &[&Name::new(Path::new("_UID"), &number)],
+        ));
+    }
     // No interrupt: the clock has no alarm.
     let clock = layout::RTC_BASE;
     body.extend(device(

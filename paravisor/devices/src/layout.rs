@@ -16,6 +16,10 @@ pub const MMIO_HOLE_BASE: u64 = 0xc000_0000;
 pub const UART_BASE: u16 = 0x3f8;
 /// COM1's I/O APIC pin.
 pub const UART_PIN: u8 = 4;
+/// COM2, eight ports: the audit.
+pub const AUDIT_UART_BASE: u16 = 0x2f8;
+/// COM2's I/O APIC pin.
+pub const AUDIT_UART_PIN: u8 = 3;
 /// First port of the interval timer that this platform does not have.
 pub const PIT_FIRST: u16 = 0x40;
 /// Its last port.

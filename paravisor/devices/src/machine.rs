@@ -15,6 +15,8 @@ const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
 const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
 const UART_FIRST: u16 = layout::UART_BASE;
 const UART_LAST: u16 = layout::UART_BASE + 7;
+const AUDIT_FIRST: u16 = layout::AUDIT_UART_BASE;
+const AUDIT_LAST: u16 = layout::AUDIT_UART_BASE + 7;
 const RTC_DATA: u16 = layout::RTC_BASE + 1;
 
 /// CPUID leaves of the real processor, as far as the platform vouches for them
@@ -124,6 +126,8 @@ pub struct Machine {
     lapic: Lapic,
     ioapic: IoApic,
     uart: Uart,
+    /// COM2, behind which the owner answers questions about its audit.
+    audit: Uart,
     rtc: Rtc,
     power: Power,
     config_address: ConfigAddress,
@@ -143,6 +147,7 @@ impl Machine {
             lapic: Lapic::new(),
             ioapic: IoApic::new(),
             uart: Uart::new(),
+            audit: Uart::new(),
             rtc: Rtc::new(config.epoch_seconds),
             power: Power::default(),
             config_address: ConfigAddress::default(),
@@ -190,6 +195,7 @@ impl Machine {
     fn port_read(&mut self, port: u16, now: u64) -> u8 {
         match port {
             UART_FIRST..=UART_LAST => self.uart.read(port),
+            AUDIT_FIRST..=AUDIT_LAST => self.audit.read(port),
             RTC_DATA => self.rtc.read(now),
             // No 8254. Linux takes an endless row of 0xff from its data ports for the
             // high byte of a counter that runs, and reads on 100 000 times before it
@@ -209,6 +215,7 @@ impl Machine {
     fn port_write(&mut self, port: u16, value: u8) {
         match port {
             UART_FIRST..=UART_LAST => self.uart.write(port, value),
+            AUDIT_FIRST..=AUDIT_LAST => self.audit.write(port, value),
             layout::RTC_BASE => self.rtc.select(value),
             RTC_DATA => self.rtc.write(value),
             // Port 0x80: Linux writes it to pass a microsecond.
@@ -375,6 +382,23 @@ impl Machine {
         count
     }
 
+    /// Moves bytes that the guest sent to its audit port into `buf`; how many.
+    pub fn take_audit(&mut self, buf: &mut [u8]) -> usize {
+        self.audit.take_output(buf)
+    }
+
+    /// How many bytes [`Machine::put_audit`] has room for.
+    pub fn audit_room(&self) -> usize {
+        self.audit.input_room()
+    }
+
+    /// Sends bytes to the guest's audit port; how many found room.
+    pub fn put_audit(&mut self, bytes: &[u8]) -> usize {
+        let count = self.audit.put_input(bytes);
+        self.update_lines();
+        count
+    }
+
     /// The guest switched itself off or reset itself; asking takes the event.
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
         self.power.take_event()
@@ -436,6 +460,8 @@ impl Machine {
         self.ioapic.set_line(layout::NIC_PIN, intx, &mut self.lapic);
         self.ioapic
             .set_line(layout::UART_PIN, self.uart.line(), &mut self.lapic);
+        self.ioapic
+            .set_line(layout::AUDIT_UART_PIN, self.audit.line(), &mut self.lapic);
     }
 }
 

@@ -166,6 +166,11 @@ impl Uart {
         count
     }
 
+    /// Bytes for which the receive FIFO has room.
+    pub(crate) fn input_room(&self) -> usize {
+        INPUT_LEN.saturating_sub(self.input.len)
+    }
+
     /// Bytes typed at the other end; how many found room.
     pub(crate) fn put_input(&mut self, bytes: &[u8]) -> usize {
         bytes

@@ -235,6 +235,11 @@ impl<M: SharedMemory> Nic<M> {
         &self.counters
     }
 
+    /// Takes the rules that did not hold since the last call.
+    pub fn take_news(&mut self) -> Vec<vmbus::News> {
+        self.counters.validation.take_news()
+    }
+
     /// Requests that the host has not completed.
     pub fn outstanding(&self) -> usize {
         self.requests.outstanding()

@@ -9,6 +9,7 @@ use super::memory;
 use abi::record::{Outcome, RECORD_PORT};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
+use paravisor_core::audit::{Audit, Finding};
 use paravisor_core::journal::Journal;
 use paravisor_core::record::Line;
 use paravisor_core::time::Clock;
@@ -16,6 +17,7 @@ use platform::Platform;
 use platform::snp::{Hardware, terminate, write_last_words};
 use spin::{Mutex, Once};
 
+static AUDIT: Mutex<Audit> = Mutex::new(Audit::new());
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal::new());
 /// Whether the GHCB page is registered, so that ports can be written.
 static SPEAKING: AtomicBool = AtomicBool::new(false);
@@ -48,6 +50,7 @@ impl log::Log for Sink {
 /// Gives the journal its memory and makes it the sink of `log`.
 pub fn open() {
     JOURNAL.lock().open();
+    AUDIT.lock().open();
     if log::set_logger(&SINK).is_ok() {
         log::set_max_level(log::LevelFilter::Info);
     }
@@ -66,6 +69,20 @@ pub fn set_clock(clock: Clock) {
 /// Nanoseconds since the clock was set, 0 before.
 pub fn now_ns() -> u64 {
     CLOCK.get().map_or(0, |clock| clock.ns(super::tsc()))
+}
+
+/// Works on the audit.
+pub fn audit<T>(act: impl FnOnce(&mut Audit) -> T) -> T {
+    act(&mut AUDIT.lock())
+}
+
+/// Puts findings into the audit, with the time.
+pub fn found(findings: impl IntoIterator<Item = Finding>) {
+    let time = Clock::audit_units(now_ns());
+    let mut audit = AUDIT.lock();
+    for finding in findings {
+        audit.add(time, finding);
+    }
 }
 
 /// Queues a record.
@@ -142,6 +159,18 @@ pub fn end(outcome: Outcome, message: fmt::Arguments<'_>) -> ! {
         }
     } else {
         say(b"\n");
+    }
+    // Bounded: the audit has a fixed number of places.
+    if let Some(audit) = AUDIT.try_lock() {
+        for entry in audit.iter() {
+            say(entry.line().as_bytes());
+            say(b"\n");
+        }
+        if audit.overwritten() != 0 {
+            let line = Line::count("audit_overwritten", format_args!(""), audit.overwritten());
+            say(line.as_bytes());
+            say(b"\n");
+        }
     }
     say(line.as_bytes());
     say(b"\n");

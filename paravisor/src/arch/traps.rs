@@ -12,7 +12,7 @@
 
 use abi::record::Outcome;
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use paravisor_core::run::Pending;
 use spin::Once;
 use x86_64::structures::idt::InterruptDescriptorTable;
@@ -36,6 +36,9 @@ static SINT: AtomicBool = AtomicBool::new(false);
 static TIMER: AtomicBool = AtomicBool::new(false);
 static WATCH: AtomicBool = AtomicBool::new(false);
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
+/// The last vector that nobody asked for; no vector has this value.
+static FOREIGN: AtomicU16 = AtomicU16::new(NONE);
+const NONE: u16 = u16::MAX;
 
 /// Takes the flags.
 pub fn take() -> Pending {
@@ -43,6 +46,7 @@ pub fn take() -> Pending {
         sint: SINT.swap(false, Ordering::SeqCst),
         timer: TIMER.swap(false, Ordering::SeqCst),
         watch: WATCH.swap(false, Ordering::SeqCst),
+        foreign: u8::try_from(FOREIGN.swap(NONE, Ordering::SeqCst)).ok(),
     }
 }
 
@@ -137,7 +141,8 @@ extern "C" fn handle(frame: &Frame) {
         TIMER_VECTOR => TIMER.store(true, Ordering::SeqCst),
         WATCH_VECTOR => WATCH.store(true, Ordering::SeqCst),
         vector @ 0..32 => exception(vector, frame),
-        _ => {
+        vector => {
+            FOREIGN.store(vector.into(), Ordering::SeqCst);
             SPURIOUS.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -31,6 +31,8 @@ impl CpuidSource for NoLeaves {
 struct Counted {
     turns: Vec<Reason>,
     answer: Polled,
+    findings: Vec<Finding>,
+    fails: bool,
 }
 
 impl Network<FakePlatform> for Counted {
@@ -43,7 +45,16 @@ impl Network<FakePlatform> for Counted {
         _: u64,
     ) -> Result<Polled, End> {
         self.turns.push(reason);
+        if self.fails {
+            return Err(End {
+                outcome: Outcome::HostFailure,
+                why: Why::Told("test"),
+            });
+        }
         Ok(self.answer)
+    }
+    fn take_findings(&mut self) -> Vec<Finding> {
+        core::mem::take(&mut self.findings)
     }
 }
 
@@ -51,6 +62,7 @@ impl Network<FakePlatform> for Counted {
 struct Fixed {
     tsc: Rc<Cell<u64>>,
     pending: Pending,
+    audit: Audit,
 }
 
 impl Surroundings<FakePlatform> for Fixed {
@@ -61,6 +73,9 @@ impl Surroundings<FakePlatform> for Fixed {
         core::mem::take(&mut self.pending)
     }
     fn console(&mut self, _: &mut FakePlatform, _: &[u8]) {}
+    fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T {
+        act(&mut self.audit)
+    }
     fn records(&mut self, _: &mut FakePlatform, _: usize) {}
 }
 
@@ -92,10 +107,11 @@ fn vp(exits: &[Exit]) -> (TestVp, Rc<Cell<u64>>) {
     platform.written.clear();
     let clock = Clock::new(0, 1_000_000_000, 0).unwrap();
     let tsc = Rc::new(Cell::new(1));
-    let surroundings = Fixed {
+    let mut surroundings = Fixed {
         tsc: tsc.clone(),
         ..Fixed::default()
     };
+    surroundings.audit.open();
     let timers = [timer, watch];
     let vp = Vp::new(
         platform,
@@ -237,6 +253,10 @@ fn syn_34_timer_interrupts_without_a_cause_are_counted_and_harmless() {
         vp.turn().unwrap();
     }
     assert_eq!(vp.stats.early_timers, 3);
+    let audit: Vec<_> = vp.surroundings.audit.iter().collect();
+    assert_eq!(audit.len(), 1);
+    assert_eq!(audit[0].finding.violation.rule, Rule::SYN_34);
+    assert_eq!(audit[0].finding.times, 3);
     let ended = vp
         .platform
         .written
@@ -271,4 +291,77 @@ fn nmi_waits_until_the_event_slot_is_free() {
     vp.platform.vp.raised = None;
     vp.turn().unwrap();
     assert_eq!(vp.platform.vp.raised, Some((2, None)));
+}
+
+#[test]
+fn syn_19_vectors_of_the_hosts_choice_are_recorded_and_nothing_else() {
+    let (mut vp, _) = vp(&[Exit::Interrupted; 4]);
+    vp.turn().unwrap();
+    vp.platform.written.clear();
+    for vector in [0x80, 0x80, 0xff] {
+        vp.surroundings.pending.foreign = Some(vector);
+        vp.turn().unwrap();
+    }
+    let seen: Vec<_> = vp
+        .surroundings
+        .audit
+        .iter()
+        .map(|entry| (entry.finding.violation, entry.finding.times))
+        .collect();
+    let expected =
+        [(0x80u8, 2), (0xff, 1)].map(|(v, times)| (Violation::new(Rule::SYN_19, 0, v), times));
+    assert_eq!(seen, expected);
+    assert_eq!(vp.network.turns.len(), 1, "no message is looked for");
+    assert_eq!(vp.platform.written, []);
+}
+
+#[test]
+fn findings_of_the_network_reach_the_audit_of_a_turn_that_fails_too() {
+    let (mut vp, _) = vp(&[Exit::Interrupted]);
+    let violation = Violation::new(Rule::SYN_06, 4, 255u8);
+    vp.network.findings.push(Finding {
+        vp: 0,
+        channel: None,
+        violation,
+        times: 1,
+    });
+    vp.network.fails = true;
+    vp.turn().unwrap_err();
+    let found = vp.surroundings.audit.iter().next().unwrap();
+    assert_eq!(found.finding.violation, violation);
+}
+
+/// A guest without a driver: OUT a question, IN the answer.
+#[test]
+fn guest_reads_the_audit_from_its_second_serial_port() {
+    let io = |port, input| {
+        Exit::Io(IoAccess {
+            port,
+            size: 1,
+            input,
+            string: None,
+        })
+    };
+    let (mut vp, _) = vp(&[]);
+    vp.surroundings.pending.foreign = Some(0x80);
+    for byte in b"audit\n" {
+        vp.platform.exits.push_back(io(0x2f8, false));
+        vp.platform.vp.set(Reg::Rax, (*byte).into());
+        vp.turn().unwrap();
+    }
+    let mut text = String::new();
+    loop {
+        vp.platform.exits.push_back(io(0x2fd, true));
+        vp.turn().unwrap();
+        if vp.platform.vp.get(Reg::Rax) & 1 == 0 {
+            break;
+        }
+        vp.platform.exits.push_back(io(0x2f8, true));
+        vp.turn().unwrap();
+        text.push(vp.platform.vp.get(Reg::Rax) as u8 as char);
+    }
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains(r#""kind":"audit""#) && lines[0].contains(r#""rule":"SYN-19""#));
+    assert!(lines[1].contains(r#""more":0"#));
 }

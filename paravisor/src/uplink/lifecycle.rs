@@ -107,6 +107,10 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// Opens the channel, if the host has not used up its hour (SYS-05). An offer
     /// that was taken back and made anew counts like a channel that failed.
     fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        self.channel_number = self
+            .client
+            .audit_number(id)
+            .and_then(|number| u16::try_from(number).ok());
         if core::mem::replace(&mut self.opened_once, true) {
             if let Err(violation) = self.resets.take(now) {
                 log::warn!("NIC is given up: {violation}");
@@ -177,8 +181,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 for buffer in [receive, send].into_iter().flatten() {
                     self.park(buffer.gpadl, buffer.memory);
                 }
-                add_channel(&mut self.retired, &link.channel);
-                self.park(link.ring, link.channel.into_memory());
+                self.retire(link);
                 self.close(id, now);
             }
         }
@@ -278,7 +281,10 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         // The guest's link goes down, whatever the NIC had to say.
         let _ = self.relay.poll(&mut gone::Gone::new(), device, now, 0);
         match core::mem::replace(&mut self.state, State::Gone) {
-            State::Opening { ring, channel, .. } => {
+            State::Opening {
+                ring, mut channel, ..
+            } => {
+                self.find(self.channel_number, channel.take_news());
                 add_channel(&mut self.retired, &channel);
                 self.park(ring, channel.into_memory());
             }
@@ -287,8 +293,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 receive,
                 send,
             } => {
-                add_channel(&mut self.retired, &link.channel);
-                self.park(link.ring, link.channel.into_memory());
+                self.retire(link);
                 self.park(receive.gpadl, receive.memory);
                 self.park(send.gpadl, send.memory);
             }
@@ -296,17 +301,26 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 link,
                 receive,
                 send,
-                nic,
+                mut nic,
             } => {
-                add_channel(&mut self.retired, &link.channel);
+                self.retire(link);
+                self.find(self.channel_number, nic.take_news());
                 add_nic(&mut self.retired, &nic);
-                self.park(link.ring, link.channel.into_memory());
                 let (receive_memory, send_memory) = nic.into_buffers();
                 self.park(receive, receive_memory);
                 self.park(send, send_memory);
             }
             State::Waiting | State::Closing { .. } | State::Gone => {}
         }
+    }
+
+    /// A channel that is no more: its counters and findings are kept, its memory is
+    /// parked.
+    fn retire(&mut self, link: Link<B::Region>) {
+        let mut channel = link.channel;
+        self.find(self.channel_number, channel.take_news());
+        add_channel(&mut self.retired, &channel);
+        self.park(link.ring, channel.into_memory());
     }
 
     /// The connection is over; the client's events tell which memory is lost.

@@ -1,12 +1,24 @@
 //! What was judged and what was refused.
 
+use alloc::vec::Vec;
 use validate::{Layer, Rule, Violation};
+
+/// One rule that did not hold since the owner last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The first violation of the rule.
+    pub violation: Violation,
+    /// How often the rule did not hold, this one included.
+    pub times: u32,
+}
 
 /// Messages judged by layer, violations by rule.
 #[derive(Clone, Debug)]
 pub struct Counters {
     judged: [u64; Layer::ALL.len()],
     violations: [u32; Rule::COUNT],
+    /// One entry a rule, so what a host can make us keep here is bounded.
+    news: Vec<News>,
 }
 
 impl Default for Counters {
@@ -21,6 +33,7 @@ impl Counters {
         Counters {
             judged: [0; Layer::ALL.len()],
             violations: [0; Rule::COUNT],
+            news: Vec::new(),
         }
     }
 
@@ -36,6 +49,23 @@ impl Counters {
         if let Some(count) = self.violations.get_mut(violation.rule.index()) {
             *count = count.saturating_add(1);
         }
+        let known = self
+            .news
+            .iter_mut()
+            .find(|news| news.violation.rule == violation.rule);
+        match known {
+            Some(news) => news.times = news.times.saturating_add(1),
+            None => self.news.push(News {
+                violation,
+                times: 1,
+            }),
+        }
+    }
+
+    /// Takes what did not hold since the last call, in the order in which the rules
+    /// were broken first: for the owner's audit, who knows time and channel.
+    pub fn take_news(&mut self) -> Vec<News> {
+        core::mem::take(&mut self.news)
     }
 
     /// Messages judged in `layer`.
@@ -55,7 +85,7 @@ impl Counters {
             .filter(|(_, count)| *count != 0)
     }
 
-    /// Adds what `other` has counted.
+    /// Adds what `other` has counted; its news stay with it.
     pub fn add(&mut self, other: &Counters) {
         for (mine, theirs) in self.judged.iter_mut().zip(other.judged) {
             *mine = mine.saturating_add(theirs);
@@ -63,5 +93,26 @@ impl Counters {
         for (mine, theirs) in self.violations.iter_mut().zip(other.violations) {
             *mine = mine.saturating_add(theirs);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_are_one_entry_a_rule_in_order() {
+        let mut counters = Counters::new();
+        for value in 0..1000u64 {
+            counters.violation(Violation::new(Rule::SYN_06, 4, value));
+            counters.violation(Violation::new(Rule::CTL_01, 0, value));
+        }
+        let expected = [(Rule::SYN_06, 4), (Rule::CTL_01, 0)].map(|(rule, offset)| News {
+            violation: Violation::new(rule, offset, 0u64),
+            times: 1000,
+        });
+        assert_eq!(counters.take_news(), expected);
+        assert_eq!(counters.take_news(), []);
+        assert_eq!(counters.of(Rule::SYN_06), 1000);
     }
 }

@@ -33,4 +33,4 @@ pub use client::{
     Action, ChannelId, Client, Config, Event, GpadlId, Post, RequestError, SignalTarget, Target,
     VERSIONS,
 };
-pub use counters::Counters;
+pub use counters::{Counters, News};

@@ -21,6 +21,8 @@ pub struct Records {
     pub marks: BTreeMap<String, f64>,
     /// How the run ended; the first word counts, since what follows is fallout.
     pub outcome: Option<Ending>,
+    /// Rules that were broken, in the order of the first time.
+    pub audit: Vec<Audit>,
     /// Log lines.
     pub log: Vec<String>,
     /// Lines that could not be read.
@@ -36,6 +38,31 @@ pub struct Ending {
     pub name: String,
     /// In words.
     pub msg: String,
+}
+
+/// An `audit` record: one way in which a rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Its number in the paravisor.
+    pub seq: u64,
+    /// The first time, in 100 ns since the paravisor's clock began.
+    pub time: u64,
+    /// The last time.
+    pub last: u64,
+    /// How often.
+    pub times: u64,
+    /// On which VP.
+    pub vp: u64,
+    /// The host's number of the channel, if it was one.
+    pub channel: Option<u64>,
+    /// The rule's id.
+    pub rule: String,
+    /// Where in the message.
+    pub offset: u64,
+    /// What stood there.
+    pub value: u64,
+    /// What it leads to.
+    pub reaction: String,
 }
 
 #[derive(Deserialize)]
@@ -93,6 +120,13 @@ impl Records {
                 }
                 Some(shown)
             }
+            "audit" => {
+                match serde_json::from_str(line) {
+                    Ok(entry) => self.audit.push(entry),
+                    Err(_) => self.unreadable += 1,
+                }
+                None
+            }
             "log" => {
                 let text = format!("[{}] {}: {}", record.from, record.level, record.msg);
                 if self.log.len() < KEPT_LOG {
@@ -139,6 +173,8 @@ mod tests {
             r#"{"from":"rig","kind":"log","level":"warn","msg":"x"}"#,
             r#"{"from":"paravisor","kind":"outcome","name":"power-off","msg":"S5"}"#,
             r#"{"from":"rig","kind":"outcome","name":"reset","msg":"later"}"#,
+            r#"{"from":"paravisor","kind":"audit","seq":0,"time":5,"last":9,"times":3,"vp":0,"channel":null,"rule":"SYN-06","offset":4,"value":255,"reaction":"drop"}"#,
+            r#"{"from":"paravisor","kind":"audit","seq":1}"#,
             "garbage",
             "",
         ] {
@@ -149,6 +185,11 @@ mod tests {
         assert_eq!(records.count("frame", "rx"), 5);
         assert_eq!(records.outcome.unwrap().name, "power-off");
         assert_eq!(records.log.len(), 1);
-        assert_eq!(records.unreadable, 1);
+        assert_eq!(records.unreadable, 2);
+        assert_eq!(records.audit.len(), 1);
+        assert_eq!(
+            (&*records.audit[0].rule, records.audit[0].times),
+            ("SYN-06", 3)
+        );
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::guest::marks::Marks;
 use crate::http::Served;
 use crate::machine::Ran;
+use crate::records::Audit;
 use crate::ui::bytes;
 
 /// Said in every report: nothing here ran on SEV hardware.
@@ -70,6 +71,8 @@ pub struct Report {
     pub messages_judged: Table,
     /// Broken rules by id.
     pub violations: Table,
+    /// The audit: how each of them was broken, when, and how often.
+    pub audit: Vec<Audit>,
     /// Pages shared with the host at the end, by purpose.
     pub shared_pages: Table,
     /// Times the host's side was refused a private page (must be zero).
@@ -121,6 +124,7 @@ impl Report {
         self.messages_judged = records.counter("message_judged");
         self.violations = records.counter("violation");
         self.violations.retain(|_, times| *times > 0);
+        self.audit = records.audit.clone();
         self.shared_pages = records.counter("shared_page");
         self.private_accesses_refused = records.count("private_access_refused", "");
         self.counts = records.counts.clone();
@@ -197,6 +201,13 @@ impl Report {
                 "rules broken by the host",
                 none_if_empty(table(&self.violations)),
             );
+            for entry in self.audit.iter().take(AUDIT_SHOWN) {
+                row("audit", audited(entry));
+            }
+            if self.audit.len() > AUDIT_SHOWN {
+                let more = self.audit.len() - AUDIT_SHOWN;
+                row("audit", format!("and {more} more (--report FILE has all)"));
+            }
             row("shared pages at the end", counts(&self.shared_pages));
             row(
                 "private pages refused",
@@ -222,6 +233,21 @@ const SHOWN: [&str; 4] = [
     "vmbus-driver",
     "memory-encryption",
 ];
+
+/// Audit records that the summary shows.
+const AUDIT_SHOWN: usize = 12;
+
+fn audited(entry: &Audit) -> String {
+    let at = entry.time as f64 / 1e7;
+    let channel = match entry.channel {
+        Some(channel) => format!(" on channel {channel}"),
+        None => String::new(),
+    };
+    format!(
+        "{} {}×{channel}, first at {at:.3} s: {:#x} at offset {} ({})",
+        entry.rule, entry.times, entry.value, entry.offset, entry.reaction
+    )
+}
 
 fn seconds(at: Option<f64>) -> String {
     at.map(|at| format!("{at:.2}")).unwrap_or_default()

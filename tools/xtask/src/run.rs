@@ -287,6 +287,15 @@ fn judge_guest(report: &Report) -> Result<()> {
     if report.served.downloads == 0 || report.served.uploads_ok == 0 {
         bail!("the web server did not see what the guest says it did");
     }
+    if report.mode == "paravisor" {
+        let audit = report.guest.sees.get("audit");
+        if !audit.is_some_and(|seen| seen.contains(" records") && !seen.contains("broken")) {
+            bail!(
+                "the guest cannot read the audit from its COM2: {}",
+                audit.map(String::as_str).unwrap_or("it said nothing")
+            );
+        }
+    }
     let expected = [
         ("nic-driver", "virtio_net"),
         ("hypervisor-detected", "none"),

@@ -42,7 +42,7 @@ fn what_is_absent_reads_all_ones() {
     // 8259: what Linux writes to the mask does not come back, so there is none.
     machine.io_write(0x21, 1, 0xfb, 0);
     assert_eq!(machine.io_read(0x21, 1, 0), 0xff);
-    for port in [0x60, 0x61, 0x64, 0x2f8, 0xffff] {
+    for port in [0x60, 0x61, 0x64, 0x2e8, 0xffff] {
         assert_eq!(machine.io_read(port, 1, 0), 0xff);
         assert_eq!(machine.io_read(port, 4, 0), u32::MAX);
     }
@@ -148,6 +148,7 @@ fn size() -> impl Strategy<Value = u8> {
 fn step() -> impl Strategy<Value = Step> {
     let port = prop_oneof![
         4 => 0x3f8u16..0x400,
+        2 => 0x2f8u16..0x300,
         1 => 0x600u16..0x610,
         1 => 0x70u16..0x72,
         6 => 0xcf8u16..0xd00,
@@ -253,6 +254,9 @@ fn run(machine: &mut Machine, ram: &Ram, base: u64, steps: Vec<Step>) {
             Step::Link(up) => machine.set_link(up),
         }
         machine.take_console(&mut buf);
+        machine.take_audit(&mut buf);
+        let room = machine.audit_room();
+        assert_eq!(machine.put_audit(&buf[..16]), room);
         machine.take_nic_events();
         machine.take_power_event();
     }

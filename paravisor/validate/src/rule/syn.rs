@@ -122,6 +122,34 @@ rules! {
         example: "A second host thread sets flag 5 all the time",
         source: "Linux `vmbus_chan_sched`",
     }
+    SYN_19 {
+        reaction: Ignore,
+        statement: "Only the vectors that we programmed are acted on; an interrupt on any other is counted and ignored",
+        danger: "The host chooses which handler runs, and when",
+        example: "Vector 0x80 is injected while the paravisor works",
+        source: "own",
+    }
+    SYN_20 {
+        reaction: Fatal,
+        statement: "The message and event flag pages read back as our own shared pages, enabled",
+        danger: "Messages are read from, or written to, a page that the host chose",
+        example: "SIMP reads back with the address of private page tables",
+        source: "Linux `hv_synic_enable_regs` maps what it reads under a paravisor",
+    }
+    SYN_21 {
+        reaction: Structural,
+        statement: "SynIC pages are shared, then zeroed, then enabled, and the switch comes last",
+        danger: "Old private bytes are shown to the host, or messages that were put there before are taken",
+        example: "A page with an offer in its slot before the SynIC is on",
+        source: "Linux `hv_synic_alloc`; CVE-2024-36913",
+    }
+    SYN_22 {
+        reaction: Fatal,
+        statement: "SVERSION reads 1 and SCONTROL reads back as set",
+        danger: "We rely on an interrupt controller that we do not understand",
+        example: "SVERSION reads 0",
+        source: "own",
+    }
     SYN_23 {
         reaction: Fail,
         statement: "Only known hypercall statuses are interpreted, retries are bounded with back-off, any other status is a failure",
@@ -129,12 +157,33 @@ rules! {
         example: "PostMessage answers 0xBEEF, or for ever 0x12",
         source: "Linux `vmbus_post_msg`",
     }
+    SYN_24 {
+        reaction: Fail,
+        statement: "elements_processed is at most what was asked for and only grows; a result with other bits set is a failure, whatever its status says",
+        danger: "A loop over repetitions runs past its end",
+        example: "4095 repetitions done of a call that has none",
+        source: "own",
+    }
     SYN_25 {
         reaction: Structural,
         statement: "The posted payload is zero beyond its size",
         danger: "Bytes of private memory leave with the message",
         example: "A short message is posted after a long one; its tail must be zero",
         source: "Linux `hv_post_message`",
+    }
+    SYN_26 {
+        reaction: Fatal,
+        statement: "VP_INDEX is below the number of configured VPs",
+        danger: "An index beyond our tables, or messages on another VP",
+        example: "VP_INDEX reads 0xffffffff",
+        source: "own; Linux `hv_common_cpu_init` records what it reads",
+    }
+    SYN_28 {
+        reaction: Fatal,
+        statement: "The host's clock is read once; a TSC rate that no processor has is refused, and from then on the TSC alone counts",
+        danger: "Deadlines never come, or all at once",
+        example: "A TSC frequency of 0",
+        source: "own",
     }
     SYN_32 {
         reaction: Structural,
@@ -149,5 +198,12 @@ rules! {
         danger: "The host makes the client signal a port of its choice",
         example: "An offer with connection id 0xFFFFFFFF",
         source: "own reasoning",
+    }
+    SYN_34 {
+        reaction: Ignore,
+        statement: "A timer interrupt that nothing was due for does no harm and is counted",
+        danger: "Timers run early, or an endless row of them holds a VP",
+        example: "The timer's vector every 10 microseconds",
+        source: "own",
     }
 }

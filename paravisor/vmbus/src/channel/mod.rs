@@ -11,10 +11,11 @@ mod outgoing;
 #[cfg(test)]
 mod tests;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, News};
 use abi::vmbus::{
     PAGE_SIZE, PacketType, RING_FEATURE_BITS, RING_FEATURE_PENDING_SEND_SIZE, RING_HEADER_SIZE,
 };
+use alloc::vec::Vec;
 use incoming::Incoming;
 use memory::SharedMemory;
 use outgoing::Outgoing;
@@ -184,6 +185,11 @@ impl<M: SharedMemory> Channel<M> {
     /// Packets judged and rules violated on this channel.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Takes the rules that did not hold since the last call.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.counters.take_news()
     }
 
     /// How often the rules of the protocol called for a signal.

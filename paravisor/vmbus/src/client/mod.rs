@@ -11,7 +11,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::counters::Counters;
+use crate::counters::{Counters, News};
 use crate::limits::{
     CONTACT_DEADLINE, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, OFFERS_DEADLINE,
     UNLOAD_DEADLINE,
@@ -23,6 +23,7 @@ use abi::vmbus::{
     Version,
 };
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use outbox::{Outbox, Request};
 use table::{State, Table};
 use validate::control::{Accepted, Gate, Message, OLDEST_VERSION, Phase, droppable_relid, judge};
@@ -393,6 +394,19 @@ impl Client {
     /// Messages judged and rules violated on the control plane.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Takes the rules that did not hold since the last call.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.counters.take_news()
+    }
+
+    /// The host's number of a channel, for audit records only (CTL-61).
+    pub fn audit_number(&self, id: ChannelId) -> Option<u32> {
+        let mut channels = self.table.channels.iter();
+        channels
+            .find(|entry| entry.id == id)
+            .map(|entry| entry.relid())
     }
 
     /// Counts a violation that the owner has noticed on the way to the client,

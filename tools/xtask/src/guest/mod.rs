@@ -19,7 +19,7 @@ const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that `init.sh` and `lease.sh` call.
-const APPLETS: [&str; 30] = [
+const APPLETS: [&str; 31] = [
     "awk",
     "basename",
     "cat",
@@ -42,6 +42,7 @@ const APPLETS: [&str; 30] = [
     "sha256sum",
     "sleep",
     "stat",
+    "stty",
     "tail",
     "timeout",
     "tr",
