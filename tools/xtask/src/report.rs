@@ -124,6 +124,12 @@ impl Report {
         self.messages_judged = records.counter("message_judged");
         self.violations = records.counter("violation");
         self.violations.retain(|_, times| *times > 0);
+        // A run that ends before the guest starts tells its audit, but no counters.
+        if self.violations.is_empty() {
+            for entry in &records.audit {
+                *self.violations.entry(entry.rule.clone()).or_default() += entry.times;
+            }
+        }
         self.audit = records.audit.clone();
         self.shared_pages = records.counter("shared_page");
         self.private_accesses_refused = records.count("private_access_refused", "");
