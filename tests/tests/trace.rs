@@ -144,6 +144,104 @@ fn same(live: &[(&'static str, u32)], audit: &Audit, rule: Rule) {
     );
 }
 
+/// The page is whole, says which rule was broken and needs nothing from elsewhere.
+#[test]
+fn page_stands_alone() {
+    let (_, audit) = hostile(
+        |m| {
+            if m.layer == FaultLayer::ReceiveBuffer {
+                m.bytes[12..16].copy_from_slice(&0xffff_u32.to_le_bytes());
+            }
+        },
+        frame_for,
+    );
+    let page = audit::html(&audit, "a <trace> & more");
+    // To be looked at in a browser.
+    std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/audit.html"), &page).unwrap();
+    for foreign in [
+        "http:", "https:", "src=", "url(", "@import", "<script", "<link",
+    ] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    assert!(page.contains("id=\"RND-07\"") && page.contains("href=\"#RND-07\""));
+    assert!(page.contains("<mark>ff</mark> <mark>ff</mark> <mark>00</mark>"));
+    assert!(page.contains("a &lt;trace&gt; &amp; more"));
+    // Every element is closed in its order.
+    let mut open = Vec::new();
+    for tag in page
+        .split('<')
+        .skip(2)
+        .filter_map(|rest| rest.split('>').next())
+    {
+        let name = tag.split([' ', '\n']).next().unwrap();
+        if let Some(name) = name.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name), "</{name}>");
+        } else if !tag.ends_with('/') {
+            open.push(name);
+        }
+    }
+    assert_eq!(open, [""; 0]);
+}
+
+/// Wireshark's reader finds the frames, where it is installed.
+#[test]
+fn frames_open_in_tshark() {
+    let (mut stack, sink) = recorded();
+    stack.bring_up();
+    for n in 0..20_u8 {
+        frame_for(&mut stack);
+        stack.transmit(&[n; 64]).unwrap();
+        stack.turns(3);
+    }
+    let audit = finish(&mut stack, &sink);
+    assert!(audit.frames.len() >= 40);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("frames.pcapng");
+    std::fs::write(&file, audit::pcapng(&audit)).unwrap();
+    let fields = [
+        "-T",
+        "fields",
+        "-e",
+        "frame.time_epoch",
+        "-e",
+        "frame.len",
+        "-e",
+        "frame.packet_flags_direction",
+    ];
+    let out = std::process::Command::new("tshark")
+        .arg("-r")
+        .arg(&file)
+        .args(fields)
+        .output();
+    let Ok(out) = out else {
+        println!("tshark is not installed: not tried");
+        return;
+    };
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let lines: Vec<String> = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(String::from)
+        .collect();
+    assert_eq!(lines.len(), audit.frames.len());
+    for (line, frame) in lines.iter().zip(&audit.frames) {
+        let words: Vec<&str> = line.split('\t').collect();
+        let time: f64 = words[0].parse().unwrap();
+        assert!((time - frame.time as f64 / 1e7).abs() < 1e-6, "{line}");
+        assert_eq!(words[1], frame.bytes.len().to_string());
+        let way = u32::from_str_radix(words[2].trim_start_matches("0x"), 16).unwrap();
+        assert_eq!(
+            way,
+            if frame.way == audit::Way::In { 1 } else { 2 },
+            "{line}"
+        );
+    }
+}
+
 fn frame_for(stack: &mut Stack) {
     let mac = stack.nic().mac().unwrap();
     let mut frame = vec![0; 60];

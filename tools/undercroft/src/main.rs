@@ -111,6 +111,12 @@ struct AuditArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Write a report as one HTML page.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the Ethernet frames both ways for Wireshark.
+    #[arg(long, value_name = "FILE")]
+    pcapng: Option<PathBuf>,
     /// Enforce the rules too that images only count.
     #[arg(long)]
     enforce_all: bool,
@@ -211,10 +217,17 @@ fn audit_file(args: &AuditArgs) -> Result<ExitCode> {
     let input = Input::read("trace", &args.file)?;
     let options = audit::Options {
         all: args.all,
-        frames: false,
+        frames: args.pcapng.is_some(),
         enforce_all: args.enforce_all,
     };
     let found = audit::audit(&input.bytes, options);
+    if let Some(path) = &args.html {
+        let name = args.file.file_name().unwrap_or_default().to_string_lossy();
+        write(path, audit::html(&found, &name).as_bytes())?;
+    }
+    if let Some(path) = &args.pcapng {
+        write(path, &audit::pcapng(&found))?;
+    }
     if args.json {
         print(&serde_json::to_string_pretty(&found)?)?;
     } else {

@@ -9,14 +9,18 @@
 
 mod control;
 pub mod file;
+mod html;
 mod memory;
 mod nic;
+mod pcapng;
 mod replay;
 mod ring;
 mod text;
 mod verdict;
 
 pub use file::Broken;
+pub use html::html;
+pub use pcapng::pcapng;
 pub use text::text;
 pub use verdict::{Audit, Finding, Frame, Verdict, Way};
 
