@@ -12,6 +12,7 @@
 mod digest;
 mod input;
 pub mod memory;
+pub mod seeds;
 mod targets;
 mod vp;
 

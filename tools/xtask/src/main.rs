@@ -3,6 +3,7 @@
 mod bench;
 mod faults;
 mod firmware;
+mod fuzz;
 mod guest;
 mod http;
 mod lint;
@@ -60,6 +61,8 @@ enum Chore {
     Lint,
     /// Run every test, in process and in QEMU; lints first
     Test(TestArgs),
+    /// Fuzz what host and guest can reach (needs a nightly toolchain)
+    Fuzz(fuzz::FuzzArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -150,6 +153,7 @@ fn chore(chore: Chore) -> Result<()> {
         }
         Chore::Lint => lint::lint(),
         Chore::Test(args) => test::test(&args),
+        Chore::Fuzz(args) => fuzz::fuzz(&args),
         Chore::Bench(bench) => bench::bench(&bench),
         Chore::Size { json } => size::size(json),
     }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::setup::{self, KernelVersion, Pretend};
 use crate::tally::Tally;
-use crate::{firmware, lint, process};
+use crate::{firmware, fuzz, lint, process};
 
 /// Tells the end-to-end tests which program to call.
 const XTASK: &str = "UNDERCROFT_XTASK";
@@ -47,6 +47,13 @@ pub fn test(args: &TestArgs) -> Result<()> {
         command.args(&args.filter);
         if process::shown_by_line(&mut command, |line| tally.host_line(line)).is_err() {
             failed.push("host tests");
+        }
+    }
+    if !args.e2e && args.filter.is_none() {
+        // The seeds were replayed above; this looks a little further.
+        if let Err(why) = fuzz::short() {
+            eprintln!("fuzzing: {why:#}");
+            failed.push("fuzzing");
         }
     }
     if !args.host {

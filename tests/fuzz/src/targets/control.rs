@@ -38,6 +38,8 @@ struct World {
     channels: Vec<ChannelId>,
     /// GPADLs whose memory is with the host.
     lent: BTreeMap<u32, GpadlId>,
+    /// All GPADLs that there ever were.
+    known: BTreeSet<u32>,
     /// GPADLs of which the host said that it has let go.
     let_go: BTreeSet<u32>,
     unload_answered: bool,
@@ -68,6 +70,7 @@ pub fn body(data: &[u8]) -> u64 {
         heard: VecDeque::new(),
         channels: Vec::new(),
         lent: BTreeMap::new(),
+        known: BTreeSet::new(),
         let_go: BTreeSet::new(),
         unload_answered: false,
         over: false,
@@ -212,6 +215,7 @@ impl World {
         self.digest.debug(&result);
         if let Ok(gpadl) = result {
             self.let_go.remove(&gpadl.number());
+            self.known.insert(gpadl.number());
             let before = self.lent.insert(gpadl.number(), gpadl);
             assert!(before.is_none(), "GPADL number in use given out again");
         }
@@ -398,7 +402,11 @@ impl World {
         let heard = match word(0) {
             3 => Heard::Offers,
             5 => {
-                assert!(self.lent.contains_key(&word(16)));
+                // It may have come back meanwhile, if the post had to wait.
+                assert!(
+                    self.known.contains(&word(16)),
+                    "an open with a foreign GPADL"
+                );
                 Heard::Open {
                     relid: word(8),
                     open_id: word(12),

@@ -1,11 +1,16 @@
 //! The bodies.
 
+mod client;
 mod control;
+mod decode;
 mod nvsp;
 mod packet;
+mod params;
+mod pci_mmio;
 mod ring;
 mod rndis;
 mod synic;
+mod virtio;
 
 use crate::Target;
 
@@ -23,7 +28,7 @@ const fn entry(
     }
 }
 
-pub(crate) const ALL: [Target; 6] = [
+pub(crate) const ALL: [Target; 11] = [
     entry("synic", "message slots and event flags", synic::body, 2000),
     entry(
         "control",
@@ -40,4 +45,34 @@ pub(crate) const ALL: [Target; 6] = [
         4000,
     ),
     entry("rndis", "RNDIS messages", rndis::body, 4000),
+    entry(
+        "client",
+        "the whole uplink, as a sequence of host actions",
+        client::body,
+        60,
+    ),
+    entry(
+        "virtio",
+        "virtio queues and registers under a hostile driver",
+        virtio::body,
+        300,
+    ),
+    entry(
+        "pci_mmio",
+        "ports, PCI, MMIO and MSRs of any width",
+        pci_mmio::body,
+        1000,
+    ),
+    entry(
+        "decode",
+        "instructions on device memory, page tables",
+        decode::body,
+        2000,
+    ),
+    entry(
+        "params",
+        "memory map and configuration page",
+        params::body,
+        4000,
+    ),
 ];

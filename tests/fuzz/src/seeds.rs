@@ -1,0 +1,222 @@
+//! Inputs that are valid conversations: where fuzzing starts from.
+
+/// Little-endian words.
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A run of bytes as [`crate::Input::run`] takes it.
+fn run(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![bytes.len() as u8];
+    out.extend(bytes);
+    out
+}
+
+fn packet(kind: u16, offset8: u16, flags: u16, behind: &[u8]) -> Vec<u8> {
+    let length8 = (16 + behind.len()).div_ceil(8) as u16;
+    let mut out: Vec<u8> = [kind, offset8, length8, flags]
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    out.extend(7_u64.to_le_bytes());
+    out.extend(behind);
+    out.resize(usize::from(length8) * 8, 0);
+    out
+}
+
+/// A frame in a PACKET message.
+fn frame_message() -> Vec<u8> {
+    let frame = [0xff; 60];
+    let mut out = words(&[1, 44 + 60, 36, 60, 0, 0, 0, 0, 0, 0, 0]);
+    out.extend(frame);
+    out
+}
+
+/// (target, file, bytes)
+pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut add = |target, name, parts: &[&[u8]]| all.push((target, name, parts.concat()));
+
+    // One message with another behind it, then flags.
+    let slot = [&[0, 1, 8, 1][..], &run(&words(&[4, 0]))].concat();
+    add("synic", "one-message", &[&[2], &slot, &[2, 16, 0]]);
+    add("synic", "flood", &[&[2], &slot, &[2, 64, 255]]);
+    add(
+        "synic",
+        "flags",
+        &[&[7, 1, 0, 23], &[0x11; 16], &[4, 11, 0xff, 7]],
+    );
+
+    // Contact, offer and open, each request answered.
+    let open = [8, 0];
+    let answer = [0, 0, 1, 1, 0];
+    let bring_up: Vec<u8> = [&open[..], &answer, &answer, &[9, 0, 1], &answer].concat();
+    add("control", "open", &[&[0], &bring_up]);
+    add("control", "open-plain", &[&[1], &bring_up]);
+    add(
+        "control",
+        "close",
+        &[&[0], &bring_up, &[10, 0], &answer, &answer],
+    );
+    add(
+        "control",
+        "rescind",
+        &[&[0], &bring_up, &[5, 5, 0, 10, 0], &answer],
+    );
+    add("control", "unload", &[&[0], &bring_up, &[14, 1], &answer]);
+
+    let host = [&[0, 6][..], &[7; 8], &run(&[0x77; 24]), &[2, 0]].concat();
+    add(
+        "ring",
+        "host-to-guest",
+        &[&[0], &host, &host, &[11, 11, 11, 14]],
+    );
+    add(
+        "ring",
+        "guest-to-host",
+        &[&[0, 8, 2, 40, 8, 0, 9, 1, 3, 0, 0, 10, 4]],
+    );
+    let send = [8, 2, 255, 0xff, 7];
+    add(
+        "ring",
+        "full",
+        &[&[0], &send.repeat(2), &[10], &send, &[4], &send, &[10, 4]],
+    );
+
+    let limits = [0, 0, 0];
+    add(
+        "packet",
+        "in-band",
+        &[&limits, &packet(6, 2, 1, &words(&[107, 0]))],
+    );
+    add(
+        "packet",
+        "completion",
+        &[&limits, &packet(11, 2, 0, &words(&[108, 1]))],
+    );
+    let ranges = [
+        &0xcafe_u16.to_le_bytes()[..],
+        &[0, 0],
+        &words(&[1, 64, 0, 107, 0]),
+    ]
+    .concat();
+    add(
+        "packet",
+        "transfer-pages",
+        &[&limits, &packet(7, 4, 1, &ranges)],
+    );
+
+    let geometry = run(&words(&[102, 1, 1, 0, 2048, 1024, 2 << 20]));
+    let range = [1, 0, 1, 0, 0, 0, 0, 100, 0];
+    add(
+        "nvsp",
+        "receive-buffer",
+        &[&[0, 1], &geometry, &range, &range, &[0, 0], &range],
+    );
+    add(
+        "nvsp",
+        "init",
+        &[&[0, 0], &run(&words(&[2, 0x6_0001, 34, 1]))],
+    );
+    add(
+        "nvsp",
+        "send-buffer",
+        &[&[0, 2], &run(&words(&[105, 1, 6144]))],
+    );
+    add(
+        "nvsp",
+        "carrier",
+        &[&[0, 5, 1], &words(&[107, 0, u32::MAX, 0])],
+    );
+
+    add("rndis", "frame", &[&[0, 0, 0], &frame_message()]);
+    add(
+        "rndis",
+        "link-up",
+        &[&[1, 0, 0], &words(&[7, 20, 0x4001_000b, 0, 0])],
+    );
+    add("rndis", "keepalive", &[&[1, 0, 0], &words(&[8, 12, 5])]);
+    let complete = words(&[0x8000_0002, 52, 7, 0, 1, 0, 1, 0, 8, 0x4000, 3, 0, 0]);
+    add("rndis", "initialize", &[&[1, 0, 0], &complete]);
+    let query = [
+        &words(&[0x8000_0004, 30, 7, 0, 6, 16])[..],
+        &[2, 0x15, 0x5d, 0, 0, 1],
+    ]
+    .concat();
+    add("rndis", "address", &[&[1, 0, 1], &query]);
+
+    let frames = [5, 3, 60, 0, 1, 200, 0, 2, 255, 3, 3, 16, 0, 4];
+    add("client", "frames", &[&[0], &frames, &frames]);
+    add(
+        "client",
+        "rescind",
+        &[&[0], &frames, &[9, 0, 9, 1, 15, 255, 15]],
+    );
+    add(
+        "client",
+        "from-the-start",
+        &[&[1, 15, 255, 15, 15, 255, 15], &frames],
+    );
+    let lie = [0, 1, 1, 4, 4, 0, 8];
+    add("client", "lie", &[&[0], &lie, &frames, &[15, 255, 15]]);
+    add(
+        "client",
+        "keepalive",
+        &[&[0, 11], &run(&words(&[8, 12, 5])), &[15, 255, 4]],
+    );
+
+    // A chain of one descriptor for transmission.
+    let describe = [1, 0, 0, 0, 0, 0, 100, 0, 0, 0];
+    let offer = [1, 3, 0, 0];
+    add(
+        "virtio",
+        "transmit",
+        &[&[0], &describe, &offer, &[1, 7, 1, 7]],
+    );
+    let write = [0, 0, 0, 0, 0, 0, 0, 8, 2, 0];
+    add(
+        "virtio",
+        "receive",
+        &[&[0], &write, &[0, 3, 0, 0], &[0, 8, 60, 0]],
+    );
+
+    add(
+        "pci_mmio",
+        "configuration",
+        &[&[2, 0, 2, 0, 2, 16, 2, 0, 2, 20, 2, 1, 8, 2]],
+    );
+    add("pci_mmio", "uart", &[&[0, 37, 0, 1, 32, 0, 65, 15, 1, 0]]);
+    add(
+        "pci_mmio",
+        "apic",
+        &[&[6, 128, 0, 0xf0, 0, 2, 11, 0xff, 1, 0, 4, 128, 0, 0x20, 0, 2]],
+    );
+
+    // mov %eax,(%rdi); mov (%rdi),%eax; movsb; xchg.
+    for (name, code) in [
+        ("store", &[0x89, 0x07][..]),
+        ("load", &[0x8b, 0x07]),
+        ("string", &[0xf3, 0xa4]),
+        ("exchange", &[0x87, 0x07]),
+        ("extend", &[0x0f, 0xb6, 0x07]),
+    ] {
+        let mut bytes = vec![if name == "load" || name == "extend" {
+            0
+        } else {
+            8
+        }];
+        bytes.extend(code);
+        bytes.resize(16, 0x90);
+        bytes.extend([9; 16]);
+        add("decode", name, &[&bytes]);
+    }
+
+    let entry = [
+        &0_u64.to_le_bytes()[..],
+        &0x2_0000_u64.to_le_bytes(),
+        &[0; 8],
+    ]
+    .concat();
+    add("params", "one-entry", &[&entry]);
+    all
+}
