@@ -165,7 +165,7 @@ impl Arena {
                 return;
             }
             let size = self.pages.borrow().len() * PAGE_SIZE;
-            self.poke(race.offset % size & !3, &race.value.to_le_bytes());
+            self.poke((race.offset % size) & !3, &race.value.to_le_bytes());
             script.pop_front();
         }
     }

@@ -222,6 +222,7 @@ impl World {
             target,
             mac: None,
             mtu: 1500,
+            enforce_unmeasured: true,
             seed: 7,
         };
         World {

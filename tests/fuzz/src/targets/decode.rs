@@ -60,7 +60,7 @@ pub fn body(data: &[u8]) -> u64 {
     }
     // The guest changes its tables.
     for _ in 0..input.u8() & 3 {
-        let at = 0x1000 + u64::from(input.u16() % 0x3000 & !7);
+        let at = 0x1000 + u64::from((input.u16() % 0x3000) & !7);
         let _ = ram.write(at, &input.u64().to_le_bytes());
     }
     let gpa = input.u64();

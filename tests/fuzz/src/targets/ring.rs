@@ -162,14 +162,14 @@ pub fn body(data: &[u8]) -> u64 {
                 let result = channel.end_receive();
                 digest.debug(&result);
                 let moved = world.inc.told != world.inc.ours;
-                if result.is_ok() {
+                if let Ok(drained) = result {
                     world.inc.told = world.inc.ours;
                     if moved && quiet {
                         world.ours_stands(world.inc.start + RING_READ_INDEX, world.inc.told);
                     }
                     if !world.hostile {
                         let pending = arena.peek_u32(world.inc.start + RING_PENDING_SEND_SIZE);
-                        assert!(pending != 0 || !result.unwrap().signal.is_needed());
+                        assert!(pending != 0 || !drained.signal.is_needed());
                     }
                 }
             }
