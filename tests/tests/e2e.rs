@@ -91,11 +91,36 @@ fn above_zero(report: &Value, table: &str, key: &str) {
     );
 }
 
+/// The trace of the run, judged again, agrees with what the paravisor has counted.
+fn audited_as_judged(trace: &[u8], report: &Value) {
+    let audit = undercroft::audit::audit(trace, undercroft::audit::Options::default());
+    println!("{}", undercroft::audit::text(&audit));
+    assert!(audit.is_clean());
+    for layer in ["synic", "control", "packet", "nvsp", "rndis"] {
+        let all = audit.judged[layer];
+        // What came after the paravisor's last look is in the trace only.
+        let left = audit.not_taken.get(layer).copied().unwrap_or(0);
+        let live = report["messages_judged"][layer].as_u64().unwrap();
+        assert!(
+            (all - left..=all).contains(&live),
+            "{layer}: {live} live, {all} replayed"
+        );
+    }
+}
+
 /// DHCP, 8 MiB down, 8 MiB up, and everything that a good run must show.
 fn linux_uses_the_network(version: &str) {
-    let run = run(&["--kernel-version", version]);
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let run = run(&[
+        "--kernel-version",
+        version,
+        "--trace",
+        trace.to_str().unwrap(),
+    ]);
     assert!(run.ok, "{}", run.error);
     let report = &run.report;
+    audited_as_judged(&std::fs::read(&trace).unwrap(), report);
     assert_eq!(report["outcome"], "power-off");
     assert_eq!(report["guest"]["fetch_ok"], true);
     assert_eq!(report["guest"]["upload_ok"], true);

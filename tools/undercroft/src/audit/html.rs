@@ -22,7 +22,7 @@ td.n{text-align:right}svg{width:100%;height:auto}\
 pre{background:var(--soft);padding:.6rem;overflow-x:auto;font-size:.85rem;line-height:1.4}\
 mark{background:var(--bad);color:Canvas}.bad{color:var(--bad);font-weight:600}\
 article{border-top:1px solid var(--line);padding:.6rem 0}article p,article h3{margin:.2rem 0}\
-h3{font-size:1rem}dt{font-weight:600}dd{margin:0 0 .4rem}a{color:inherit}";
+h3{font-size:1rem}td:first-child{white-space:nowrap}dt{font-weight:600}dd{margin:0 0 .4rem}a{color:inherit}";
 
 /// The page. `name` is the trace's.
 pub fn html(audit: &Audit, name: &str) -> String {
@@ -52,7 +52,7 @@ fn summary(out: &mut String, audit: &Audit) {
         ),
         (None, 0, true) => "Every message of the host kept every rule.".to_owned(),
         (None, 0, false) => format!(
-            "{} rules were broken, {} times in all.",
+            "Rules broken: {}. Times in all: {}.",
             audit.violations.len(),
             audit.violations.values().sum::<u64>()
         ),
@@ -61,7 +61,7 @@ fn summary(out: &mut String, audit: &Audit) {
     let seconds = audit.last_time.saturating_sub(audit.first_time) as f64 / 1e7;
     let _ = writeln!(
         out,
-        "<p class=\"{class}\">{}</p><p>Trace by {}: {} records, {} bytes, {seconds:.2} s. \
+        "<p class=\"{class}\">{}</p><p>Trace by {}: {} records, {} bytes, {seconds:.4} s. \
          Accesses to private pages that were refused: {}.</p>",
         escaped(&verdict),
         escaped(&audit.creator),
@@ -130,7 +130,7 @@ fn timeline(out: &mut String, audit: &Audit) {
     let _ = writeln!(
         out,
         "<text x=\"0\" y=\"146\" font-size=\"12\" fill=\"currentColor\">0 s</text>\
-         <text x=\"{}\" y=\"146\" font-size=\"12\" fill=\"currentColor\" text-anchor=\"end\">{:.2} s</text></svg>\
+         <text x=\"{}\" y=\"146\" font-size=\"12\" fill=\"currentColor\" text-anchor=\"end\">{:.4} s</text></svg>\
          <p>Bars: messages, {most} at most in a step. Dots: a rule was broken.</p>",
         STEPS * 6,
         span as f64 / 1e7
