@@ -1,5 +1,7 @@
 //! The seam where a run makes the host misbehave. Everything that the host says
 //! to the guest passes [`Faults::pass`] once, before it reaches shared memory.
+use crate::scenario::Player;
+use abi::hyperv::CallResult;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
@@ -26,6 +28,34 @@ pub struct OutgoingMessage {
     pub bytes: Vec<u8>,
     /// How often it is sent: 0 drops it, 2 sends it twice.
     pub copies: u32,
+    /// What the head of its SynIC slot says (control messages only).
+    pub slot: Slot,
+}
+
+impl OutgoingMessage {
+    /// A message that is sent once, as it is.
+    pub fn new(layer: Layer, relid: u32, bytes: Vec<u8>) -> OutgoingMessage {
+        OutgoingMessage {
+            layer,
+            relid,
+            bytes,
+            copies: 1,
+            slot: Slot::default(),
+        }
+    }
+}
+
+/// Head of a SynIC slot, where it is not as it should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Message type of the hypervisor.
+    pub message_type: Option<u32>,
+    /// Payload size.
+    pub size: Option<u8>,
+    /// Flags that are set beside "more waits".
+    pub flags: u8,
+    /// Another SINT's slot.
+    pub sint: Option<u8>,
 }
 
 /// A hook sees every message of the host.
@@ -37,6 +67,7 @@ pub struct Faults {
     /// VERSION_RESPONSE is never sent.
     pub never_answer_version: bool,
     hook: Option<Hook>,
+    player: Option<Player>,
 }
 
 impl core::fmt::Debug for Faults {
@@ -59,7 +90,7 @@ impl Faults {
         match word {
             "never-answer-version" => Some(Faults {
                 never_answer_version: true,
-                hook: None,
+                ..Faults::default()
             }),
             _ => None,
         }
@@ -76,19 +107,60 @@ impl Faults {
     }
 
     /// What becomes of a message: bytes and number of copies.
-    pub(crate) fn pass(&mut self, layer: Layer, relid: u32, bytes: Vec<u8>) -> (Vec<u8>, u32) {
-        match &mut self.hook {
-            None => (bytes, 1),
-            Some(hook) => {
-                let mut message = OutgoingMessage {
-                    layer,
-                    relid,
-                    bytes,
-                    copies: 1,
-                };
-                hook(&mut message);
-                (message.bytes, message.copies)
-            }
+    pub(crate) fn pass(&mut self, layer: Layer, relid: u32, bytes: Vec<u8>) -> OutgoingMessage {
+        let mut message = OutgoingMessage::new(layer, relid, bytes);
+        if let Some(player) = &mut self.player {
+            player.message(&mut message);
         }
+        if let Some(hook) = &mut self.hook {
+            hook(&mut message);
+        }
+        message
+    }
+
+    /// Plays a scenario from now on.
+    pub fn play(&mut self, player: Player) {
+        self.player = Some(player);
+    }
+
+    /// The scenario that is being played.
+    pub fn player(&self) -> Option<&Player> {
+        self.player.as_ref()
+    }
+
+    pub(crate) fn player_mut(&mut self) -> Option<&mut Player> {
+        self.player.as_mut()
+    }
+
+    /// The guest posted a channel message.
+    pub(crate) fn heard(&mut self, message: &[u8]) {
+        if let Some(player) = &mut self.player {
+            player.heard(message);
+        }
+    }
+
+    /// Whether the interrupt of the NIC's channel is sent.
+    pub(crate) fn signal(&mut self) -> bool {
+        self.player.as_mut().is_none_or(Player::signal)
+    }
+
+    /// The result of a hypercall that is not done.
+    pub(crate) fn hypercall(&mut self, now: u64, code: u16) -> Option<CallResult> {
+        self.player.as_mut()?.hypercall(now, code)
+    }
+
+    /// What a register reads in place of its value.
+    pub(crate) fn register(&mut self, now: u64, register: u32) -> Option<u64> {
+        self.player.as_mut()?.register(now, register)
+    }
+
+    /// Whether the NIC does nothing at the moment.
+    pub(crate) fn nic_is_silent(&self) -> bool {
+        self.player.as_ref().is_some_and(Player::nic_is_silent)
+    }
+
+    /// Whether the bus takes no messages at the moment.
+    pub(crate) fn bus_is_silent(&self) -> bool {
+        self.player.as_ref().is_some_and(Player::bus_is_silent)
     }
 }

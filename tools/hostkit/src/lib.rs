@@ -26,6 +26,7 @@ pub mod mem;
 pub mod netvsp;
 pub mod pages;
 pub mod ring;
+pub mod scenario;
 pub mod trace;
 pub mod vmbus;
 

@@ -11,9 +11,10 @@ use crate::fault::Faults;
 use crate::hv::{HvCounters, Inbound, MsrFault, Partition, PartitionConfig, RegisterHook};
 use crate::mem::VmMemory;
 use crate::netvsp::{Nic, NicConfig, NicContext};
+use crate::scenario;
 use crate::trace::{Recorded, Recorder, significant};
 use crate::vmbus::{Context, Server, ServerConfig, ServerEvent};
-use abi::hyperv::msr;
+use abi::hyperv::{Control, msr};
 use abi::trace::Kind;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -113,7 +114,9 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
 
     /// RDMSR of a synthetic MSR.
     pub fn msr_read(&mut self, vp: u32, register: u32) -> Result<u64, MsrFault> {
+        let lie = self.faults.register(self.partition.now(), register);
         let answer = self.partition.msr_read(vp, register);
+        let answer = answer.map(|value| lie.unwrap_or(value));
         let (fault, value) = (u32::from(answer.is_err()), answer.unwrap_or(0));
         let parts = [
             &register.to_le_bytes()[..],
@@ -154,9 +157,13 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             vp,
             &[&control.to_le_bytes(), significant(input)],
         );
-        let result = self
-            .partition
-            .hypercall(&self.mem, hook, vp, control, input, output);
+        let code = Control(control).code();
+        let result = match self.faults.hypercall(self.partition.now(), code) {
+            Some(lie) => lie.0,
+            None => self
+                .partition
+                .hypercall(&self.mem, hook, vp, control, input, output),
+        };
         self.note(
             Kind::RESULT,
             vp,
@@ -195,17 +202,20 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             };
             self.server.poll(&mut cx);
         }
+        let scenario = scenario::turn(self);
         if more {
             Some(self.partition.now())
         } else {
-            self.partition.next_deadline()
+            let deadlines = [self.partition.next_deadline(), scenario];
+            deadlines.into_iter().flatten().min()
         }
     }
 
     /// Handles what the guest posted and signalled.
     fn inbox(&mut self) -> bool {
         let mut any = false;
-        while !self.server.is_congested(&self.partition)
+        while !self.faults.bus_is_silent()
+            && !self.server.is_congested(&self.partition)
             && let Some(inbound) = self.partition.take_inbound()
         {
             any = true;
@@ -216,6 +226,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
                     payload,
                     ..
                 } => {
+                    self.faults.heard(&payload);
                     let mut cx = Context {
                         mem: &self.mem,
                         partition: &mut self.partition,
@@ -269,6 +280,9 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             nic_relid,
         } = self;
         let relid = *nic_relid;
+        if faults.nic_is_silent() {
+            return false;
+        }
         let mut cx = NicContext {
             mem,
             faults,
@@ -276,7 +290,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             gpadl: &|id| server.gpadl(relid, id),
         };
         let polled = nic.poll(&mut cx);
-        if polled.signal {
+        if polled.signal && faults.signal() {
             let mut cx = Context {
                 mem,
                 partition,

@@ -166,6 +166,11 @@ impl InRing {
         })
     }
 
+    /// Writes over a word of the control page.
+    pub(crate) fn poke(&self, mem: &dyn VmMemory, at: usize, value: u32) -> Result<(), RingError> {
+        Ok(mem.store_u32(self.half.header(at)?, value)?)
+    }
+
     /// Tells the guest whether new packets need a signal.
     pub fn set_mask(&self, mem: &dyn VmMemory, masked: bool) -> Result<(), RingError> {
         mem.store_u32(self.half.header(RING_INTERRUPT_MASK)?, u32::from(masked))?;
@@ -256,6 +261,11 @@ impl OutRing {
             published: 0,
             pending: false,
         })
+    }
+
+    /// Writes over a word of the control page.
+    pub(crate) fn poke(&self, mem: &dyn VmMemory, at: usize, value: u32) -> Result<(), RingError> {
+        Ok(mem.store_u32(self.half.header(at)?, value)?)
     }
 
     /// Says that this side uses the pending send size. Once, after open.

@@ -17,6 +17,7 @@ pub use counters::HvCounters;
 pub use msr::MsrFault;
 pub use synic::Signalled;
 
+use crate::fault::Slot;
 use crate::mem::VmMemory;
 use abi::hyperv::{OverlayPage, STIMER_COUNT};
 use alloc::collections::{BTreeMap, VecDeque};
@@ -201,6 +202,22 @@ impl Partition {
         origin: u64,
         payload: &[u8],
     ) -> bool {
+        let slot = Slot::default();
+        self.send_message_as(mem, vp, sint, message_type, origin, payload, slot)
+    }
+
+    /// The same with a slot whose head may lie.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn send_message_as(
+        &mut self,
+        mem: &dyn VmMemory,
+        vp: u32,
+        sint: u8,
+        message_type: u32,
+        origin: u64,
+        payload: &[u8],
+        slot: Slot,
+    ) -> bool {
         let now = self.now;
         let Some(v) = self.vp(vp) else { return false };
         if payload.len() > abi::hyperv::MESSAGE_PAYLOAD
@@ -212,6 +229,7 @@ impl Partition {
             message_type,
             origin,
             payload: payload.to_vec(),
+            slot,
         };
         v.synic.push(mem, now, usize::from(sint), message);
         true
@@ -249,6 +267,13 @@ impl Partition {
             .get(usize::try_from(vp).ok()?)?
             .synic
             .pending_vector()
+    }
+
+    /// Requests a vector that no SINT has; it ends by itself.
+    pub(crate) fn inject_vector(&mut self, vp: u32, vector: u8) {
+        if let Some(v) = self.vp(vp) {
+            v.synic.request(vector, true);
+        }
     }
 
     /// `vp` took `vector`; it is in service until EOI, unless its SINT ends

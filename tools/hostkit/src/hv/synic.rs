@@ -1,6 +1,7 @@
 //! The synthetic interrupt controller of one VP: message page, event flags,
 //! SINTs, and the little of a local APIC that decides when a vector may go in.
 //! TLFS chapter 11; OpenVMM `hv1_emulator/src/synic.rs`.
+use crate::fault::Slot;
 use crate::mem::{MemoryFault, VmMemory};
 use abi::hyperv::{self, OverlayPage, SCONTROL_ENABLE, SINT_COUNT, Sint, TimerMessage};
 use alloc::collections::VecDeque;
@@ -37,6 +38,7 @@ pub(super) enum Queued {
         message_type: u32,
         origin: u64,
         payload: Vec<u8>,
+        slot: Slot,
     },
     /// From timer `index`; the delivery time is filled in when it is written.
     Timer { index: u32, expiration: u64 },
@@ -202,12 +204,13 @@ impl Synic {
         let Some(front) = self.queue[sint].front() else {
             return Ok(false);
         };
-        let (message_type, origin, payload) = match front {
+        let (message_type, origin, payload, head) = match front {
             Queued::Message {
                 message_type,
                 origin,
                 payload,
-            } => (*message_type, *origin, payload.clone()),
+                slot,
+            } => (*message_type, *origin, payload.clone(), *slot),
             Queued::Timer { index, expiration } => {
                 let m = TimerMessage {
                     timer_index: *index,
@@ -215,7 +218,8 @@ impl Synic {
                     expiration: *expiration,
                     delivery: now,
                 };
-                (hyperv::MESSAGE_TYPE_TIMER_EXPIRED, 0, m.as_bytes().to_vec())
+                let kind = hyperv::MESSAGE_TYPE_TIMER_EXPIRED;
+                (kind, 0, m.as_bytes().to_vec(), Slot::default())
             }
         };
         let more = self.queue[sint].len() > 1;
@@ -223,7 +227,9 @@ impl Synic {
         mem.write(slot + 8, &origin.to_le_bytes())?;
         mem.store_u32(
             slot + 4,
-            payload.len() as u32 & 0xff | if more { pending_bit } else { 0 },
+            u32::from(head.size.unwrap_or(payload.len() as u8))
+                | u32::from(head.flags) << 8
+                | if more { pending_bit } else { 0 },
         )?;
         mem.store_u32(slot, message_type)?;
         self.queue[sint].pop_front();

@@ -51,6 +51,8 @@ pub(super) struct Channel {
     pub out_queue: VecDeque<Bytes>,
     /// RNDIS control messages that wait for a receive slot.
     pub control_queue: VecDeque<Bytes>,
+    /// RNDIS messages of a scenario that wait for a receive slot, past its hooks.
+    pub late_queue: VecDeque<Bytes>,
     pub version: Option<u32>,
     capabilities: u64,
     configured: bool,
@@ -77,6 +79,7 @@ impl Channel {
             backlog: false,
             out_queue: VecDeque::new(),
             control_queue: VecDeque::new(),
+            late_queue: VecDeque::new(),
             version: None,
             capabilities: 0,
             configured: false,
@@ -184,12 +187,25 @@ impl Channel {
 
     /// Queues a packet to the guest, as often as the faults want it.
     pub fn queue(&mut self, env: &mut Env<'_>, bytes: Bytes) {
-        let (bytes, copies) = env.faults.pass(Layer::Packet, self.relid, bytes);
+        let passed = env.faults.pass(Layer::Packet, self.relid, bytes);
+        let (bytes, copies) = (passed.bytes, passed.copies);
         for _ in 1..copies {
             self.out_queue.push_back(bytes.clone());
         }
         if copies > 0 {
             self.out_queue.push_back(bytes);
+        }
+    }
+
+    /// Writes over a word of a ring's control page.
+    pub fn poke(&self, mem: &dyn VmMemory, incoming: bool, at: usize, value: u32) {
+        let done = if incoming {
+            self.out_ring.poke(mem, at, value)
+        } else {
+            self.in_ring.poke(mem, at, value)
+        };
+        if let Err(e) = done {
+            log::warn!("scenario: poke: {e:?}");
         }
     }
 

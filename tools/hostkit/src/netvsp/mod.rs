@@ -215,6 +215,21 @@ impl Nic {
         }
     }
 
+    /// Sends a raw RNDIS message past the hooks, as data or control by its type.
+    pub(crate) fn inject_rndis(&mut self, rndis: &[u8]) {
+        if let Some(c) = &mut self.channel {
+            c.late_queue.push_back(rndis.to_vec());
+        }
+    }
+
+    /// Writes over a word of a ring's control page: of the ring to the guest
+    /// (`incoming` there) or from it.
+    pub(crate) fn poke(&self, mem: &dyn VmMemory, incoming: bool, at: usize, value: u32) {
+        if let Some(c) = &self.channel {
+            c.poke(mem, incoming, at, value);
+        }
+    }
+
     /// Does everything that can be done now. Returns whether the guest wants a
     /// signal, and whether there is more to do at once.
     pub fn poll(&mut self, cx: &mut NicContext<'_>) -> Polled {

@@ -87,6 +87,7 @@ impl Channel {
         env: &mut Env<'_>,
         kind: u32,
         messages: &[Bytes],
+        late: bool,
     ) -> Result<(), NicError> {
         let relid = self.relid;
         let Some(buffer) = &mut self.receive else {
@@ -95,7 +96,12 @@ impl Channel {
         let mut used = Vec::new();
         let mut ranges: Vec<u8> = Vec::new();
         for m in messages {
-            let (bytes, copies) = env.faults.pass(Layer::ReceiveBuffer, relid, m.clone());
+            let (bytes, copies) = if late {
+                (m.clone(), 1)
+            } else {
+                let passed = env.faults.pass(Layer::ReceiveBuffer, relid, m.clone());
+                (passed.bytes, passed.copies)
+            };
             for _ in 0..copies {
                 let Some(slot) = buffer.free.pop_front() else {
                     break;
@@ -149,7 +155,20 @@ impl Channel {
             && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
             && let Some(m) = self.control_queue.pop_front()
         {
-            self.send_slots(env, channel_type::CONTROL, &[m])?;
+            self.send_slots(env, channel_type::CONTROL, &[m], false)?;
+            self.flush(env)?;
+        }
+        while self.out_queue.is_empty()
+            && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
+            && let Some(m) = self.late_queue.pop_front()
+        {
+            let data = m.starts_with(&rndis::message::PACKET.to_le_bytes());
+            let kind = if data {
+                channel_type::DATA
+            } else {
+                channel_type::CONTROL
+            };
+            self.send_slots(env, kind, &[m], true)?;
             self.flush(env)?;
         }
         if !self.rndis.initialized {
@@ -175,7 +194,7 @@ impl Channel {
             if messages.is_empty() {
                 return Ok(());
             }
-            self.send_slots(env, channel_type::DATA, &messages)?;
+            self.send_slots(env, channel_type::DATA, &messages, false)?;
             self.flush(env)?;
         }
         Ok(())

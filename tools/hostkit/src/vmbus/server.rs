@@ -2,7 +2,7 @@
 use super::channel::{Channel, State, Wiring};
 use super::gpadl::{Gpadls, Step};
 use super::{Context, OfferParams, RingRequest, ServerConfig, ServerCounters, ServerEvent};
-use crate::fault::Layer;
+use crate::fault::{Layer, OutgoingMessage};
 use crate::hv::{Port, Signalled};
 use crate::pages::PageList;
 use abi::vmbus::{
@@ -113,20 +113,45 @@ impl Server {
         if kind == MessageType::VERSION_RESPONSE && cx.faults.never_answer_version {
             return;
         }
-        let (mut bytes, copies) = cx.faults.pass(Layer::Control, relid, bytes.to_vec());
-        bytes.truncate(vmbus::MAX_MESSAGE_SIZE);
-        let target = self.config.target;
-        for _ in 0..copies {
-            let origin = u64::from(target.response_connection);
-            let kind_slot = vmbus::SYNIC_MESSAGE_TYPE;
-            if !cx
-                .partition
-                .send_message(cx.mem, vp, target.sint, kind_slot, origin, &bytes)
-            {
+        let message = cx.faults.pass(Layer::Control, relid, bytes.to_vec());
+        for _ in 0..message.copies {
+            if !self.deliver(cx, vp, &message) {
                 return self.error("no-such-vp");
             }
             *self.counters.messages_out.entry(kind.0).or_default() += 1;
         }
+    }
+
+    /// Puts a message into its slot, or lets it wait for it.
+    fn deliver(&mut self, cx: &mut Context<'_>, vp: u32, message: &OutgoingMessage) -> bool {
+        let target = self.config.target;
+        let bytes = message.bytes.get(..vmbus::MAX_MESSAGE_SIZE);
+        let sint = message.slot.sint.unwrap_or(target.sint);
+        let kind = message.slot.message_type;
+        cx.partition.send_message_as(
+            cx.mem,
+            vp,
+            sint,
+            kind.unwrap_or(vmbus::SYNIC_MESSAGE_TYPE),
+            u64::from(target.response_connection),
+            bytes.unwrap_or(&message.bytes),
+            message.slot,
+        )
+    }
+
+    /// Sends a message that no state of the server asks for.
+    pub(crate) fn send_raw(&mut self, cx: &mut Context<'_>, message: &OutgoingMessage) {
+        let vp = self.connection.map_or(0, |c| c.vp);
+        if !self.deliver(cx, vp, message) {
+            self.error("no-such-slot");
+        }
+    }
+
+    /// Raises an event flag, whoever it belongs to.
+    pub(crate) fn raise_flag(&mut self, cx: &mut Context<'_>, flag: u16) {
+        let vp = self.connection.map_or(0, |c| c.vp);
+        cx.partition
+            .signal_event_flag(cx.mem, vp, self.config.target.sint, flag);
     }
 
     fn reply<T: IntoBytes + Immutable>(
