@@ -336,6 +336,7 @@ fn run(
         mac: None,
         mtu: 1500,
         seed: 7,
+        enforce_unmeasured: false,
     };
     let mut uplink: Uplink<HostView, PAGES> = Uplink::new(config, pool, messages, flags);
     let mut guest = Talker {
