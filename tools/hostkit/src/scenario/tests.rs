@@ -65,7 +65,7 @@ fn errors_name_the_place_and_what_was_expected() {
         ("when after rain do drop", "2:12:", "link-up"),
         (
             "when each rndis.packet do drop now",
-            "2:31:",
+            "2:32:",
             "end of the line",
         ),
         (
