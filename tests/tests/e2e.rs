@@ -172,6 +172,42 @@ fn debian_6_12_fetches_and_uploads() {
     linux_uses_the_network("6.12");
 }
 
+/// No paravisor: Linux's own VMBus and NIC drivers judge the fake host.
+fn linux_drives_the_fake_host_itself(version: &str) {
+    let run = run(&["--enlightened", "--kernel-version", version]);
+    assert!(run.ok, "{}", run.error);
+    let report = &run.report;
+    assert_eq!(report["mode"], "enlightened");
+    assert_eq!(report["outcome"], "power-off");
+    assert_eq!(report["guest"]["fetch_ok"], true);
+    assert_eq!(report["guest"]["upload_ok"], true);
+    let sees = &report["guest"]["sees"];
+    assert_eq!(sees["nic-driver"], "hv_netvsc");
+    assert_eq!(sees["hypervisor-detected"], "Microsoft Hyper-V");
+    assert_eq!(sees["kernel-warnings"], "0");
+    // The driver and the host found no fault with each other.
+    let said = sees.as_object().unwrap();
+    let said = |words: &str| said.values().any(|v| v.as_str().unwrap().contains(words));
+    assert!(said("Vmbus version:5.3"));
+    assert!(!said("error") && !said("failed") && !said("invalid"));
+    let host = &report["counts"]["rig"];
+    assert_eq!(host["guest_error"], Value::Null);
+    assert_eq!(host["hypercall_failed"], Value::Null);
+    assert!(host["event_flag_new"][""].as_u64().unwrap() > 0);
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_1_drives_the_fake_host_with_hv_netvsc() {
+    linux_drives_the_fake_host_itself("6.1");
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_12_drives_the_fake_host_with_hv_netvsc() {
+    linux_drives_the_fake_host_itself("6.12");
+}
+
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]
 fn the_emulated_machine_passes_its_own_test() {

@@ -63,12 +63,17 @@ impl Tables {
 /// Builds RSDP, XSDT, FADT, FACS, MADT and DSDT for guest-physical address `gpa`, a
 /// multiple of 64 below 4 GiB with 4 KiB of room. The RSDP comes first.
 pub fn build(gpa: u64, config: &MachineConfig) -> Tables {
+    build_with(gpa, config, &[])
+}
+
+/// The same with `devices`, AML for `\_SB`, behind those of the platform.
+pub fn build_with(gpa: u64, config: &MachineConfig, devices: &[u8]) -> Tables {
     let mut tables = Tables {
         pieces: Vec::new(),
         rsdp: gpa,
         end: gpa.saturating_add(ALIGNMENT),
     };
-    let dsdt = tables.place_bytes(dsdt());
+    let dsdt = tables.place_bytes(dsdt(devices));
     let facs = tables.place(&FACS::new());
     let fadt = tables.place(&fadt(dsdt, facs, config).finalize());
     let madt = tables.place(&madt());
@@ -173,8 +178,8 @@ fn device(name: &str, id: &str, resources: Vec<&dyn Aml>, more: &[&dyn Aml]) -> 
     Raw::of(&Device::new(Path::new(name), children)).0
 }
 
-/// The DSDT: PCI root, serial port, CMOS clock, reserved ports, and S5.
-fn dsdt() -> Vec<u8> {
+/// The DSDT: PCI root, serial port, CMOS clock, reserved ports, `more`, and S5.
+fn dsdt(more: &[u8]) -> Vec<u8> {
     // INTA of the NIC goes straight to its pin (6.2.13).
     let address = u32::from(layout::NIC_DEVICE) << 16 | 0xffff;
     let route = Package::new(vec![&address, &aml::ZERO, &aml::ZERO, &layout::NIC_PIN]);
@@ -228,6 +233,8 @@ fn dsdt() -> Vec<u8> {
         vec![&IO::new(power, power, 1, 14)],
         &[],
     ));
+
+    body.extend_from_slice(more);
 
     let kind = layout::SLEEP_TYPE_S5;
     let sleep = Package::new(vec![&kind, &aml::ZERO, &aml::ZERO, &aml::ZERO]);

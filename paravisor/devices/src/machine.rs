@@ -342,6 +342,18 @@ impl Machine {
         }
     }
 
+    /// Edge of an interrupt that comes from outside of this machine's devices, such
+    /// as a hypervisor's own. Lost while the local APIC is off.
+    pub fn raise_interrupt(&mut self, vector: u8) {
+        self.lapic.receive(Message {
+            destination: 0xff,
+            logical: false,
+            mode: crate::interrupt::mode::FIXED,
+            vector,
+            level: false,
+        });
+    }
+
     /// The interrupt to deliver next, if the task priority lets one through.
     /// Asking changes nothing. An interrupt that was offered to the guest and not
     /// taken may be replaced by a more urgent one.

@@ -367,6 +367,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         row("frame_bytes", String::from("tx"), nic.bytes_tx);
         row("transmit", String::from("section"), nic.tx_sections);
         row("transmit", String::from("direct"), nic.tx_direct);
+        row("transmit", String::from("section-and-pages"), nic.tx_mixed);
         out
     }
 }

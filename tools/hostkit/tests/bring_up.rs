@@ -207,6 +207,32 @@ fn gpa_direct_and_several_frames_in_one_buffer() {
     );
 }
 
+/// Linux `netvsc_send` with `cp_partial`: a section holds a whole message and the
+/// header of a second one, whose frame the packet names by its pages.
+#[test]
+fn frame_whose_header_ends_a_section_goes_on_in_pages() {
+    let (mut c, _) = Client::up(MachineConfig::default(), quiet());
+    let (a, b) = (vec![1u8; 100], vec![2u8; 64]);
+    let mut first = rndis_packet(&a);
+    let second = rndis_packet(&b);
+    let (head, frame) = second.split_at(second.len() - b.len());
+    first.extend(head);
+    c.mem.write(SEND, &first).unwrap();
+    c.mem.write(0x9_0010, frame).unwrap();
+    let mut extended = words(&[0, 1, frame.len() as u32, 0x10]);
+    extended.extend(0x90u64.to_le_bytes());
+    c.transaction += 1;
+    let mut nvsp = words(&[107, 0, 0, first.len() as u32]);
+    nvsp.resize(40, 0);
+    let kind = PacketType::GPA_DIRECT;
+    c.send(&packet(kind, 1, c.transaction, &extended, &nvsp));
+    assert_eq!(c.receive().unwrap().kind, 11);
+    let sent: Vec<_> = c.host.backend.from_guest.drain(..).collect();
+    assert_eq!(sent, [a, b]);
+    assert_eq!(c.host.nic.counters().tx_mixed, 1);
+    assert_eq!(c.host.nic.error(), None);
+}
+
 #[test]
 fn buffers_come_back_only_after_the_device_let_go() {
     let (mut c, relid) = Client::up(MachineConfig::default(), quiet());

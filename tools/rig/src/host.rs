@@ -13,6 +13,7 @@ use hostkit::hv::{MsrFault, PartitionConfig, RegisterHook};
 use hostkit::trace::Recorder;
 use hostkit::vmbus::Target;
 use hostkit::{Machine, MachineConfig};
+use rig::enlightenment;
 use rig::nic::Nic;
 
 /// What lies behind the VM's NIC.
@@ -78,8 +79,12 @@ impl Host {
             },
             ..MachineConfig::default()
         };
-        if options.plain {
+        if options.plain || options.enlightened {
             config.server.target = Target::PLAIN;
+        }
+        if options.enlightened {
+            config.partition.vtl = 0;
+            config.partition.apic_hz = enlightenment::APIC_HZ;
         }
         if let Some(version) = options.max_version {
             config.server.max_version = version;
@@ -121,6 +126,12 @@ impl Host {
         }
         self.deadline = self.machine.poll(now).unwrap_or(u64::MAX);
         self.wants_turn = false;
+    }
+
+    /// What a guest without paravisor wrote before it gave up: the parameters of its
+    /// crash registers.
+    pub fn crash(&self) -> Option<[u64; 5]> {
+        self.machine.partition.crash()
     }
 
     /// Vector that VMPL0 should take.

@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod digest;
+pub mod enlightenment;
 pub mod firmware;
 pub mod ghcb;
 pub mod igvm;

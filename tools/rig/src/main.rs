@@ -8,6 +8,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+mod enlightened;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod metal;
@@ -30,10 +32,12 @@ fn main() {
 mod start {
     #![allow(unsafe_code)]
 
+    use crate::enlightened::Pc;
     use crate::metal::{apic, boot, clock, idt, memory, serial};
     use crate::vm::end::{End, end};
     use crate::{options, record, selftest, vm};
     use abi::record::Outcome;
+    use alloc::boxed::Box;
     use rig::firmware;
     use zerocopy::IntoBytes;
 
@@ -52,17 +56,30 @@ mod start {
 
     fn run(boot: &boot::Boot) -> End {
         match launch(boot) {
-            Ok(mut vm) => {
+            Ok(Launched::Confidential(mut vm)) => {
                 let end = vm.run();
                 vm.report();
+                end
+            }
+            Ok(Launched::Enlightened(mut pc)) => {
+                let end = pc.run();
+                pc.report();
                 end
             }
             Err(end) => end,
         }
     }
 
+    /// A VM that can run.
+    enum Launched {
+        /// Paravisor and guest.
+        Confidential(Box<vm::Vm>),
+        /// The guest alone.
+        Enlightened(Box<Pc>),
+    }
+
     /// From power-on to a VM that can run.
-    fn launch(boot: &boot::Boot) -> Result<vm::Vm, End> {
+    fn launch(boot: &boot::Boot) -> Result<Launched, End> {
         // The heap exists only after the plan, so options are parsed without it.
         let options = match options::parse(boot.cmdline) {
             Ok(options) => options,
@@ -83,11 +100,19 @@ mod start {
         let clock = clock::Clock::calibrate();
         record::log(
             "info",
-            format_args!("emulated SEV-SNP on SVM, not SEV hardware"),
+            if options.enlightened {
+                format_args!("no paravisor, no confidential VM: an ordinary Hyper-V guest")
+            } else {
+                format_args!("emulated SEV-SNP on SVM, not SEV hardware")
+            },
         );
         record::mark(&clock, "rig-start");
 
         let frames = memory::Frames::new(&plan);
+        if options.enlightened {
+            let pc = Pc::launch(plan, frames, clock, &options, boot.image)?;
+            return Ok(Launched::Enlightened(Box::new(pc)));
+        }
         let Some(mut vm) = vm::Vm::new(plan, frames, clock, &options) else {
             return end!(
                 Outcome::RigFailure,
@@ -105,10 +130,10 @@ mod start {
             Some(kind) => selftest::load(loader, kind),
             None => loader.file(boot.image),
         })?;
-        record::text("digest", format_args!("{}", Hex(&loaded.digest)));
+        record::text("digest", format_args!("{}", record::Hex(&loaded.digest)));
         record::count("image_pages", format_args!(""), loaded.pages);
         if let Some(wanted) = options.digest
-            && alloc::format!("{}", Hex(&loaded.digest)) != wanted
+            && alloc::format!("{}", record::Hex(&loaded.digest)) != wanted
         {
             return end!(
                 Outcome::ImageRejected,
@@ -117,21 +142,13 @@ mod start {
         }
         record::mark(&clock, "rig-loaded");
         vm.start(loaded.vmsa_gfn)?;
-        Ok(vm)
+        Ok(Launched::Confidential(Box::new(vm)))
     }
 
     fn page(bytes: &[u8]) -> [u8; 4096] {
         let mut page = [0; 4096];
         page.copy_from_slice(bytes);
         page
-    }
-
-    struct Hex<'a>(&'a [u8]);
-
-    impl core::fmt::Display for Hex<'_> {
-        fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-            self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-        }
     }
 
     #[panic_handler]

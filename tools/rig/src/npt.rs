@@ -101,6 +101,20 @@ impl Npt {
         }
     }
 
+    /// Maps guest memory from 0 to `size` with all rights and no owner: a VM without
+    /// private pages.
+    pub fn fill_plain(&self, size: u64, t: &mut impl Tables) -> Result<(), OutOfFrames> {
+        for address in (0..size).step_by(LARGE_SIZE as usize) {
+            let table = self.table(address, 2, t)?;
+            t.set(
+                table,
+                index(address, 2),
+                (self.memory + address) | LARGE | TABLE,
+            );
+        }
+        Ok(())
+    }
+
     /// Maps all that may be mapped of the 2 MiB region around `address`.
     pub fn fill(&self, rmp: &Rmp, address: u64, t: &mut impl Tables) -> Result<(), OutOfFrames> {
         let (gpa, private) = self.view.split(address);

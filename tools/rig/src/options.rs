@@ -35,6 +35,8 @@ pub struct Options {
     pub plain: bool,
     /// `trace`: record what is handed over, to QEMU's virtio console.
     pub trace: bool,
+    /// `enlightened`: no paravisor; the guest of the image is an ordinary Hyper-V guest.
+    pub enlightened: bool,
     /// `net=card|loopback|none`.
     pub network: Network,
 }
@@ -57,6 +59,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
         max_version: None,
         plain: false,
         trace: false,
+        enlightened: false,
         network: Network::Card,
     };
     for word in line.split_ascii_whitespace() {
@@ -90,6 +93,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         None if word == "selftest" => options.selftest = Some(Kind::Steps),
         None if word == "trace" => options.trace = true,
         None if word == "plain" => options.plain = true,
+        None if word == "enlightened" => options.enlightened = true,
         // QEMU may put the kernel's name in front.
         _ => return (word.contains('/') || word.ends_with(".elf")).then_some(()),
     }

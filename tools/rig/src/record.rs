@@ -85,6 +85,15 @@ impl Write for Escaped<'_> {
     }
 }
 
+/// Bytes in hex.
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
 /// A log line.
 pub fn log(level: &str, message: fmt::Arguments<'_>) {
     Line::new("log")

@@ -105,6 +105,10 @@ struct RunArgs {
     /// Boot the same guest in plain QEMU instead, without rig and paravisor
     #[arg(long, conflicts_with_all = ["fault", "keep_image"])]
     plain: bool,
+    /// Let the image's guest run without paravisor, as an ordinary Hyper-V guest with
+    /// Linux's own drivers: they judge the rig's host
+    #[arg(long, conflicts_with = "plain")]
+    enlightened: bool,
     /// Keep a copy of the image
     #[arg(long, value_name = "FILE")]
     keep_image: Option<PathBuf>,
@@ -173,6 +177,7 @@ fn run(args: RunArgs) -> Result<()> {
         trace: args.trace,
         rig_append: args.rig_append,
         plain: args.plain,
+        enlightened: args.enlightened,
         show: !args.quiet,
         keep_image: args.keep_image,
     };

@@ -44,7 +44,8 @@ pub struct Own {
 impl TestGuest {
     /// Puts together a guest: Debian's kernel `version` and our initrd, unless the
     /// user has brought something else.
-    pub fn new(version: KernelVersion, own: &Own) -> Result<TestGuest> {
+    /// `enlightened` gives it drivers for Hyper-V in place of virtio.
+    pub fn new(version: KernelVersion, own: &Own, enlightened: bool) -> Result<TestGuest> {
         let dir = tempfile::Builder::new()
             .prefix("undercroft")
             .tempdir()
@@ -66,8 +67,8 @@ impl TestGuest {
                     Some(initrd) => initrd.clone(),
                     None => {
                         let path = dir.path().join("initrd");
-                        std::fs::write(&path, guest::initrd(&guest.kernel, &guest.busybox)?)
-                            .context("cannot write the initrd")?;
+                        let initrd = guest::initrd(&guest.kernel, &guest.busybox, enlightened)?;
+                        std::fs::write(&path, initrd).context("cannot write the initrd")?;
                         let http = Server::start()?;
                         append = format!("{append} {}", http.append());
                         server = Some(http);

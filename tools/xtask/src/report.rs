@@ -25,7 +25,7 @@ type Table = BTreeMap<String, u64>;
 pub struct Report {
     /// What the run ran on.
     pub machine: &'static str,
-    /// `paravisor` or `plain`.
+    /// `paravisor`, `plain` or `enlightened`.
     pub mode: &'static str,
     /// Whether everything was as it should be.
     pub ok: bool,
@@ -151,6 +151,18 @@ impl Report {
         self.outcome != NOT_STARTED
     }
 
+    /// What Linux's Hyper-V drivers said, where the guest has them.
+    fn hyperv_lines(&self) -> Vec<String> {
+        if self.mode != "enlightened" {
+            return Vec::new();
+        }
+        let lines = self.guest.sees.iter();
+        lines
+            .filter(|(name, _)| name.starts_with("hyperv-"))
+            .map(|(_, line)| line.clone())
+            .collect()
+    }
+
     /// The summary table.
     pub fn summary(&self) -> String {
         let mut out = String::new();
@@ -179,6 +191,13 @@ impl Report {
             "upload",
             transfer(self.guest.upload_ok, self.guest.upload_seconds, "up"),
         );
+        for line in self.hyperv_lines() {
+            row("the driver says", line);
+        }
+        if self.mode == "enlightened" {
+            row("hypercalls", counts(&self.hypercalls));
+            row("guest exits", counts(&self.guest_exits));
+        }
         if self.mode == "paravisor" {
             row(
                 "digest by the tool",

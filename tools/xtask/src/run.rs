@@ -41,6 +41,8 @@ pub struct Plan {
     pub rig_append: String,
     /// Without rig and paravisor.
     pub plain: bool,
+    /// Without paravisor: the guest is an ordinary Hyper-V guest of the rig.
+    pub enlightened: bool,
     /// Whether the console is shown.
     pub show: bool,
     /// Where a copy of the image goes.
@@ -58,6 +60,7 @@ impl Default for Plan {
             trace: None,
             rig_append: String::new(),
             plain: false,
+            enlightened: false,
             show: true,
             keep_image: None,
         }
@@ -66,7 +69,11 @@ impl Default for Plan {
 
 /// Runs it; the report says what came of it, also when nothing good did.
 pub fn run(plan: &Plan) -> Report {
-    let mut report = Report::new(if plan.plain { "plain" } else { "paravisor" });
+    let mut report = Report::new(match (plan.plain, plan.enlightened) {
+        (true, _) => "plain",
+        (_, true) => "enlightened",
+        _ => "paravisor",
+    });
     report.memory_mib = plan.memory;
     report.faults = plan.faults.clone();
     match carry_out(plan, &mut report) {
@@ -91,7 +98,7 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         .collect::<Result<_, _>>()?;
     // First what may be impossible: without QEMU nothing else is worth fetching.
     setup::qemu()?;
-    let mut guest = TestGuest::new(plan.version, &plan.own)?;
+    let mut guest = TestGuest::new(plan.version, &plan.own, plan.enlightened)?;
     for fault in &faults {
         if let Fault::Guest(misdeed) = fault {
             let file = guest.dir().join("kernel");
@@ -120,7 +127,14 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         judge(&ran, report)?;
     }
     if guest.server.is_some() {
-        judge_guest(report)?;
+        judge_guest(
+            report,
+            if plan.enlightened {
+                &ENLIGHTENED
+            } else {
+                &ORDINARY
+            },
+        )?;
     }
     Ok(())
 }
@@ -153,6 +167,9 @@ fn boot_above(
     }
     if plan.trace.is_some() {
         append.push_str(" trace");
+    }
+    if plan.enlightened {
+        append = format!("{append} enlightened");
     }
     if !plan.rig_append.is_empty() {
         append = format!("{append} {}", plan.rig_append);
@@ -279,8 +296,23 @@ fn judge_plain(ran: &Ran) -> Result<()> {
     Ok(())
 }
 
+/// What a guest sees above a paravisor or in plain QEMU.
+const ORDINARY: [(&str, &str); 4] = [
+    ("nic-driver", "virtio_net"),
+    ("hypervisor-detected", "none"),
+    ("memory-encryption", "none"),
+    ("acpi-vmbus-devices", "0"),
+];
+/// What an ordinary Hyper-V guest sees.
+const ENLIGHTENED: [(&str, &str); 4] = [
+    ("nic-driver", "hv_netvsc"),
+    ("hypervisor-detected", "Microsoft Hyper-V"),
+    ("memory-encryption", "none"),
+    ("acpi-vmbus-devices", "1"),
+];
+
 /// What the default initrd must have achieved and seen.
-fn judge_guest(report: &Report) -> Result<()> {
+fn judge_guest(report: &Report, expected: &[(&str, &str)]) -> Result<()> {
     if let Some(missing) = report.guest.missing() {
         bail!("{missing}");
     }
@@ -296,13 +328,7 @@ fn judge_guest(report: &Report) -> Result<()> {
             );
         }
     }
-    let expected = [
-        ("nic-driver", "virtio_net"),
-        ("hypervisor-detected", "none"),
-        ("memory-encryption", "none"),
-        ("acpi-vmbus-devices", "0"),
-    ];
-    for (name, value) in expected {
+    for &(name, value) in expected {
         let seen = report
             .guest
             .sees

@@ -15,7 +15,7 @@ mod vmsa;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 pub use hardware::Hardware;
 pub use machine::Machine;
-pub use vmsa::VmplState;
+pub use vmsa::{VmplState, decode};
 
 use crate::{Access, BootState, Error, Exit, Platform};
 use abi::ghcb::{self as wire, features, msr};

@@ -71,7 +71,7 @@ fn io_access(info1: u64) -> Option<IoAccess> {
 }
 
 /// What an exit code with its details means.
-pub(super) fn decode(code: u64, info1: u64, info2: u64) -> Exit {
+pub fn decode(code: u64, info1: u64, info2: u64) -> Exit {
     let unknown = Exit::Unknown { code, info1, info2 };
     match code {
         exit::CPUID => Exit::Cpuid,

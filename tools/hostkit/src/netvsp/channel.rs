@@ -434,7 +434,14 @@ impl Channel {
                 .send
                 .as_ref()
                 .ok_or(NicError::Protocol("no-send-buffer"))?;
-            transmit::section(env.mem, pages, section, m.section_size.get())?
+            let mut bytes = transmit::section(env.mem, pages, section, m.section_size.get())?;
+            // Linux fills a section with whole messages and the header of one more,
+            // whose frame follows in pages (`netvsc_send`, `cp_partial`).
+            if p.kind == PacketType::GPA_DIRECT {
+                env.counters.tx_mixed += 1;
+                bytes.extend(transmit::gather(env.mem, p)?);
+            }
+            bytes
         };
         match m.channel_type.get() {
             channel_type::DATA => transmit::frames(env, &self.rndis, self.mtu, &bytes)?,

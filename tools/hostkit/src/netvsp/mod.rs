@@ -107,6 +107,8 @@ pub struct NicCounters {
     pub tx_sections: u64,
     /// Transmissions by GPA direct.
     pub tx_direct: u64,
+    /// Those out of the send buffer that went on in pages.
+    pub tx_mixed: u64,
     /// Frames for the guest that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Guest errors by name.

@@ -83,8 +83,17 @@ facts() {
     see acpi-vmbus-devices "$(ls /sys/bus/acpi/devices 2>/dev/null | grep -ci vmbus)"
     encryption=$(dmesg | sed -n 's/.*Memory Encryption Features active: //p' | head -n1)
     see memory-encryption "${encryption:-none}"
+    # What Linux's Hyper-V drivers said, a fact per line.
+    dmesg | grep -i 'hyper-v\|hv_vmbus\|hv_netvsc\|hv_utils' | sed 's/^\[[^]]*\] //' | head -n 40 > /tmp/hyperv
+    number=0
+    while read -r line; do
+        number=$((number + 1))
+        see "hyperv-$(printf %02d "$number")" "$line"
+    done < /tmp/hyperv
     # Linux's own VMBus driver is the best judge of whether there is a VMBus.
-    if [ -e /modules/hv_vmbus.ko ]; then
+    if [ -d /sys/module/hv_vmbus ]; then
+        see vmbus-driver loaded
+    elif [ -e /modules/hv_vmbus.ko ]; then
         if insmod /modules/hv_vmbus.ko 2>/tmp/refusal; then
             see vmbus-driver loaded
         else

@@ -15,6 +15,8 @@ use modules::Modules;
 
 /// Drivers for the guest's NIC. Built-in ones are skipped.
 const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
+/// Drivers for a guest that is meant to find Hyper-V.
+const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 /// Linux's VMBus driver: the guest tries it last, to show that it finds no VMBus.
 const WITNESS: &str = "hv_vmbus";
 
@@ -54,10 +56,17 @@ const APPLETS: [&str; 31] = [
 ];
 
 /// Builds the initrd that takes a lease, fetches a file and sends it back.
-pub fn initrd(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>> {
+/// `enlightened`: with Linux's own Hyper-V drivers in place of virtio's.
+pub fn initrd(kernel: &Kernel, busybox: &Path, enlightened: bool) -> Result<Vec<u8>> {
     let modules = Modules::open(&kernel.modules, busybox)?;
-    let drivers = modules.load_order(&DRIVERS)?;
-    let witness = modules.load_order(&[WITNESS])?;
+    let (drivers, witness) = if enlightened {
+        (modules.load_order(&ENLIGHTENED_DRIVERS)?, Vec::new())
+    } else {
+        (
+            modules.load_order(&DRIVERS)?,
+            modules.load_order(&[WITNESS])?,
+        )
+    };
     let program = std::fs::read(busybox).context("cannot read busybox")?;
 
     let mut cpio = Cpio::new();
