@@ -47,7 +47,6 @@ mod story {
     use platform::snp::{Hardware, Snp, check_host};
     use platform::{Access, Platform};
     use relay::{InVm, Unplugged};
-    use validate::Rule;
 
     type Host = Snp<'static, Hardware, RawShared>;
     type Pool = SharedPool<PoolBacking, POOL_PAGES>;
@@ -275,13 +274,12 @@ mod story {
         let reference = host
             .read_register(msr::TIME_REF_COUNT)
             .chapter("reference time")?;
-        let out_of_range = SynicError::Judged {
-            rule: Rule::SYN_28,
-            register: msr::TSC_FREQUENCY,
-            value: hz,
-        };
         Clock::new(before, hz, reference)
-            .ok_or(out_of_range)
+            .map_err(|violation| SynicError::Judged {
+                rule: violation.rule,
+                register: msr::TSC_FREQUENCY,
+                value: violation.value,
+            })
             .chapter("TSC frequency")
     }
 

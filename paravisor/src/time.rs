@@ -8,6 +8,8 @@
 //! rate gets a clock that runs at the wrong speed, and timeouts that are wrong by
 //! the same factor, at most [`MAX_HZ`] / [`MIN_HZ`].
 
+use validate::{Rule, Violation};
+
 /// Slowest TSC that is believed.
 pub const MIN_HZ: u64 = 100_000_000;
 /// Fastest TSC that is believed.
@@ -29,14 +31,14 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts now: TSC `start`, rate `hz` as the host names it,
-    /// reference time as the host names it. `None` for a rate that cannot be.
-    pub fn new(start: u64, hz: u64, reference: u64) -> Option<Clock> {
+    /// reference time as the host names it. SYN-28 for a rate that cannot be.
+    pub fn new(start: u64, hz: u64, reference: u64) -> Result<Clock, Violation> {
         if !(MIN_HZ..=MAX_HZ).contains(&hz) {
-            return None;
+            return Err(Violation::new(Rule::SYN_28, 0, hz));
         }
         // A counter near its end would make deadlines wrap; it starts at 0 with
         // the partition, so this is a lie (2^62 * 100 ns are 14 000 years).
-        Some(Clock {
+        Ok(Clock {
             hz,
             start,
             reference: reference.min(1 << 62),
@@ -108,8 +110,14 @@ mod tests {
 
     #[test]
     fn syn_28_rates_that_no_processor_has_are_refused() {
-        assert!(Clock::new(0, 0, 0).is_none());
-        assert!(Clock::new(0, 1_000_000, 0).is_none());
-        assert!(Clock::new(0, u64::MAX, 0).is_none());
+        for hz in [0, 1_000_000, MIN_HZ - 1, MAX_HZ + 1, u64::MAX] {
+            assert_eq!(
+                Clock::new(0, hz, 0),
+                Err(Violation::new(Rule::SYN_28, 0, hz))
+            );
+        }
+        for hz in [MIN_HZ, MAX_HZ] {
+            assert!(Clock::new(0, hz, 0).is_ok());
+        }
     }
 }

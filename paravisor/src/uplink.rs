@@ -419,7 +419,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 // A status that does not exist, or a call that the host never gets done:
                 // the client's rule for it decides. Not even SUCCESS in the low bits
                 // makes it one (SYN-24).
-                Err(Error::Malformed { value, .. } | Error::Refused { status: value, .. }) => {
+                Err(
+                    error @ (Error::Malformed { value, .. } | Error::Refused { status: value, .. }),
+                ) => {
+                    if matches!(error, Error::Malformed { .. }) {
+                        self.client.note(Violation::new(Rule::SYN_24, 0, value));
+                    }
                     match value as u16 {
                         abi::hyperv::status::SUCCESS => u16::MAX,
                         status => status,

@@ -408,9 +408,9 @@ fn syn_24_a_result_that_cannot_be_is_no_success() {
     // answers "not done yet" for ever.
     let value = 1 << 32;
     let status = 0x78;
-    for error in [
-        Error::Malformed { request, value },
-        Error::Refused { request, status },
+    for (error, noted) in [
+        (Error::Malformed { request, value }, 1),
+        (Error::Refused { request, status }, 0),
     ] {
         let mut world = World::new();
         world.below.1.set(Some(error));
@@ -418,6 +418,11 @@ fn syn_24_a_result_that_cannot_be_is_no_success() {
         world.turns(4);
         assert_eq!(world.uplink.standing(), Standing::Failed);
         assert_eq!(world.uplink.failure().unwrap().rule, Rule::SYN_23);
+        let seen = world.uplink.totals().validation.of(Rule::SYN_24);
+        assert_eq!(seen, noted);
+        let found = world.uplink.take_findings();
+        let found = found.iter().filter(|f| f.violation.rule == Rule::SYN_24);
+        assert_eq!(found.count() as u32, noted);
     }
 }
 
