@@ -329,7 +329,7 @@ fn run(
     synic::introduce(below).map_err(|e| e.to_string())?;
     let hz = below.read_register(msr::TSC_FREQUENCY).unwrap_or(0);
     let reference = below.read_register(msr::TIME_REF_COUNT).unwrap_or(0);
-    Clock::new(0, hz, reference).ok_or("TSC frequency out of range (SYN-28)")?;
+    Clock::new(0, hz, reference).map_err(|broken| format!("no clock: {}", broken.rule))?;
     synic::take(below, &messages, &flags, target.sint, VECTOR).map_err(|e| e.to_string())?;
     let config = Config {
         target,

@@ -23,6 +23,9 @@ pub struct TestArgs {
     /// Only what needs QEMU
     #[arg(long)]
     e2e: bool,
+    /// Also fuzz each target for a few seconds (needs nightly)
+    #[arg(long)]
+    fuzz: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -49,7 +52,7 @@ pub fn test(args: &TestArgs) -> Result<()> {
             failed.push("host tests");
         }
     }
-    if !args.e2e && args.filter.is_none() {
+    if args.fuzz {
         // The seeds were replayed above; this looks a little further.
         if let Err(why) = fuzz::short() {
             eprintln!("fuzzing: {why:#}");
