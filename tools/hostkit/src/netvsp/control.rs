@@ -61,6 +61,8 @@ impl Channel {
                 ));
                 Ok(())
             }
+            // The answer to a keepalive of ours; only scenarios send one.
+            message::KEEPALIVE_COMPLETE => Ok(()),
             message::HALT => {
                 self.rndis = Rndis::default();
                 Ok(())
