@@ -315,7 +315,7 @@ pub fn fuzz(args: &FuzzArgs) -> Result<()> {
     Ok(())
 }
 
-/// A short look at every target, for `cargo xtask test`. Without the tools it says
+/// A short look at every target, for `cargo xtask test --fuzz`. Without the tools it says
 /// so and is content: the seeds have been replayed by `cargo test`.
 pub fn short() -> Result<()> {
     if let Some(why) = missing() {
