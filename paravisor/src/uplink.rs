@@ -26,7 +26,7 @@ use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
 use platform::{Error, Platform};
 use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
-use validate::{Rule, Violation};
+use validate::Violation;
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
     Action, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target, limits,
@@ -382,15 +382,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        if drain == Drain::BudgetSpent {
-            self.client.note(Violation::new(
-                Rule::SYN_11,
-                0,
-                limits::MESSAGES_PER_WAKE as u64,
-            ));
-            return Ok(true);
-        }
-        Ok(false)
+        self.client.on_drained(drain);
+        Ok(drain == Drain::BudgetSpent)
     }
 
     /// Takes the event flags. The one channel is polled in every turn, so which

@@ -105,10 +105,46 @@ impl<T: SharedMemory + ?Sized> SharedMemory for &T {
     }
 }
 
-/// `offset..offset + len` lies inside a region of `size` bytes.
-fn check(size: usize, offset: usize, len: usize) -> Result<(), OutOfRange> {
-    match offset.checked_add(len) {
-        Some(end) if end <= size => Ok(()),
-        _ => Err(OutOfRange),
+/// `offset`, if `offset..offset + len` lies inside a region of `size` bytes. Many
+/// offsets are the host's: a processor that guesses beyond the check uses 0, by
+/// the same arithmetic as `validate::index` (SYS-04).
+fn check(size: usize, offset: usize, len: usize) -> Result<usize, OutOfRange> {
+    let end = offset.checked_add(len).ok_or(OutOfRange)?;
+    if end > size {
+        return Err(OutOfRange);
+    }
+    // Sign bit clear: both differences are none below zero.
+    let hidden = core::hint::black_box(offset);
+    let inside = !(hidden | size.wrapping_sub(len).wrapping_sub(hidden)).cast_signed();
+    Ok(hidden & (inside >> usize::BITS.wrapping_sub(1)).cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sys_04_ranges_of_shared_memory_are_checked_and_masked() {
+        for (size, offset, len) in [
+            (4096, 0, 0),
+            (4096, 0, 4096),
+            (4096, 4096, 0),
+            (8192, 17, 9),
+        ] {
+            assert_eq!(check(size, offset, len), Ok(offset));
+        }
+        for (size, offset, len) in [
+            (4096, 0, 4097),
+            (4096, 4097, 0),
+            (4096, 1, 4096),
+            (4096, usize::MAX, 1),
+            (4096, 1, usize::MAX),
+        ] {
+            assert_eq!(
+                check(size, offset, len),
+                Err(OutOfRange),
+                "{size} {offset} {len}"
+            );
+        }
     }
 }

@@ -52,7 +52,7 @@ impl RawShared {
 
     /// Pointer to `offset`, after the bounds check that `len` bytes lie there.
     fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfRange> {
-        check(self.len, offset, len)?;
+        let offset = check(self.len, offset, len)?;
         // SAFETY: `offset <= self.len`, so the result lies inside the range that
         // `new` was promised, or one past its end for an empty access.
         Ok(unsafe { self.base.as_ptr().add(offset) })

@@ -2,7 +2,8 @@
 //! typed message or a [`Violation`] comes out.
 //!
 //! This crate is the audit surface. It has no access to shared memory, to time
-//! or to devices, allocates nothing and cannot panic. The typed results have
+//! or to devices, allocates nothing and cannot panic; so a verdict follows from
+//! the bytes and the state it is given, today and in an audit (SYS-10). The typed results have
 //! private fields, so no other crate can make one: what a state machine is
 //! given has been judged here. Every check carries the id of its rule
 //! ([`Rule`]); `docs/rules.md` is generated from the same tables.
@@ -17,6 +18,7 @@
 )]
 
 pub mod control;
+pub mod index;
 pub mod nvsp;
 pub mod packet;
 pub mod ring;

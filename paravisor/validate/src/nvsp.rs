@@ -6,8 +6,10 @@
 //! the receive buffer ([`ReceiveGeometry`]). A version other than 6.1 is never
 //! proposed, so NVS-07 and NVS-09 hold by construction of the client.
 
+use crate::index::{confine, part};
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::nvsp::{self, message, status};
+use core::mem::size_of;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
@@ -207,14 +209,15 @@ impl Slots {
 
     fn is_taken(&self, slot: u32) -> bool {
         let mask = 1u64.wrapping_shl(slot);
-        self.bits
-            .get((slot >> 6) as usize)
+        confine((slot >> 6) as usize, self.bits.len())
+            .and_then(|word| self.bits.get(word))
             .is_none_or(|word| word & mask != 0)
     }
 
     fn set(&mut self, slot: u32, taken: bool) {
         let mask = 1u64.wrapping_shl(slot);
-        if let Some(word) = self.bits.get_mut((slot >> 6) as usize) {
+        let word = confine((slot >> 6) as usize, self.bits.len());
+        if let Some(word) = word.and_then(|word| self.bits.get_mut(word)) {
             *word = if taken { *word | mask } else { *word & !mask };
         }
     }
@@ -458,7 +461,7 @@ fn indirection_table(payload: &[u8], context: &InBandContext) -> Result<InBand, 
         Ok(at)
             if at >= core::mem::size_of::<nvsp::SendIndirectionTable>() && at.is_multiple_of(4) =>
         {
-            payload.get(at..).and_then(read_prefix::<[U32; ENTRIES]>)
+            part(payload, at, size_of::<[U32; ENTRIES]>()).and_then(read_prefix::<[U32; ENTRIES]>)
         }
         _ => None,
     };

@@ -4,6 +4,7 @@
 //! says how many bytes to copy; [`judge`] gives the meaning of the whole. Both
 //! look at the same private bytes: the ring is not read again.
 
+use crate::index::part;
 use crate::{Rule, Violation, read_prefix};
 use abi::vmbus::{
     PACKET_FLAG_COMPLETION_REQUESTED, PACKET_TRAILER_SIZE, PacketDescriptor, PacketType,
@@ -163,7 +164,10 @@ pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violati
         return Err(Violation::new(Rule::RNG_08, 0, bytes.len() as u64));
     };
     let start = usize::from(head.data_offset8.get()).wrapping_mul(8);
-    let Some(payload) = bytes.get(start..span.length as usize) else {
+    let payload = (span.length as usize)
+        .checked_sub(start)
+        .and_then(|len| part(bytes, start, len));
+    let Some(payload) = payload else {
         return Err(Violation::new(Rule::PKT_01, 2, head.data_offset8.get()));
     };
     let kind = PacketType(head.packet_type.get());
@@ -209,8 +213,9 @@ pub fn refused(bytes: &[u8]) -> Option<(u64, bool)> {
 
 /// The ranges between extended header and payload, which starts at `start`.
 fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'a>, Violation> {
-    let extended = bytes
-        .get(DESCRIPTOR..start)
+    let extended = start
+        .checked_sub(DESCRIPTOR)
+        .and_then(|len| part(bytes, DESCRIPTOR, len))
         .and_then(read_prefix::<TransferPageHeader>);
     let Some(extended) = extended else {
         return Err(Violation::new(Rule::PKT_07, 2, start as u64));
@@ -222,11 +227,11 @@ fn ranges<'a>(bytes: &'a [u8], start: usize, policy: &Policy) -> Result<Ranges<'
     if count == 0 || count > policy.max_ranges.min(MAX_RANGES) {
         return Err(Violation::new(Rule::PKT_10, 20, count));
     }
-    let end = (count as usize)
-        .checked_mul(size_of::<TransferPageRange>())
-        .and_then(|len| len.checked_add(RANGES_AT))
-        .filter(|end| *end <= start);
-    let Some(list) = end.and_then(|end| bytes.get(RANGES_AT..end)) else {
+    let list = part(bytes, 0, start).and_then(|front| {
+        let len = (count as usize).checked_mul(size_of::<TransferPageRange>())?;
+        part(front, RANGES_AT, len)
+    });
+    let Some(list) = list else {
         return Err(Violation::new(Rule::PKT_08, 20, count));
     };
     if extended.set_id.get() != policy.transfer_set {

@@ -4,6 +4,7 @@
 //! of its kind: [`packet`] (frames and per-packet information) or [`response`]
 //! (completions of our requests); events and keepalives are judged here.
 
+use crate::index::part;
 use crate::nvsp::Carrier;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message as kind, status};
@@ -75,7 +76,7 @@ pub fn message<'a>(
     // RND-03: what follows the message in its range is never looked at.
     let Some(message) = usize::try_from(length)
         .ok()
-        .and_then(|length| range.get(..length))
+        .and_then(|length| part(range, 0, length))
     else {
         return Err(Violation::new(Rule::RND_02, 4, length));
     };
@@ -187,8 +188,11 @@ pub(crate) fn link_speed(speed: u32, at: usize) -> Judged<u32> {
 /// all there. No sum can wrap.
 pub(crate) fn slice(message: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
     let body = message.get(rndis::OFFSET_BASE..)?;
-    let start = usize::try_from(offset).ok()?;
-    body.get(start..start.checked_add(usize::try_from(length).ok()?)?)
+    part(
+        body,
+        usize::try_from(offset).ok()?,
+        usize::try_from(length).ok()?,
+    )
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! SynIC message slots, event flags and the results of posting.
 
+use crate::index::part;
 use crate::{Rule, Violation};
 use abi::hyperv::{
     MESSAGE_FLAG_PENDING, MESSAGE_PAYLOAD, MESSAGE_SLOT, MESSAGE_TYPE_NONE,
@@ -39,7 +40,7 @@ pub fn slot(copy: &[u8; MESSAGE_SLOT]) -> Result<Option<Payload>, Violation> {
         _ => return Err(Violation::new(Rule::SYN_04, 0, kind)),
     }
     let len = usize::from(size);
-    let Some(counted) = message.payload.get(..len) else {
+    let Some(counted) = part(&message.payload, 0, len) else {
         return Err(Violation::new(Rule::SYN_06, 4, size));
     };
     if len < size_of::<MessageHeader>() {

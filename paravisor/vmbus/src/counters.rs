@@ -12,6 +12,46 @@ pub struct News {
     pub times: u32,
 }
 
+/// What went through one channel since its rings were made. Packets that were
+/// dropped are among those that came in; by which rule is in [`Counters`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets from the host.
+    pub packets_in: u64,
+    /// Their bytes, headers included.
+    pub bytes_in: u64,
+    /// Packets to the host.
+    pub packets_out: u64,
+    /// Their bytes, headers included.
+    pub bytes_out: u64,
+    /// How often the rules of the protocol called for a signal to the host.
+    pub signals_needed: u64,
+    /// How often the host has set the channel's event flag.
+    pub events: u64,
+    /// How often events about nothing have moved the channel to the clock (SYN-18).
+    pub storms: u64,
+}
+
+/// The life of one channel on the control plane since it was offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// Messages of the host that spoke of this channel and were obeyed.
+    pub messages: u64,
+    /// How often it was opened.
+    pub opened: u64,
+    /// How often it was closed, or an open of it failed.
+    pub closed: u64,
+    /// GPADLs that were given up (GPD-06).
+    pub leaked: u64,
+}
+
+impl Life {
+    /// How often it was opened again.
+    pub fn resets(&self) -> u64 {
+        self.opened.saturating_sub(1)
+    }
+}
+
 /// Messages judged by layer, violations by rule.
 #[derive(Clone, Debug)]
 pub struct Counters {
@@ -76,6 +116,11 @@ impl Counters {
     /// Violations of `rule`.
     pub fn of(&self, rule: Rule) -> u32 {
         self.violations.get(rule.index()).copied().unwrap_or(0)
+    }
+
+    /// Violations of all rules together.
+    pub fn total(&self) -> u64 {
+        self.violations.iter().map(|count| u64::from(*count)).sum()
     }
 
     /// Rules that were violated, with their counts.

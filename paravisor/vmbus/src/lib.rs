@@ -27,10 +27,10 @@ pub mod limits;
 pub mod synic;
 
 pub use channel::{
-    Channel, Drained, GeometryError, Outbound, ReceiveError, Reply, SendError, Signal,
+    Attention, Channel, Drained, GeometryError, Outbound, ReceiveError, Reply, SendError, Signal,
 };
 pub use client::{
     Action, ChannelId, Client, Config, Event, GpadlId, Post, RequestError, SignalTarget, Target,
     VERSIONS,
 };
-pub use counters::{Counters, News};
+pub use counters::{Counters, Life, News, Traffic};

@@ -9,6 +9,20 @@ pub const MILLISECOND: u64 = SECOND / 1000;
 pub const PACKETS_PER_POLL: usize = 64;
 /// Messages taken per wake-up (SYN-11).
 pub const MESSAGES_PER_WAKE: usize = 64;
+/// Wake-ups in a row that may use the whole budget before the connection ends
+/// (SYN-11): 16384 messages without one empty slot between them. All that a host
+/// has to say at a boot are some hundred.
+pub const SPENT_BUDGETS: u32 = 256;
+/// Events of a channel in a row without a byte moved in its rings, after which
+/// they count as spurious (RNG-30). An honest host signals when a ring has
+/// become non-empty or roomy, so there is a change behind each.
+pub const SPURIOUS_EVENTS: u32 = 64;
+/// How often a channel under a storm of events is looked at (SYN-18). What a
+/// frame may wait for while its host misbehaves.
+pub const STORM_PERIOD: u64 = MILLISECOND;
+/// Periods of a storm without a byte moved before the channel is reset (SYN-18):
+/// five seconds of more than 64 000 events a second about nothing.
+pub const STORM_PERIODS: u32 = 5000;
 /// Channels whose relid is not released. One per network card and room for
 /// cards that are being replaced.
 pub const MAX_CHANNELS: usize = 8;

@@ -9,11 +9,12 @@ mod offer;
 #[cfg(test)]
 mod tests;
 
+use crate::index::confine;
 use crate::synic::Payload;
 use crate::{Rule, Violation, read_prefix};
 use abi::vmbus::{
     CONNECTION_MESSAGE, CONNECTION_MESSAGE_LEGACY, Direction, Features, GpadlCreated,
-    GpadlTorndown, Guid, MAX_CHANNELS, MessageHeader, MessageType, OpenChannelResult,
+    GpadlTorndown, Guid, MAX_CHANNELS, MESSAGES, MessageHeader, MessageType, OpenChannelResult,
     RescindChannelOffer, STATUS_SUCCESS, Version, VersionResponse, VersionResponse2,
 };
 use core::mem::size_of;
@@ -205,6 +206,10 @@ pub fn judge(payload: &Payload, gate: &Gate, ledger: &impl Ledger) -> Result<Mes
         MessageType::CLOSE_RESERVED_RESPONSE => Err(Violation::new(Rule::CTL_55, 0, kind.0)),
         MessageType::TL_CONNECT_RESULT => Err(Violation::new(Rule::CTL_56, 0, kind.0)),
         MessageType::MODIFY_CHANNEL_RESPONSE => Err(Violation::new(Rule::CTL_51, 0, kind.0)),
+        // Nor are their features, so CTL-06 comes first; a host that could get
+        // past it would still find nothing outstanding.
+        MessageType::MODIFY_CONNECTION_RESPONSE => Err(Violation::new(Rule::CTL_57, 0, kind.0)),
+        MessageType::PAUSE_RESPONSE => Err(Violation::new(Rule::CTL_58, 0, kind.0)),
         _ => Err(Violation::new(Rule::CTL_01, 0, kind.0)),
     }
 }
@@ -215,7 +220,10 @@ fn admit(bytes: &[u8], gate: &Gate) -> Result<MessageType, Violation> {
     let header: MessageHeader = read(bytes)?;
     let kind = MessageType(header.message_type.get());
     let broken = |rule| Err(Violation::new(rule, 0, kind.0));
-    let Some(info) = kind.info() else {
+    let row = (kind.0 as usize)
+        .checked_sub(1)
+        .and_then(|row| confine(row, MESSAGES.len()));
+    let Some(info) = row.and_then(|row| MESSAGES.get(row)) else {
         return broken(Rule::CTL_01);
     };
     if info.direction == Direction::ToHost {

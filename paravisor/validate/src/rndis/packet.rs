@@ -1,8 +1,10 @@
 //! PACKET: a frame with per-packet information.
 
 use super::slice;
+use crate::index::part;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, checksum, packet_id, ppi, vlan};
+use core::mem::size_of;
 use zerocopy::little_endian::U32;
 
 /// Shortest frame: an Ethernet header.
@@ -240,7 +242,7 @@ impl Element<'_> {
     fn value(&self) -> Result<u32, Violation> {
         let start = self.value_offset as usize;
         let value = match start >= ppi::HEADER_SIZE {
-            true => self.bytes.get(start..).and_then(read_prefix::<U32>),
+            true => part(self.bytes, start, size_of::<U32>()).and_then(read_prefix::<U32>),
             false => None,
         };
         match value {

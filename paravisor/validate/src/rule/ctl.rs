@@ -276,6 +276,13 @@ rules! {
         example: "Two rescinds of relid 7",
         source: "Linux `vmbus_onoffer_rescind`",
     }
+    CTL_40 {
+        reaction: Structural,
+        statement: "A rescind ends every wait for an answer about the channel, except for the answers about GPADLs, which have a deadline",
+        danger: "a request waits for ever for a device that is gone",
+        example: "RESCIND while an OPENCHANNEL is outstanding",
+        source: "Linux in part, `vmbus_rescind_cleanup`",
+    }
     CTL_41 {
         not_applicable { refused_by: CTL_27, why: "Sub-channels are never asked for, and an offer of one is refused" },
         statement: "When a primary channel is rescinded its sub-channels go first",
@@ -387,6 +394,20 @@ rules! {
         danger: "A wait ends that has another reason",
         example: "TL_CONNECT_RESULT out of the blue",
         source: "Linux `channel_message_table`",
+    }
+    CTL_57 {
+        reaction: Drop,
+        statement: "MODIFY_CONNECTION_RESPONSE is dropped: no such request is ever outstanding",
+        danger: "state of the connection is changed by an answer to nothing",
+        example: "type 26 unsolicited",
+        source: "OpenVMM",
+    }
+    CTL_58 {
+        reaction: Drop,
+        statement: "PAUSE_RESPONSE is dropped: no PAUSE is ever outstanding",
+        danger: "the message pump stops and later messages are ignored",
+        example: "type 28 while running",
+        source: "own; OpenVMM",
     }
     CTL_59 {
         reaction: Fatal,

@@ -73,6 +73,13 @@ rules! {
         example: "Two buffers that overlap",
         source: "own reasoning",
     }
+    GPD_11 {
+        reaction: Fatal,
+        statement: "Every page number told to the host lies in the pool of shared pages",
+        danger: "the host is told an address of private memory",
+        example: "a GPADL over a private page",
+        source: "own",
+    }
     GPD_12 {
         reaction: Fail,
         statement: "A range has at most 8190 page numbers; header and bodies carry 26 + 28 n",
@@ -86,5 +93,12 @@ rules! {
         danger: "Indices that the host wrote early are taken for the initial ones",
         example: "A write index of 64 before the open is answered",
         source: "own reasoning",
+    }
+    GPD_14 {
+        reaction: Structural,
+        statement: "The memory of a GPADL goes back to the pool only after CLOSECHANNEL was sent and GPADL_TORNDOWN came",
+        danger: "the host writes late into memory that is in other use",
+        example: "a transfer-page packet during teardown",
+        source: "Linux `netvsc_device_remove`",
     }
 }

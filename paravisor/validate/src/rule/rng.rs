@@ -206,4 +206,11 @@ rules! {
         example: "Bytes of our last packet change in the ring",
         source: "own reasoning",
     }
+    RNG_30 {
+        reaction: Throttle,
+        statement: "An event behind which neither index of the host has moved is spurious; so many in a row are counted and throttled",
+        danger: "the processor is kept busy by signals about nothing",
+        example: "signal without data, again and again",
+        source: "own",
+    }
 }

@@ -122,6 +122,13 @@ rules! {
         example: "A second host thread sets flag 5 all the time",
         source: "Linux `vmbus_chan_sched`",
     }
+    SYN_18 {
+        reaction: Throttle,
+        statement: "Events of a channel that move nothing in its rings put it under timed polling; a storm that lasts resets it",
+        danger: "an interrupt storm keeps the processor busy with looks at an empty ring",
+        example: "a million signals a second with an empty ring",
+        source: "own reasoning",
+    }
     SYN_19 {
         reaction: Ignore,
         statement: "Only the vectors that we programmed are acted on; an interrupt on any other is counted and ignored",

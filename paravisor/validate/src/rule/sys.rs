@@ -10,6 +10,13 @@ rules! {
         example: "A million bad packets",
         source: "own reasoning",
     }
+    SYS_04 {
+        reaction: Structural,
+        statement: "An index or offset that the host has chosen is masked by arithmetic after its bounds check",
+        danger: "a processor that guesses reads private memory at an index of the host, and the cache tells (Spectre, variant 1)",
+        example: "relid 2048 while the branch predictor expects a small one",
+        source: "Linux `array_index_nospec`; own for this protocol",
+    }
     SYS_05 {
         reaction: Fail,
         statement: "The channel is opened again a bounded number of times per hour, then the device is failed",
@@ -38,12 +45,26 @@ rules! {
         example: "Every packet in the outgoing ring, looked at from the host",
         source: "Linux sends from a shared buffer",
     }
+    SYS_10 {
+        reaction: Structural,
+        statement: "A verdict depends on the copied bytes and on our own state only",
+        danger: "an audit cannot be repeated",
+        example: "the same bytes twice",
+        source: "own",
+    }
     SYS_12 {
         not_applicable { refused_by: CTL_06, why: "The client is never saved or moved: it requests no feature for it, keeps no state outside its memory and refuses the pause messages of the protocol" },
         statement: "State that was saved is authenticated and judged again when it is restored",
         danger: "The host hands back a state in which a channel has another ring, or a flag 0",
         example: "A saved state with event flag 0",
         source: "OpenVMM `restore` judges a part again",
+    }
+    SYS_13 {
+        reaction: Structural,
+        statement: "Teardown goes: stop sending, close the channel, tear its GPADLs down, wait for each, release the relid",
+        danger: "pages or numbers are used again while the host still uses them",
+        example: "RESCIND at each step of a teardown",
+        source: "Linux `netvsc_device_remove`",
     }
     SYS_14 {
         reaction: Drop,
@@ -52,12 +73,26 @@ rules! {
         example: "A second card",
         source: "own reasoning",
     }
+    SYS_15 {
+        reaction: Structural,
+        statement: "No lock is held while an answer of the host is awaited: the client never waits inside a call",
+        danger: "one withheld answer stops everything else",
+        example: "a request that is never answered",
+        source: "own; Linux issues requests under RTNL",
+    }
     SYS_16 {
         reaction: Structural,
         statement: "A poll does work in proportion to the bytes it copies, within budgets, and never waits for the host",
         danger: "One interrupt holds the processor for as long as the host likes",
         example: "A packet with 375 ranges, each full of per-packet information",
         source: "own reasoning",
+    }
+    SYS_17 {
+        reaction: Structural,
+        statement: "The way to UNLOAD uses copied messages and bounded waits like everything else",
+        danger: "the last messages are read while the host changes them, or the end never comes",
+        example: "the type of a message changes during UNLOAD",
+        source: "Linux `vmbus_wait_for_unload` in part",
     }
     SYS_18 {
         reaction: Drop,

@@ -23,6 +23,8 @@ pub(super) struct Incoming {
     known: u32,
     /// Bytes taken since the read index was last published.
     unpublished: u32,
+    /// Bytes that the host has ever written, as far as we looked.
+    arrived: u64,
 }
 
 impl Incoming {
@@ -33,15 +35,24 @@ impl Incoming {
             read: 0,
             known: 0,
             unpublished: 0,
+            arrived: 0,
         }
+    }
+
+    /// Bytes that the host has written since the ring was made.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived
     }
 
     /// Loads the host's write index and gives the readable bytes.
     pub(super) fn refresh(&mut self, memory: &impl SharedMemory) -> Result<u32, Violation> {
         let write = self.load(memory, RING_WRITE_INDEX)?;
         let published = self.size.distance(self.unpublished, self.read);
-        self.known = available(self.size, published, self.unpublished, self.known, write)?;
-        Ok(self.known)
+        let known = available(self.size, published, self.unpublished, self.known, write)?;
+        let more = known.saturating_sub(self.known);
+        self.arrived = self.arrived.wrapping_add(more.into());
+        self.known = known;
+        Ok(known)
     }
 
     /// Copies the next packet, without its trailer, into `buffer` and gives its

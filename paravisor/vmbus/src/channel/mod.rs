@@ -8,10 +8,12 @@
 
 mod incoming;
 mod outgoing;
+mod storm;
 #[cfg(test)]
 mod tests;
 
-use crate::counters::{Counters, News};
+use crate::counters::{Counters, News, Traffic};
+use crate::limits::SPURIOUS_EVENTS;
 use abi::vmbus::{
     PAGE_SIZE, PacketType, RING_FEATURE_BITS, RING_FEATURE_PENDING_SEND_SIZE, RING_HEADER_SIZE,
 };
@@ -19,9 +21,11 @@ use alloc::vec::Vec;
 use incoming::Incoming;
 use memory::SharedMemory;
 use outgoing::Outgoing;
+pub use storm::Attention;
+use storm::{Verdict, Watch};
 use validate::packet::{Packet, Policy};
 use validate::ring::DataSize;
-use validate::{Layer, Reaction, Violation};
+use validate::{Layer, Reaction, Rule, Violation};
 
 /// Whether the host has to be signalled (one SignalEvent hypercall).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +132,8 @@ pub struct Channel<M> {
     incoming: Incoming,
     dead: Option<Violation>,
     counters: Counters,
-    signals_needed: u64,
+    traffic: Traffic,
+    watch: Watch,
 }
 
 impl<M: SharedMemory> Channel<M> {
@@ -157,7 +162,8 @@ impl<M: SharedMemory> Channel<M> {
             incoming: Incoming::new(split, downstream),
             dead: None,
             counters: Counters::new(),
-            signals_needed: 0,
+            traffic: Traffic::default(),
+            watch: Watch::new(),
         })
     }
 
@@ -192,9 +198,47 @@ impl<M: SharedMemory> Channel<M> {
         self.counters.take_news()
     }
 
+    /// Packets, bytes and events of this channel since it was made.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// How often the rules of the protocol called for a signal.
     pub fn signals_needed(&self) -> u64 {
-        self.signals_needed
+        self.traffic.signals_needed
+    }
+
+    /// The host has set the channel's event flag: whether to poll the rings for
+    /// it, or by the clock because such events bring nothing (SYN-18, RNG-30).
+    /// The channel may be polled for other reasons at any time. An error: it is
+    /// dead, by its indices or because the storm has lasted.
+    pub fn on_event(&mut self, now: u64) -> Result<Attention, Violation> {
+        self.alive()?;
+        self.traffic.events = self.traffic.events.saturating_add(1);
+        let Channel {
+            incoming,
+            outgoing,
+            memory,
+            watch,
+            ..
+        } = self;
+        let verdict = watch.event(now, || {
+            incoming.refresh(memory)?;
+            outgoing.refresh(memory)?;
+            Ok((incoming.arrived(), outgoing.consumed()))
+        });
+        match verdict {
+            Ok(Verdict::Attend(attention)) => Ok(attention),
+            Ok(Verdict::Throttled(attention)) => {
+                for rule in [Rule::RNG_30, Rule::SYN_18] {
+                    self.counters
+                        .violation(Violation::new(rule, 0, SPURIOUS_EVENTS));
+                }
+                self.traffic.storms = self.traffic.storms.saturating_add(1);
+                Ok(attention)
+            }
+            Ok(Verdict::Reset(violation)) | Err(violation) => Err(self.kill(violation)),
+        }
     }
 
     /// Longest payload that [`Channel::send`] can ever take.
@@ -228,10 +272,15 @@ impl<M: SharedMemory> Channel<M> {
         let result = self
             .outgoing
             .queue(&self.memory, kind, transaction_id, parts);
-        result.map_err(|error| match error {
-            SendError::Corrupt(violation) => SendError::Corrupt(self.kill(violation)),
-            other => other,
-        })
+        match result {
+            Ok(bytes) => {
+                self.traffic.packets_out = self.traffic.packets_out.saturating_add(1);
+                self.traffic.bytes_out = self.traffic.bytes_out.saturating_add(bytes.into());
+                Ok(())
+            }
+            Err(SendError::Corrupt(violation)) => Err(SendError::Corrupt(self.kill(violation))),
+            Err(other) => Err(other),
+        }
     }
 
     /// Makes all queued packets visible to the host.
@@ -273,6 +322,8 @@ impl<M: SharedMemory> Channel<M> {
         let bytes: &'b [u8] = buffer;
         let bytes = bytes.get(..length).unwrap_or(&[]);
         self.counters.judged(Layer::Packet);
+        self.traffic.packets_in = self.traffic.packets_in.saturating_add(1);
+        self.traffic.bytes_in = self.traffic.bytes_in.saturating_add(length as u64);
         match validate::packet::judge(bytes, &self.policy) {
             Ok(packet) => Ok(Some(packet)),
             Err(violation) if violation.rule.reaction() == Reaction::Drop => {
@@ -339,7 +390,8 @@ impl<M: SharedMemory> Channel<M> {
     fn signalled(&mut self, result: Result<Signal, Violation>) -> Result<Signal, Violation> {
         match result {
             Ok(signal) => {
-                self.signals_needed = self
+                self.traffic.signals_needed = self
+                    .traffic
                     .signals_needed
                     .saturating_add(u64::from(signal.is_needed()));
                 Ok(signal)

@@ -28,6 +28,8 @@ pub(super) struct Outgoing {
     unpublished: u32,
     /// A pending send size stands in the control page.
     waiting: bool,
+    /// Bytes that the host has ever read, as far as we looked.
+    consumed: u64,
 }
 
 impl Outgoing {
@@ -39,7 +41,13 @@ impl Outgoing {
             used: 0,
             unpublished: 0,
             waiting: false,
+            consumed: 0,
         }
+    }
+
+    /// Bytes that the host has read since the ring was made.
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     pub(super) fn max_payload(&self) -> usize {
@@ -51,17 +59,21 @@ impl Outgoing {
     /// Loads the host's read index and gives the bytes that it has not read.
     pub(super) fn refresh(&mut self, memory: &impl SharedMemory) -> Result<u32, Violation> {
         let read = self.load(memory, RING_READ_INDEX)?;
-        self.used = in_use(self.size, self.write, self.used, self.unpublished, read)?;
-        Ok(self.used)
+        let used = in_use(self.size, self.write, self.used, self.unpublished, read)?;
+        let fewer = self.used.saturating_sub(used);
+        self.consumed = self.consumed.wrapping_add(fewer.into());
+        self.used = used;
+        Ok(used)
     }
 
+    /// Writes one packet; gives its bytes without the trailer.
     pub(super) fn queue(
         &mut self,
         memory: &impl SharedMemory,
         kind: Outbound,
         transaction_id: u64,
         parts: &[&[u8]],
-    ) -> Result<(), SendError> {
+    ) -> Result<u32, SendError> {
         let payload = parts
             .iter()
             .try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
@@ -111,7 +123,7 @@ impl Outgoing {
         self.write = at;
         self.used = self.used.saturating_add(needed);
         self.unpublished = self.unpublished.saturating_add(needed);
-        Ok(())
+        Ok(needed.saturating_sub(PACKET_TRAILER_SIZE as u32))
     }
 
     /// Publishes what was queued. The host has to be signalled if it had read

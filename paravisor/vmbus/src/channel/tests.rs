@@ -8,6 +8,7 @@
 )]
 
 use super::*;
+use crate::limits::{STORM_PERIOD, STORM_PERIODS};
 use abi::vmbus::*;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -431,6 +432,64 @@ fn rng_18_the_last_look_uses_our_read_index() {
     channel.receive(&mut [0; 64]).unwrap().unwrap();
     host.set_down(RING_READ_INDEX, 8);
     assert!(!channel.end_receive().unwrap().more);
+}
+
+/// Events about nothing are attended to for a while, then by the clock (RNG_30);
+/// data ends it, and a storm that lasts resets the channel (SYN_18).
+#[test]
+fn rng_30_syn_18_events_about_nothing() {
+    let (mut channel, mut host) = pair(1);
+    let mut now = 1000;
+    // A neighbour: a packet behind each event, however many.
+    let mut buffer = [0; 64];
+    for id in 0..1000 {
+        host.put(PacketType::COMPLETION, 0, id, &[0; 8]).unwrap();
+        assert_eq!(channel.on_event(now), Ok(Attention::Now));
+        channel.receive(&mut buffer).unwrap().unwrap();
+        let _ = channel.end_receive().unwrap();
+    }
+    // So is an event behind which the host made room.
+    let _ = channel.send(IN_BAND, 1, &[b"x"]).unwrap();
+    host.take().unwrap();
+    assert_eq!(channel.on_event(now), Ok(Attention::Now));
+    for _ in 1..SPURIOUS_EVENTS {
+        assert_eq!(channel.on_event(now), Ok(Attention::Now));
+    }
+    assert_eq!(channel.counters().of(Rule::RNG_30), 0);
+    let next = now + STORM_PERIOD;
+    assert_eq!(channel.on_event(now), Ok(Attention::At(next)));
+    assert_eq!(channel.counters().of(Rule::RNG_30), 1);
+    assert_eq!(channel.counters().of(Rule::SYN_18), 1);
+    // A storm: one look per period, and the rings are not touched for the rest.
+    for _ in 0..100 {
+        for _ in 0..1000 {
+            assert!(matches!(channel.on_event(now), Ok(Attention::At(at)) if at > now));
+        }
+        now += STORM_PERIOD;
+        assert_eq!(channel.on_event(now), Ok(Attention::Now));
+    }
+    // Rare events again: as before.
+    now += STORM_PERIOD;
+    assert_eq!(channel.on_event(now), Ok(Attention::Now));
+    assert_eq!(channel.on_event(now), Ok(Attention::Now));
+    assert_eq!(channel.traffic().storms, 1);
+    assert!(channel.dead().is_none());
+    // And one that lasts.
+    let mut periods = 0;
+    let violation = 'storm: loop {
+        for _ in 0..1000 {
+            if let Err(violation) = channel.on_event(now) {
+                break 'storm violation;
+            }
+        }
+        periods += 1;
+        now += STORM_PERIOD;
+        assert!(periods < 2 * STORM_PERIODS);
+    };
+    assert_eq!(violation.rule, Rule::SYN_18);
+    assert_eq!(channel.dead(), Some(violation));
+    assert_eq!(channel.traffic().packets_in, 1000);
+    assert_eq!(channel.traffic().packets_out, 1);
 }
 
 #[test]

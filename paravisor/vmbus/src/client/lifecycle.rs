@@ -116,7 +116,13 @@ impl Client {
         ring: bool,
         now: u64,
     ) -> Result<GpadlId, RequestError> {
-        let pages = Pages::of(memory).map_err(RequestError::Limit)?;
+        let pages = Pages::of(memory, &self.config.frames).map_err(|violation| {
+            if violation.rule == Rule::GPD_11 {
+                // A fault of ours, and the worst kind: nothing more is said.
+                self.fail(violation);
+            }
+            RequestError::Limit(violation)
+        })?;
         let relid = self
             .table
             .get(channel)
@@ -226,6 +232,7 @@ impl Client {
             return;
         };
         entry.state = State::Open;
+        entry.life.opened = entry.life.opened.saturating_add(1);
         let channel = entry.id;
         let connection_id =
             wiring(entry, features).map_or(entry.offer.connection_id(), |own| own.connection_id);
@@ -251,6 +258,9 @@ impl Client {
         let Some(entry) = self.table.by_relid_mut(relid) else {
             return;
         };
+        // CTL-40: no deadline of the channel itself runs from here on, and the owner
+        // is told at once; only answers about its GPADLs are still awaited, each
+        // with a deadline.
         entry.rescinded = true;
         let (channel, state) = (entry.id, entry.state);
         self.emit(Event::Rescinded { channel });
@@ -260,7 +270,8 @@ impl Client {
         }
     }
 
-    /// Asks for the teardown of every GPADL of the channel.
+    /// Asks for the teardown of every GPADL of the channel, after CLOSECHANNEL;
+    /// the relid is released behind the last answer (SYS-13).
     fn tear_down(&mut self, channel: ChannelId, now: u64) {
         let gpadls = self
             .table
@@ -292,7 +303,8 @@ impl Client {
         }
     }
 
-    /// A GPADL is torn down (`released`) or given up.
+    /// A GPADL is torn down (`released`) or given up. The only way, but for the
+    /// end of the connection, by which memory goes back to its owner (GPD-14).
     pub(super) fn gpadl_gone(&mut self, number: u32, released: bool) {
         let Some(gpadl) = self.table.remove_gpadl(number) else {
             return;
@@ -300,6 +312,7 @@ impl Client {
         self.memory_free(number, released);
         if !released && let Some(entry) = self.table.get(gpadl.channel) {
             entry.leaked = true;
+            entry.life.leaked = entry.life.leaked.saturating_add(1);
         }
         self.closed(gpadl.channel);
     }
@@ -315,6 +328,7 @@ impl Client {
         if entry.state != State::Closing {
             return;
         }
+        entry.life.closed = entry.life.closed.saturating_add(1);
         if entry.leaked {
             // An answer is still out: the relid can never be released (CTL-43).
             entry.state = State::Broken;

@@ -2,8 +2,10 @@
 //!
 //! The owner feeds the client with slot copies ([`Client::on_message`]), the
 //! clock and the results of its posts, does what [`Client::poll`] says, and
-//! reads [`Client::next_event`]. Nothing here waits: each request that the host
-//! has to answer carries a deadline, which `poll` watches.
+//! reads [`Client::next_event`]. Nothing here waits, and so nobody can hold a lock
+//! while it does (SYS-15): each request that the host has to answer carries a
+//! deadline, which `poll` watches. The way out, UNLOAD, is no exception: its answer
+//! comes through the same copies and has a deadline too (SYS-17).
 
 mod lifecycle;
 mod outbox;
@@ -11,12 +13,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::counters::{Counters, News};
+use crate::counters::{Counters, Life, News};
 use crate::limits::{
-    CONTACT_DEADLINE, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, OFFERS_DEADLINE,
-    UNLOAD_DEADLINE,
+    CONTACT_DEADLINE, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, MESSAGES_PER_WAKE,
+    OFFERS_DEADLINE, SPENT_BUDGETS, UNLOAD_DEADLINE,
 };
-use crate::synic::FlagSet;
+use crate::synic::{Drain, FlagSet};
 use abi::hyperv::MESSAGE_SLOT;
 use abi::vmbus::{
     CONNECTION_MESSAGE, CONNECTION_MESSAGE_REDIRECTED, Features, Guid, SINT, SINT_REDIRECTED,
@@ -24,6 +26,7 @@ use abi::vmbus::{
 };
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::ops::Range;
 use outbox::{Outbox, Request};
 use table::{State, Table};
 use validate::control::{Accepted, Gate, Message, OLDEST_VERSION, Phase, droppable_relid, judge};
@@ -81,7 +84,7 @@ impl Target {
 }
 
 /// What the measured configuration says about the bus.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The host.
     pub target: Target,
@@ -91,6 +94,8 @@ pub struct Config {
     pub hot_add: bool,
     /// Versions in the order in which they are proposed; none below 5.2.
     pub versions: &'static [Version],
+    /// Frames that may be told to the host: the pool of shared pages (GPD-11).
+    pub frames: Range<u64>,
 }
 
 impl Config {
@@ -101,9 +106,14 @@ impl Config {
             nics: 1,
             hot_add: false,
             versions: &VERSIONS,
+            frames: 0..FRAMES,
         }
     }
 }
+
+/// Frame numbers end here: addresses have 52 bits, and a C bit among them would
+/// name private memory.
+const FRAMES: u64 = 1 << 40;
 
 /// Versions that we speak, newest first.
 pub const VERSIONS: [Version; 3] = [Version::V6_0, Version::V5_3, Version::V5_2];
@@ -230,7 +240,7 @@ pub enum RequestError {
 }
 
 /// The client. See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     config: Config,
     phase: Phase,
@@ -243,6 +253,8 @@ pub struct Client {
     deadline: Option<u64>,
     sealed: bool,
     refused_offers: u32,
+    /// Wake-ups in a row that have used their whole budget.
+    spent_budgets: u32,
     last_open_id: u32,
     table: Table,
     outbox: Outbox,
@@ -255,15 +267,16 @@ impl Client {
     /// A client that has said nothing yet.
     pub fn new(config: Config) -> Client {
         Client {
+            message_connection: config.target.message_connection,
             config,
             phase: Phase::Idle,
             proposal: 0,
             version: OLDEST_VERSION,
             features: Features::empty(),
-            message_connection: config.target.message_connection,
             deadline: None,
             sealed: false,
             refused_offers: 0,
+            spent_budgets: 0,
             last_open_id: 0,
             table: Table::default(),
             outbox: Outbox::default(),
@@ -304,6 +317,30 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// A look at the message slot is over. Each spent budget is counted, and too
+    /// many in a row end the connection (SYN-11).
+    pub fn on_drained(&mut self, drain: Drain) {
+        if drain == Drain::Empty {
+            self.spent_budgets = 0;
+            return;
+        }
+        let violation = Violation::new(Rule::SYN_11, 0, MESSAGES_PER_WAKE as u64);
+        self.spent_budgets = self.spent_budgets.saturating_add(1);
+        if self.spent_budgets >= SPENT_BUDGETS && self.phase != Phase::Idle {
+            return self.fail(violation);
+        }
+        self.counters.violation(violation);
+    }
+
+    /// What has happened to a channel since it was offered; `None` once its relid
+    /// is released.
+    pub fn life(&self, channel: ChannelId) -> Option<Life> {
+        let mut channels = self.table.channels.iter();
+        channels
+            .find(|entry| entry.id == channel)
+            .map(|entry| entry.life)
     }
 
     /// The channels whose event flags were set. Flags of others do nothing.
@@ -483,6 +520,7 @@ impl Client {
 
     /// Carries a judged message out.
     fn act(&mut self, message: Message, now: u64) {
+        self.heard(&message);
         match message {
             Message::VersionAccepted(accepted) => self.connected(accepted, now),
             Message::VersionRefused(_) => {
@@ -511,6 +549,26 @@ impl Client {
             }
             Message::GpadlTorndown(gpadl) => self.gpadl_gone(gpadl.number(), true),
             Message::UnloadResponse(_) => self.unloaded(true),
+        }
+    }
+
+    /// Counts a message for the channel that it speaks of.
+    fn heard(&mut self, message: &Message) {
+        let entry = match message {
+            Message::Rescind(relid)
+            | Message::Opened(relid)
+            | Message::OpenRefused { relid, .. } => self.table.by_relid_mut(*relid),
+            Message::GpadlCreated(gpadl)
+            | Message::GpadlRefused { gpadl, .. }
+            | Message::GpadlTorndown(gpadl) => {
+                let gpadl = self.table.gpadl_mut(gpadl.number());
+                let channel = gpadl.map(|gpadl| gpadl.channel);
+                channel.and_then(|channel| self.table.get(channel))
+            }
+            _ => None,
+        };
+        if let Some(entry) = entry {
+            entry.life.messages = entry.life.messages.saturating_add(1);
         }
     }
 

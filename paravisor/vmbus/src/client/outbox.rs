@@ -11,6 +11,7 @@ use abi::vmbus::{
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem::size_of;
+use core::ops::Range;
 use memory::SharedMemory;
 use validate::control::gpadl_pages;
 use validate::synic::{Posted, post_status};
@@ -57,14 +58,18 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// All pages of `memory`.
-    pub(super) fn of(memory: &impl SharedMemory) -> Result<Pages, Violation> {
+    /// All pages of `memory`, which must lie in `frames`.
+    pub(super) fn of(memory: &impl SharedMemory, frames: &Range<u64>) -> Result<Pages, Violation> {
         let count = memory.len() / PAGE_SIZE;
         gpadl_pages(count)?;
         let mut runs: Vec<(u64, usize)> = Vec::new();
         for index in 0..count {
             let missing = Violation::new(Rule::GPD_12, 16, index as u64);
             let frame = memory.pfn(index).ok_or(missing)?;
+            if !frames.contains(&frame) {
+                // Ours: the number of a private page is not told to anyone.
+                return Err(Violation::new(Rule::GPD_11, 28, frame));
+            }
             match runs.last_mut() {
                 Some((first, len)) if first.wrapping_add(*len as u64) == frame => {
                     *len = len.saturating_add(1);
@@ -83,7 +88,7 @@ impl Pages {
 }
 
 /// What is to be said. Turned into bytes when its turn comes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Request {
     Contact {
         version: Version,
@@ -283,7 +288,7 @@ impl Request {
 }
 
 /// The message that is being posted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Current {
     post: Post,
     tries: u32,
@@ -292,7 +297,7 @@ struct Current {
     at: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Request>,
     current: Option<Current>,

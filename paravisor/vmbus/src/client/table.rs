@@ -1,5 +1,6 @@
 //! What the client knows: channels and GPADLs.
 
+use crate::counters::Life;
 use crate::limits::{MAX_CHANNELS, MAX_GPADLS};
 use abi::vmbus::Guid;
 use alloc::vec::Vec;
@@ -36,6 +37,7 @@ pub(super) struct Entry {
     pub(super) rescinded: bool,
     /// The host may still use memory of it.
     pub(super) leaked: bool,
+    pub(super) life: Life,
 }
 
 impl Entry {
@@ -67,7 +69,7 @@ pub(super) enum GpadlState {
     },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct GpadlEntry {
     pub(super) number: u32,
     pub(super) channel: ChannelId,
@@ -77,7 +79,7 @@ pub(super) struct GpadlEntry {
     pub(super) ring: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) channels: Vec<Entry>,
     pub(super) gpadls: Vec<GpadlEntry>,
@@ -112,6 +114,10 @@ impl Table {
             state: State::Offered,
             rescinded: false,
             leaked: false,
+            life: Life {
+                messages: 1,
+                ..Life::default()
+            },
         });
         Some(id)
     }

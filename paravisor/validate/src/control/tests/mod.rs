@@ -446,6 +446,20 @@ fn ctl_56_tl_connect_result() {
     );
 }
 
+#[test]
+fn ctl_57_ctl_58_answers_to_what_was_never_asked() {
+    // As if the features had been negotiated; without them CTL-06 comes first.
+    let mut open = gate(Phase::Running);
+    open.features = Features::all();
+    for (bytes, rule) in [(header(26, 9), Rule::CTL_57), (header(28, 8), Rule::CTL_58)] {
+        let refused = judge(&payload(&bytes), &open, &empty()).unwrap_err();
+        assert_eq!((refused.rule, refused.value), (rule, bytes[0].into()));
+        assert_eq!(refused.rule.reaction(), crate::Reaction::Drop);
+        let closed = judge(&payload(&bytes), &gate(Phase::Running), &empty());
+        assert_eq!(closed.unwrap_err().rule, Rule::CTL_06);
+    }
+}
+
 fn gpadl_book() -> Book {
     let mut book = with(Standing::Open);
     let relid = Relid::in_range(7).unwrap();

@@ -7,6 +7,8 @@
 )]
 
 mod channels;
+mod rules;
+mod sweep;
 
 use super::*;
 use crate::limits::*;
