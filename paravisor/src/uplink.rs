@@ -26,7 +26,7 @@ use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
 use platform::{Error, Platform};
 use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
-use validate::Violation;
+use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
     Action, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target, limits,

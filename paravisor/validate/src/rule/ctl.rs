@@ -279,7 +279,7 @@ rules! {
     CTL_40 {
         reaction: Structural,
         statement: "A rescind ends every wait for an answer about the channel, except for the answers about GPADLs, which have a deadline",
-        danger: "a request waits for ever for a device that is gone",
+        danger: "A request waits for ever for a device that is gone",
         example: "RESCIND while an OPENCHANNEL is outstanding",
         source: "Linux in part, `vmbus_rescind_cleanup`",
     }
@@ -398,16 +398,16 @@ rules! {
     CTL_57 {
         reaction: Drop,
         statement: "MODIFY_CONNECTION_RESPONSE is dropped: no such request is ever outstanding",
-        danger: "state of the connection is changed by an answer to nothing",
-        example: "type 26 unsolicited",
+        danger: "The state of the connection is changed by an answer to nothing",
+        example: "MODIFY_CONNECTION_RESPONSE out of the blue",
         source: "OpenVMM",
     }
     CTL_58 {
         reaction: Drop,
         statement: "PAUSE_RESPONSE is dropped: no PAUSE is ever outstanding",
-        danger: "the message pump stops and later messages are ignored",
-        example: "type 28 while running",
-        source: "own; OpenVMM",
+        danger: "The message pump stops and later messages are ignored",
+        example: "PAUSE_RESPONSE out of the blue",
+        source: "own reasoning; OpenVMM",
     }
     CTL_59 {
         reaction: Fatal,

@@ -76,9 +76,9 @@ rules! {
     GPD_11 {
         reaction: Fatal,
         statement: "Every page number told to the host lies in the pool of shared pages",
-        danger: "the host is told an address of private memory",
-        example: "a GPADL over a private page",
-        source: "own",
+        danger: "The host is told an address of private memory",
+        example: "A GPADL over a private page",
+        source: "own reasoning",
     }
     GPD_12 {
         reaction: Fail,
@@ -97,8 +97,8 @@ rules! {
     GPD_14 {
         reaction: Structural,
         statement: "The memory of a GPADL goes back to the pool only after CLOSECHANNEL was sent and GPADL_TORNDOWN came",
-        danger: "the host writes late into memory that is in other use",
-        example: "a transfer-page packet during teardown",
+        danger: "The host writes late into memory that is in other use",
+        example: "A transfer-page packet during teardown",
         source: "Linux `netvsc_device_remove`",
     }
 }

@@ -209,8 +209,8 @@ rules! {
     RNG_30 {
         reaction: Throttle,
         statement: "An event behind which neither index of the host has moved is spurious; so many in a row are counted and throttled",
-        danger: "the processor is kept busy by signals about nothing",
-        example: "signal without data, again and again",
-        source: "own",
+        danger: "The processor is kept busy by signals about nothing",
+        example: "Signal without data, again and again",
+        source: "own reasoning",
     }
 }

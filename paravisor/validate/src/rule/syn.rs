@@ -125,8 +125,8 @@ rules! {
     SYN_18 {
         reaction: Throttle,
         statement: "Events of a channel that move nothing in its rings put it under timed polling; a storm that lasts resets it",
-        danger: "an interrupt storm keeps the processor busy with looks at an empty ring",
-        example: "a million signals a second with an empty ring",
+        danger: "An interrupt storm keeps the processor busy with looks at an empty ring",
+        example: "A million signals a second with an empty ring",
         source: "own reasoning",
     }
     SYN_19 {
@@ -134,7 +134,7 @@ rules! {
         statement: "Only the vectors that we programmed are acted on; an interrupt on any other is counted and ignored",
         danger: "The host chooses which handler runs, and when",
         example: "Vector 0x80 is injected while the paravisor works",
-        source: "own",
+        source: "own reasoning",
     }
     SYN_20 {
         reaction: Fatal,
@@ -155,7 +155,7 @@ rules! {
         statement: "SVERSION reads 1 and SCONTROL reads back as set",
         danger: "We rely on an interrupt controller that we do not understand",
         example: "SVERSION reads 0",
-        source: "own",
+        source: "own reasoning",
     }
     SYN_23 {
         reaction: Fail,
@@ -169,7 +169,7 @@ rules! {
         statement: "elements_processed is at most what was asked for and only grows; a result with other bits set is a failure, whatever its status says",
         danger: "A loop over repetitions runs past its end",
         example: "4095 repetitions done of a call that has none",
-        source: "own",
+        source: "own reasoning",
     }
     SYN_25 {
         reaction: Structural,
@@ -190,7 +190,7 @@ rules! {
         statement: "The host's clock is read once; a TSC rate that no processor has is refused, and from then on the TSC alone counts",
         danger: "Deadlines never come, or all at once",
         example: "A TSC frequency of 0",
-        source: "own",
+        source: "own reasoning",
     }
     SYN_32 {
         reaction: Structural,
@@ -211,6 +211,6 @@ rules! {
         statement: "A timer interrupt that nothing was due for does no harm and is counted",
         danger: "Timers run early, or an endless row of them holds a VP",
         example: "The timer's vector every 10 microseconds",
-        source: "own",
+        source: "own reasoning",
     }
 }

@@ -13,9 +13,9 @@ rules! {
     SYS_04 {
         reaction: Structural,
         statement: "An index or offset that the host has chosen is masked by arithmetic after its bounds check",
-        danger: "a processor that guesses reads private memory at an index of the host, and the cache tells (Spectre, variant 1)",
+        danger: "A processor that guesses reads private memory at an index of the host, and the cache tells (Spectre, variant 1)",
         example: "relid 2048 while the branch predictor expects a small one",
-        source: "Linux `array_index_nospec`; own for this protocol",
+        source: "Linux `array_index_nospec`",
     }
     SYS_05 {
         reaction: Fail,
@@ -48,9 +48,9 @@ rules! {
     SYS_10 {
         reaction: Structural,
         statement: "A verdict depends on the copied bytes and on our own state only",
-        danger: "an audit cannot be repeated",
-        example: "the same bytes twice",
-        source: "own",
+        danger: "An audit cannot be repeated",
+        example: "The same bytes twice",
+        source: "own reasoning",
     }
     SYS_12 {
         not_applicable { refused_by: CTL_06, why: "The client is never saved or moved: it requests no feature for it, keeps no state outside its memory and refuses the pause messages of the protocol" },
@@ -62,7 +62,7 @@ rules! {
     SYS_13 {
         reaction: Structural,
         statement: "Teardown goes: stop sending, close the channel, tear its GPADLs down, wait for each, release the relid",
-        danger: "pages or numbers are used again while the host still uses them",
+        danger: "Pages or numbers are used again while the host still uses them",
         example: "RESCIND at each step of a teardown",
         source: "Linux `netvsc_device_remove`",
     }
@@ -76,9 +76,9 @@ rules! {
     SYS_15 {
         reaction: Structural,
         statement: "No lock is held while an answer of the host is awaited: the client never waits inside a call",
-        danger: "one withheld answer stops everything else",
-        example: "a request that is never answered",
-        source: "own; Linux issues requests under RTNL",
+        danger: "One withheld answer stops everything else",
+        example: "A request that is never answered",
+        source: "own reasoning",
     }
     SYS_16 {
         reaction: Structural,
@@ -90,8 +90,8 @@ rules! {
     SYS_17 {
         reaction: Structural,
         statement: "The way to UNLOAD uses copied messages and bounded waits like everything else",
-        danger: "the last messages are read while the host changes them, or the end never comes",
-        example: "the type of a message changes during UNLOAD",
+        danger: "The last messages are read while the host changes them, or the end never comes",
+        example: "The type of a message changes during UNLOAD",
         source: "Linux `vmbus_wait_for_unload` in part",
     }
     SYS_18 {

@@ -166,7 +166,8 @@ fn sys_10_foolish_messages_of_every_type_and_length_in_every_state() {
     for (name, base, legal) in states() {
         let before = state(&base.client);
         for fill in [0x00, 0xff, 0x07] {
-            for kind in 0..=255_u32 {
+            // Of the types that do not exist some; the sweep above has them all.
+            for kind in (0_u32..32).chain([32, 127, 128, 255]) {
                 let mut bytes = vec![fill; 240];
                 bytes[..4].copy_from_slice(&kind.to_le_bytes());
                 for length in 0..=240 {
