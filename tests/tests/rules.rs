@@ -22,9 +22,12 @@ const UNCHECKED: [(&str, &str); 2] = [
     ("RND-55", "the test counts events of the link"),
 ];
 
-/// Structural rules that no test is named after. Some are seen in tests of other
-/// names; that does not count here. This number may only shrink.
-const STRUCTURAL_UNTESTED: usize = 24;
+/// Ids without a standing: not done yet. This list may only shrink.
+const NOT_DONE: [&str; 20] = [
+    "SYN-18", "SYN-27", "SYN-29", "SYN-30", "SYN-31", "CTL-40", "CTL-57", "CTL-58", "GPD-11",
+    "GPD-14", "RNG-30", "SYS-01", "SYS-02", "SYS-04", "SYS-07", "SYS-10", "SYS-11", "SYS-13",
+    "SYS-15", "SYS-17",
+];
 
 fn declared() -> Vec<Entry> {
     let mut rules = catalogue().rules;
@@ -98,16 +101,19 @@ fn what_refuses_the_rest_is_enforced_and_tested() {
     }
 }
 
+/// Every id has a standing, and every standing its proof: a refusal or a property
+/// has a test, or says why there can be none.
 #[test]
-fn structural_rules_without_a_test_become_fewer() {
-    let mut rules = declared();
-    rules.retain(|rule| rule.status == Status::Structural && rule.tests.is_empty());
-    let ids: Vec<&str> = rules.iter().map(|rule| rule.id).collect();
-    assert_eq!(
-        ids.len(),
-        STRUCTURAL_UNTESTED,
-        "structural rules without a test: {ids:?}"
-    );
+fn nothing_is_left() {
+    let catalogue = catalogue();
+    let left = catalogue.rules.iter().filter(|rule| match rule.status {
+        Status::NotDone => !NOT_DONE.contains(&rule.id),
+        Status::Enforced | Status::Uncounted => rule.tests.is_empty(),
+        Status::Structural => rule.tests.is_empty() && rule.why.is_none(),
+        Status::NotApplicable | Status::Rejected => rule.why.is_none(),
+    });
+    let left: Vec<_> = left.map(|rule| (rule.id, rule.status)).collect();
+    assert!(left.is_empty(), "without a standing or a test: {left:?}");
 }
 
 /// A rule without a declaration has no constant, so only a comment or the name of

@@ -99,3 +99,92 @@ fn wall_2_validate_knows_no_memory_and_no_channel() {
         );
     }
 }
+
+/// The sources of the firmware below `dir`, with their paths from the root.
+fn sources(dir: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(dir)).unwrap_or_else(|why| panic!("{dir}: {why}")) {
+        let entry = entry.expect("an entry");
+        let name = format!("{dir}/{}", entry.file_name().to_string_lossy());
+        if entry.file_type().expect("a type").is_dir() {
+            found.extend(sources(&name));
+        } else if name.ends_with(".rs") {
+            found.push((name.clone(), read(&name)));
+        }
+    }
+    found
+}
+
+/// Everything of `text` that is neither a comment nor in its tests.
+fn code(text: &str) -> String {
+    let text = text.split("\nmod tests {").next().unwrap_or_default();
+    let lines = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// RNG-21 and the ordering of RNG-07: one file reaches shared memory, by string
+/// moves and atomics; nobody else knows where it is mapped; and nothing that the
+/// trait offers is a reference into it.
+#[test]
+fn rng_21_rng_07_shared_memory_is_reached_in_one_place() {
+    let files: Vec<_> = ["paravisor", "loader/src"]
+        .into_iter()
+        .flat_map(sources)
+        .collect();
+    assert!(files.len() > 80, "{}", files.len());
+    let with = |word: &str| -> Vec<&str> {
+        let has = |(_, text): &&(String, String)| code(text).contains(word);
+        let mut names: Vec<_> = files.iter().filter(has).map(|(name, _)| &**name).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(
+        with("RawShared::new("),
+        ["paravisor/src/arch/memory.rs"],
+        "RNG-21"
+    );
+    assert_eq!(
+        with("SHARED_WINDOW"),
+        [
+            "loader/src/layout.rs",
+            "loader/src/page_tables.rs",
+            "paravisor/src/arch/memory.rs"
+        ],
+        "RNG-21"
+    );
+
+    let raw = code(&read("paravisor/memory/src/raw.rs"));
+    for way in [
+        "from_raw_parts",
+        "&*",
+        "&mut *",
+        "as_ref(",
+        "as_mut(",
+        ".read(",
+        ".write(",
+    ] {
+        assert!(!raw.contains(way), "RNG-21: {way}");
+    }
+    assert!(raw.contains(".load(Ordering::Acquire)"), "RNG-07");
+    assert!(raw.contains(".store(value, Ordering::Release)"), "RNG-25");
+
+    let room = code(&read("paravisor/memory/src/lib.rs"));
+    let offered = room
+        .split("pub trait SharedMemory {")
+        .nth(1)
+        .expect("the trait");
+    let offered = &offered[..offered.find("\n}").expect("its end")];
+    let results: Vec<_> = offered
+        .lines()
+        .filter_map(|line| line.split("->").nth(1))
+        .collect();
+    assert!(results.len() >= 9, "{offered}");
+    for result in results {
+        assert!(
+            !result.contains('&') && !result.contains('*'),
+            "RNG-21: {result}"
+        );
+    }
+}

@@ -350,6 +350,31 @@ mod tests {
         );
     }
 
+    /// GPD-08: whole pages, and no byte that another owner can write.
+    #[test]
+    fn gpd_08_buffers_are_whole_pages_of_one_owner() {
+        let mut pool = pool();
+        let owners: Vec<_> = [1, 3, 2, 2]
+            .into_iter()
+            .map(|pages| pool.take(pages, Purpose::Ring).unwrap())
+            .collect();
+        for (tag, owned) in owners.iter().enumerate() {
+            assert!(owned.len().is_multiple_of(PAGE_SIZE), "GPD-08");
+            let bytes = [tag as u8 + 1; 3 * PAGE_SIZE];
+            owned
+                .copy_out(0, bytes.get(..owned.len()).unwrap())
+                .unwrap();
+            assert!(owned.copy_out(owned.len(), &[0]).is_err(), "GPD-08");
+            assert_eq!(owned.pfn(owned.len() / PAGE_SIZE), None, "GPD-08");
+        }
+        for (tag, owned) in owners.iter().enumerate() {
+            let mut bytes = [0; 3 * PAGE_SIZE];
+            let bytes = bytes.get_mut(..owned.len()).unwrap();
+            owned.copy_in(0, bytes).unwrap();
+            assert!(bytes.iter().all(|b| *b == tag as u8 + 1), "GPD-08");
+        }
+    }
+
     #[test]
     fn gpd_07_a_failed_conversion_leaks() {
         let mut pool = pool();

@@ -182,6 +182,18 @@ mod tests {
         assert_ne!(Some(other), Requests::new(77).issue(request(0)));
     }
 
+    /// PKT-18: each channel has its own table, with numbers of its own.
+    #[test]
+    fn pkt_18_id_of_another_channel() {
+        let (mut one, mut other) = (Requests::new(5), Requests::new(0x9_0000));
+        let id = one.issue(request(0)).unwrap();
+        let own = other.issue(request(0)).unwrap();
+        assert_eq!(rule(other.retire(id)), Rule::PKT_13, "PKT-18");
+        // Nothing of the channel's own was touched.
+        assert_eq!((one.outstanding(), other.outstanding()), (1, 1));
+        assert!(other.retire(own).is_ok() && one.retire(id).is_ok());
+    }
+
     #[test]
     fn the_table_fills_and_empties() {
         let mut table = Requests::new(1);

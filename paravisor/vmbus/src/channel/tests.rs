@@ -7,6 +7,8 @@
     clippy::panic
 )]
 
+mod structural;
+
 use super::*;
 use crate::limits::{STORM_PERIOD, STORM_PERIODS};
 use abi::vmbus::*;

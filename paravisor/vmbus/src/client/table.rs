@@ -84,7 +84,7 @@ pub(super) struct Table {
     pub(super) channels: Vec<Entry>,
     pub(super) gpadls: Vec<GpadlEntry>,
     last_channel: u32,
-    last_gpadl: u32,
+    pub(super) last_gpadl: u32,
 }
 
 impl Table {

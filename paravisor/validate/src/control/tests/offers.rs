@@ -181,13 +181,16 @@ fn ctl_29_sealed() {
 }
 
 #[test]
-fn ctl_32_monitor_and_ctl_37_user_bytes_are_ignored() {
+fn ctl_32_ctl_37_monitor_and_user_bytes_are_ignored() {
     let bytes = offer(|o| {
         o.monitor_id = 255;
         o.monitor_allocated = 1;
         o.user_defined = [0xff; 120];
     });
-    assert!(judged(&bytes, Phase::Running, &empty()).is_ok());
+    let with = judged(&bytes, Phase::Running, &empty());
+    assert!(with.is_ok(), "CTL-32, CTL-37: {with:?}");
+    let without = judged(&offer(|_| {}), Phase::Running, &empty());
+    assert_eq!(std::format!("{with:?}"), std::format!("{without:?}"));
 }
 
 #[test]

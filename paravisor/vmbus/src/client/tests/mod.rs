@@ -8,6 +8,7 @@
 
 mod channels;
 mod rules;
+mod structural;
 mod sweep;
 
 use super::*;
@@ -327,9 +328,6 @@ fn syn_15_and_16_flags_without_an_open_channel() {
         open.client.on_event_flags(&set).collect::<Vec<_>>(),
         [channel]
     );
-    // CTL-42: after a rescind no more.
-    open.tell(&words(2, &[7]));
-    assert_eq!(open.client.on_event_flags(&set).count(), 0);
 }
 
 #[test]
