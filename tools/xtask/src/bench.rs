@@ -1,18 +1,33 @@
 //! `cargo xtask bench boot`: the same guest with and without the paravisor, by
-//! turns on the same machine, and the ratio of the two.
+//! turns on the same machine, and the ratio of the two. `cargo xtask bench
+//! validate`: what judging a message costs (docs/cost.md).
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use crate::report::Report;
 use crate::run::{self, Plan};
 use crate::setup::KernelVersion;
+use crate::{firmware, process};
 
 /// What can be measured.
 #[derive(Subcommand)]
 pub enum Bench {
     /// Boot to DHCP, a download and an upload, with and without the paravisor
     Boot(BootArgs),
+    /// Messages of the host judged, read without a rule, and only copied
+    Validate(ValidateArgs),
+}
+
+/// What `bench validate` takes.
+#[derive(Args)]
+pub struct ValidateArgs {
+    /// Compile as the image is compiled: small first, in place of fast first
+    #[arg(long)]
+    firmware: bool,
+    /// Write the table to this file (JSON)
+    #[arg(long, value_name = "FILE")]
+    report: Option<std::path::PathBuf>,
 }
 
 /// What `bench boot` takes.
@@ -38,9 +53,31 @@ const POINTS: [Point; 4] = [
     ("upload", |report| report.guest.uploaded),
 ];
 
-/// Runs by turns and prints the medians.
+/// Measures and prints a table.
 pub fn bench(bench: &Bench) -> Result<()> {
-    let Bench::Boot(args) = bench;
+    match bench {
+        Bench::Boot(args) => boot(args),
+        Bench::Validate(args) => validate(args),
+    }
+}
+
+/// The bench is a program of its own, which prints the table.
+fn validate(args: &ValidateArgs) -> Result<()> {
+    let mut command = firmware::cargo();
+    command.args(["bench", "-p", "undercroft-tests", "--bench", "validate"]);
+    if args.firmware {
+        command.args(["--profile", "firmware"]);
+    }
+    if let Some(file) = &args.report {
+        let file = std::path::absolute(file)
+            .with_context(|| format!("cannot make a full path of {}", file.display()))?;
+        command.env("UNDERCROFT_BENCH_REPORT", file);
+    }
+    process::shown(&mut command)
+}
+
+/// Runs by turns and prints the medians.
+fn boot(args: &BootArgs) -> Result<()> {
     let plan = Plan {
         version: args.kernel_version,
         show: false,
