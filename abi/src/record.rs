@@ -31,6 +31,12 @@ pub const RECORD_PORT: u16 = 0x2f8;
 pub const CONSOLE_PORT: u16 = 0x3f8;
 /// Longest line, without the newline. Longer ones are cut by the receiver.
 pub const MAX_LINE: usize = 240;
+/// Mark of the rig: the scenario that it plays has done everything.
+pub const SCENARIO_OVER: &str = "scenario-over";
+/// Counter of the rig: how often a `when` of its scenario happened, by line.
+pub const SCENARIO_LINE: &str = "scenario_line";
+/// Name under which QEMU hands the rig a scenario (`-fw_cfg`).
+pub const SCENARIO_FILE: &str = "opt/undercroft/scenario";
 /// `SW_EXITINFO`-free way to stop: reason set used in GHCB termination requests.
 /// Sets 0 and 1 are taken (GHCB specification 2.03, section 2.3.1; Linux).
 pub const TERMINATE_SET: u8 = 5;

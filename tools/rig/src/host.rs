@@ -3,13 +3,14 @@
 
 use crate::metal::clock::Clock;
 use crate::options::Options;
-use crate::record::{count, log};
+use crate::record::{count, log, mark_at};
 use crate::vm::vmmem::HostMemory;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use hostkit::backend::{Backend, Loopback, Null};
 use hostkit::hv::{MsrFault, PartitionConfig, RegisterHook};
+use hostkit::scenario::{Player, Scenario};
 use hostkit::trace::Recorder;
 use hostkit::vmbus::Target;
 use hostkit::{Machine, MachineConfig};
@@ -66,6 +67,8 @@ pub struct Host {
     pub wants_turn: bool,
     /// When it wants the next turn (100 ns units).
     pub deadline: u64,
+    /// The scenario is over, and that was said.
+    over: bool,
 }
 
 impl Host {
@@ -115,7 +118,13 @@ impl Host {
             machine,
             wants_turn: true,
             deadline: u64::MAX,
+            over: false,
         }
+    }
+
+    /// Plays a scenario from now on.
+    pub fn play(&mut self, scenario: &Scenario) {
+        self.machine.faults.play(Player::new(scenario));
     }
 
     /// Lets timers expire and the far end work. `pci` says that a PCI line was
@@ -126,6 +135,12 @@ impl Host {
         }
         self.deadline = self.machine.poll(now).unwrap_or(u64::MAX);
         self.wants_turn = false;
+        // Who watches the run knows from then on that the host behaves again.
+        let over = |player: &Player| player.is_over();
+        if !self.over && self.machine.faults.player().is_some_and(over) {
+            self.over = true;
+            mark_at(now / 10, abi::record::SCENARIO_OVER);
+        }
     }
 
     /// What a guest without paravisor wrote before it gave up: the parameters of its
@@ -181,6 +196,10 @@ impl Host {
     pub fn report(&self) {
         for (name, key, value) in self.machine.counters() {
             count(name, format_args!("{key}"), value);
+        }
+        let lines = self.machine.faults.player().into_iter();
+        for (line, times) in lines.flat_map(Player::happened) {
+            count(abi::record::SCENARIO_LINE, format_args!("{line}"), times);
         }
     }
 }

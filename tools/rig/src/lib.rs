@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod digest;
 pub mod enlightenment;
 pub mod firmware;
+pub mod fwcfg;
 pub mod ghcb;
 pub mod igvm;
 pub mod insn;

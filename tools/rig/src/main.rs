@@ -33,13 +33,19 @@ mod start {
     #![allow(unsafe_code)]
 
     use crate::enlightened::Pc;
-    use crate::metal::{apic, boot, clock, idt, memory, serial};
+    use crate::metal::{FwCfg, apic, boot, clock, idt, memory, serial};
     use crate::vm::end::{End, end};
     use crate::{options, record, selftest, vm};
-    use abi::record::Outcome;
+    use abi::record::{Outcome, SCENARIO_FILE};
     use alloc::boxed::Box;
-    use rig::firmware;
+    use alloc::string::String;
+    use hostkit::scenario::{self, Scenario};
+    use rig::{firmware, fwcfg};
     use zerocopy::IntoBytes;
+
+    /// Longest scenario: one byte more than the parser takes, so that it is the parser
+    /// that complains.
+    const MAX_SCENARIO: u32 = (64 << 10) + 1;
 
     /// Called by the boot code with the address of PVH's start info.
     // SAFETY: the name is called from this crate's boot code only.
@@ -109,6 +115,7 @@ mod start {
         record::mark(&clock, "rig-start");
 
         let frames = memory::Frames::new(&plan);
+        let scenario = scenario(&options)?;
         if options.enlightened {
             let pc = Pc::launch(plan, frames, clock, &options, boot.image)?;
             return Ok(Launched::Enlightened(Box::new(pc)));
@@ -119,6 +126,9 @@ mod start {
                 "no SVM with nested paging: use -cpu EPYC,phys-bits=48"
             );
         };
+        if let Some(scenario) = scenario {
+            vm.host.play(&scenario);
+        }
         let cpuid = firmware::cpuid_page(vm::C_BIT, 48, vm::VTOM_BIT, |leaf, index| {
             let r = core::arch::x86_64::__cpuid_count(leaf, index);
             [r.eax, r.ebx, r.ecx, r.edx]
@@ -143,6 +153,29 @@ mod start {
         record::mark(&clock, "rig-loaded");
         vm.start(loaded.vmsa_gfn)?;
         Ok(Launched::Confidential(Box::new(vm)))
+    }
+
+    /// The scenario that the host is to play.
+    fn scenario(options: &options::Options) -> Result<Option<Scenario>, End> {
+        if !options.scenario {
+            return Ok(None);
+        }
+        if options.enlightened {
+            return end!(
+                Outcome::RigFailure,
+                "scenario: there is no paravisor to play it against ('enlightened')"
+            );
+        }
+        let text = fwcfg::read(&mut FwCfg, SCENARIO_FILE, MAX_SCENARIO);
+        let text = match text.map(String::from_utf8) {
+            Ok(Ok(text)) => text,
+            Ok(Err(_)) => return end!(Outcome::RigFailure, "scenario: not UTF-8"),
+            Err(why) => return end!(Outcome::RigFailure, "scenario: {SCENARIO_FILE}: {why}"),
+        };
+        match scenario::parse(&text) {
+            Ok(scenario) => Ok(Some(scenario)),
+            Err(error) => end!(Outcome::RigFailure, "scenario:{error}"),
+        }
     }
 
     fn page(bytes: &[u8]) -> [u8; 4096] {

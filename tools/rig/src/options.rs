@@ -35,6 +35,8 @@ pub struct Options {
     pub plain: bool,
     /// `trace`: record what is handed over, to QEMU's virtio console.
     pub trace: bool,
+    /// `scenario`: the host plays the scenario that QEMU hands over.
+    pub scenario: bool,
     /// `enlightened`: no paravisor; the guest of the image is an ordinary Hyper-V guest.
     pub enlightened: bool,
     /// `net=card|loopback|none`.
@@ -59,6 +61,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
         max_version: None,
         plain: false,
         trace: false,
+        scenario: false,
         enlightened: false,
         network: Network::Card,
     };
@@ -92,6 +95,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         Some(("selftest", "leak")) => options.selftest = Some(Kind::Leak),
         None if word == "selftest" => options.selftest = Some(Kind::Steps),
         None if word == "trace" => options.trace = true,
+        None if word == "scenario" => options.scenario = true,
         None if word == "plain" => options.plain = true,
         None if word == "enlightened" => options.enlightened = true,
         // QEMU may put the kernel's name in front.

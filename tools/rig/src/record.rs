@@ -121,9 +121,14 @@ pub fn text(name: &str, value: fmt::Arguments<'_>) {
 
 /// A point in time.
 pub fn mark(clock: &Clock, name: &str) {
+    mark_at(clock.micros(), name);
+}
+
+/// A point in time, in microseconds since the start.
+pub fn mark_at(micros: u64, name: &str) {
     Line::new("mark")
         .text("name", format_args!("{name}"))
-        .number("us", clock.micros())
+        .number("us", micros)
         .send();
 }
 

@@ -2,8 +2,10 @@
 //! back. Bound to the loopback only; QEMU's user networking brings the guest here
 //! as 10.0.2.2. One thread a connection, every read with a limit.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +13,15 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::guest::Errand;
+
 /// Size of the file, both ways.
 pub const FILE_SIZE: usize = 8 << 20;
+/// Size of a piece, which a guest fetches again and again.
+const PIECE_SIZE: usize = 64 << 10;
+/// Pieces that a guest must have fetched after the end of a scenario before the next
+/// one is the last.
+const FETCHES_AFTER: u32 = 1;
 /// Port that is tried first: the guest's command line is part of the measured
 /// image, so a port that stays the same gives a digest that stays the same.
 const PREFERRED_PORT: u16 = 28080;
@@ -30,11 +39,46 @@ pub struct Served {
     pub uploads_bad: u32,
 }
 
+/// What the server knows of a guest that fetches until a scenario is over.
+#[derive(Debug, Default)]
+pub struct Fetches {
+    over: AtomicBool,
+    after: AtomicU32,
+    whole: AtomicU32,
+}
+
+impl Fetches {
+    /// The scenario is over: what is fetched from now on counts.
+    pub fn scenario_over(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Pieces that were written out whole.
+    pub fn whole(&self) -> u32 {
+        self.whole.load(Ordering::SeqCst)
+    }
+
+    /// Gives out a piece; behind it stands whether the guest has shown enough.
+    fn answer(&self, stream: &mut TcpStream, piece: &[u8]) -> std::io::Result<()> {
+        let over = self.over.load(Ordering::SeqCst);
+        let enough = self.after.load(Ordering::SeqCst) >= FETCHES_AFTER;
+        let word: &[u8] = if enough { b"enough" } else { b"more" };
+        respond(stream, "200 OK", &[piece, word].concat())?;
+        self.whole.fetch_add(1, Ordering::SeqCst);
+        self.after.fetch_add(u32::from(over), Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+type Guests = Arc<Mutex<BTreeMap<String, Arc<Fetches>>>>;
+
 /// A running server; it lives as long as the program.
 pub struct Server {
     port: u16,
     sum: String,
+    piece_sum: String,
     served: Arc<Mutex<Served>>,
+    guests: Guests,
 }
 
 impl Server {
@@ -52,24 +96,43 @@ impl Server {
         let expected = hex(&Sha256::digest(upload_of(&file)));
         let served = Arc::new(Mutex::new(Served::default()));
         let shared = served.clone();
+        let piece_sum = hex(&Sha256::digest(&file[..PIECE_SIZE]));
+        let guests = Guests::default();
+        let known = guests.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (file, shared, expected) = (file.clone(), shared.clone(), expected.clone());
+                let known = known.clone();
                 std::thread::spawn(move || {
                     // A client that goes away is the client's business.
-                    let _ = answer(stream, &file, &expected, &shared);
+                    let _ = answer(stream, &file, &expected, &shared, &known);
                 });
             }
         });
-        Ok(Server { port, sum, served })
+        Ok(Server {
+            port,
+            sum,
+            piece_sum,
+            served,
+            guests,
+        })
     }
 
     /// What the guest's command line must say.
-    pub fn append(&self) -> String {
-        format!(
-            "uc.url=http://10.0.2.2:{}/file uc.sha={}",
-            self.port, self.sum
-        )
+    pub fn append(&self, errand: Errand) -> String {
+        let (file, sum) = match errand {
+            Errand::Transfer | Errand::Enlightened => ("/file", &self.sum),
+            Errand::Scenario => ("", &self.piece_sum),
+        };
+        format!("uc.url=http://10.0.2.2:{}{file} uc.sha={sum}", self.port)
+    }
+
+    /// A guest that will fetch `/NAME/piece`.
+    pub fn expect(&self, name: &str) -> Arc<Fetches> {
+        let fetches = Arc::new(Fetches::default());
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.insert(name.to_owned(), fetches.clone());
+        fetches
     }
 
     /// What was served so far; resets the counts.
@@ -83,6 +146,7 @@ fn answer(
     file: &[u8],
     expected: &str,
     served: &Mutex<Served>,
+    guests: &Guests,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(IO_TIMEOUT))?;
     stream.set_write_timeout(Some(IO_TIMEOUT))?;
@@ -106,7 +170,20 @@ fn answer(
     let count = |f: &dyn Fn(&mut Served)| {
         f(&mut served.lock().unwrap_or_else(PoisonError::into_inner));
     };
-    match (words.next(), words.next()) {
+    let (method, path) = (words.next(), words.next());
+    let guest = path
+        .and_then(|path| path.strip_prefix('/')?.strip_suffix("/piece"))
+        .and_then(|name| {
+            let guests = guests.lock().unwrap_or_else(PoisonError::into_inner);
+            guests.get(name).cloned()
+        });
+    match (method, path) {
+        (Some("GET"), _) if guest.is_some() => {
+            let piece = file.get(..PIECE_SIZE).unwrap_or(file);
+            if let Some(guest) = guest {
+                guest.answer(&mut stream, piece)?;
+            }
+        }
         (Some("GET"), Some("/file")) => {
             respond(&mut stream, "200 OK", file)?;
             count(&|s| s.downloads += 1);
@@ -191,6 +268,26 @@ mod tests {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         answer
+    }
+
+    #[test]
+    fn a_guest_fetches_until_its_scenario_is_over() {
+        let server = Server::start().unwrap();
+        let fetches = server.expect("one");
+        let word = || {
+            let answer = talk(server.port, &[b"GET /one/piece HTTP/1.1\r\n\r\n"]);
+            let at = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+            let (piece, word) = answer[at..].split_at(PIECE_SIZE);
+            assert_eq!(hex(&Sha256::digest(piece)), server.piece_sum);
+            String::from_utf8(word.to_vec()).unwrap()
+        };
+        assert_eq!([word(), word()], ["more", "more"]);
+        fetches.scenario_over();
+        // What was fetched before does not count.
+        assert_eq!([word(), word()], ["more", "enough"]);
+        assert_eq!(fetches.whole(), 4);
+        let other = talk(server.port, &[b"GET /two/piece HTTP/1.1\r\n\r\n"]);
+        assert!(other.starts_with(b"HTTP/1.1 404"));
     }
 
     #[test]

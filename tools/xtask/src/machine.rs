@@ -43,6 +43,22 @@ pub struct Boot {
     pub timeout: Duration,
     /// Whether the console is shown as it comes.
     pub show: bool,
+    /// What only some runs have.
+    pub extras: Extras,
+}
+
+/// Called with the name of each mark as it comes.
+pub type OnMark = Box<dyn Fn(&str)>;
+
+/// What only some runs have.
+#[derive(Default)]
+pub struct Extras {
+    /// Files that QEMU hands over (`-fw_cfg`): name and path.
+    pub files: Vec<(&'static str, PathBuf)>,
+    /// The boot file that DHCP names: a word for the guest that no image measures.
+    pub boot_file: Option<String>,
+    /// Who wants to hear of marks at once.
+    pub on_mark: Option<OnMark>,
 }
 
 /// What came out.
@@ -103,7 +119,7 @@ pub fn boot(boot: &Boot) -> Result<Ran> {
         }
     });
 
-    let mut watch = Watch::new(started, boot.show);
+    let mut watch = Watch::new(started, boot.show, boot.extras.on_mark.as_ref());
     let mut timed_out = false;
     let mut status = None;
     loop {
@@ -132,7 +148,9 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
     add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48", "-accel", "tcg"]);
     add(&["-m", &format!("{}M", boot.memory), "-smp", "1"]);
     add(&["-nodefaults", "-display", "none", "-no-reboot"]);
-    add(&["-netdev", "user,id=n0"]);
+    let boot_file = boot.extras.boot_file.iter();
+    let boot_file: String = boot_file.map(|name| format!(",bootfile={name}")).collect();
+    add(&["-netdev", &format!("user,id=n0{boot_file}")]);
     add(&[
         "-device",
         "virtio-net-pci,netdev=n0,disable-legacy=on,romfile=",
@@ -148,14 +166,15 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
         &format!("socket,id=records,path={}", socket.display()),
     ]);
     add(&["-serial", "chardev:records"]);
+    // A comma in an option's value is written twice.
+    let quoted = |file: &Path| file.display().to_string().replace(',', ",,");
+    for (name, file) in &boot.extras.files {
+        add(&["-fw_cfg", &format!("name={name},file={}", quoted(file))]);
+    }
     if let Some(file) = &boot.trace {
         add(&[
             "-chardev",
-            // A comma in an option's value is written twice.
-            &format!(
-                "file,id=trace,path={}",
-                file.display().to_string().replace(',', ",,")
-            ),
+            &format!("file,id=trace,path={}", quoted(file)),
             "-device",
             "virtio-serial-pci,disable-legacy=on",
             "-device",
@@ -213,7 +232,8 @@ impl Lines {
     }
 }
 
-struct Watch {
+struct Watch<'a> {
+    on_mark: Option<&'a OnMark>,
     started: Instant,
     show: bool,
     console_lines: Lines,
@@ -221,8 +241,8 @@ struct Watch {
     ran: Ran,
 }
 
-impl Watch {
-    fn new(started: Instant, show: bool) -> Watch {
+impl<'a> Watch<'a> {
+    fn new(started: Instant, show: bool, on_mark: Option<&'a OnMark>) -> Watch<'a> {
         let ran = Ran {
             status: None,
             timed_out: false,
@@ -233,6 +253,7 @@ impl Watch {
             complaint: String::new(),
         };
         Watch {
+            on_mark,
             started,
             show,
             console_lines: Lines::default(),
@@ -276,9 +297,16 @@ impl Watch {
             }
             Event::Record(at, bytes) => {
                 let (seconds, ran) = (since(at), &mut self.ran);
-                let show = self.show;
+                let (show, on_mark) = (self.show, self.on_mark);
                 self.record_lines.push(bytes, |line| {
-                    if let Some(text) = ran.records.line(line, seconds)
+                    let marks = ran.records.marks.len();
+                    let text = ran.records.line(line, seconds);
+                    if ran.records.marks.len() > marks
+                        && let (Some(tell), Some(name)) = (on_mark, &ran.records.last_mark)
+                    {
+                        tell(name);
+                    }
+                    if let Some(text) = text
                         && show
                     {
                         eprintln!("  {text}");

@@ -14,6 +14,7 @@ mod process;
 mod records;
 mod report;
 mod run;
+mod scenario;
 mod setup;
 mod size;
 mod tally;
@@ -115,6 +116,25 @@ struct RunArgs {
     /// Record every byte that the host hands over, for `undercroft audit`
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     trace: Option<PathBuf>,
+    /// Let the host play a scenario, or each of a folder (docs/scenarios.md)
+    #[arg(
+        long,
+        value_name = "FILE|DIR",
+        conflicts_with_all = ["kernel", "initrd", "append", "fault", "plain", "enlightened", "keep_image"]
+    )]
+    scenario: Option<PathBuf>,
+    /// Scenarios at a time
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u8).range(1..=64),
+        requires = "scenario"
+    )]
+    jobs: u8,
+    /// Write the table of scenarios to this file (Markdown)
+    #[arg(long, value_name = "FILE", requires = "scenario")]
+    table: Option<PathBuf>,
     /// Words for the rig's own command line
     #[arg(
         long,
@@ -163,7 +183,37 @@ fn chore(chore: Chore) -> Result<()> {
     }
 }
 
-fn run(args: RunArgs) -> Result<()> {
+fn scenario(path: PathBuf, args: RunArgs) -> Result<()> {
+    let table = scenario::play(&scenario::Plan {
+        path,
+        jobs: args.jobs.into(),
+        version: args.kernel_version,
+        memory: args.memory,
+        timeout: Duration::from_secs(args.timeout),
+        trace: args.trace,
+        rig_append: args.rig_append,
+        show: !args.quiet,
+    });
+    if !table.played.is_empty() {
+        println!("\nScenarios\n{}", table.text());
+    }
+    if let Some(file) = &args.report {
+        write_json(file, &table)?;
+    }
+    if let Some(file) = &args.table {
+        std::fs::write(file, table.markdown())
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    match table.error {
+        None => Ok(()),
+        Some(error) => Err(anyhow!(error)),
+    }
+}
+
+fn run(mut args: RunArgs) -> Result<()> {
+    if let Some(path) = args.scenario.take() {
+        return scenario(path, args);
+    }
     let plan = Plan {
         own: Own {
             kernel: args.kernel,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::guest;
+use crate::guest::{self, Errand};
 use crate::http::Server;
-use crate::machine::{self, Boot, Ran};
+use crate::machine::{self, Boot, Extras, Ran};
 use crate::setup::{self, KernelVersion};
 
 /// What every guest of ours is told; the user's own words come after and win.
@@ -44,8 +44,7 @@ pub struct Own {
 impl TestGuest {
     /// Puts together a guest: Debian's kernel `version` and our initrd, unless the
     /// user has brought something else.
-    /// `enlightened` gives it drivers for Hyper-V in place of virtio.
-    pub fn new(version: KernelVersion, own: &Own, enlightened: bool) -> Result<TestGuest> {
+    pub fn new(version: KernelVersion, own: &Own, errand: Errand) -> Result<TestGuest> {
         let dir = tempfile::Builder::new()
             .prefix("undercroft")
             .tempdir()
@@ -67,10 +66,10 @@ impl TestGuest {
                     Some(initrd) => initrd.clone(),
                     None => {
                         let path = dir.path().join("initrd");
-                        let initrd = guest::initrd(&guest.kernel, &guest.busybox, enlightened)?;
+                        let initrd = guest::initrd(&guest.kernel, &guest.busybox, errand)?;
                         std::fs::write(&path, initrd).context("cannot write the initrd")?;
                         let http = Server::start()?;
-                        append = format!("{append} {}", http.append());
+                        append = format!("{append} {}", http.append(errand));
                         server = Some(http);
                         path
                     }
@@ -109,6 +108,7 @@ impl TestGuest {
             rig: false,
             timeout,
             show,
+            extras: Extras::default(),
         })
     }
 }

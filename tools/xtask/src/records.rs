@@ -19,6 +19,9 @@ pub struct Records {
     pub texts: BTreeMap<String, String>,
     /// Seconds since the start of QEMU, by name.
     pub marks: BTreeMap<String, f64>,
+    /// The newest of them.
+    #[serde(skip)]
+    pub last_mark: Option<String>,
     /// How the run ended; the first word counts, since what follows is fallout.
     pub outcome: Option<Ending>,
     /// Rules that were broken, in the order of the first time.
@@ -109,6 +112,7 @@ impl Records {
             }
             "mark" => {
                 let shown = format!("[{}] {}", record.from, record.name);
+                self.last_mark = Some(record.name.clone());
                 self.marks.insert(record.name, seconds);
                 Some(shown)
             }

@@ -13,7 +13,7 @@ use crate::records::Audit;
 use crate::ui::bytes;
 
 /// Said in every report: nothing here ran on SEV hardware.
-const MACHINE: &str = "QEMU TCG (an emulator; no SEV hardware)";
+pub const MACHINE: &str = "QEMU TCG (an emulator; no SEV hardware)";
 
 /// The outcome of a run that ended before QEMU was there.
 const NOT_STARTED: &str = "not-started";

@@ -8,17 +8,17 @@ use anyhow::{Context, Result, bail};
 
 use crate::faults::{self, Fault};
 use crate::firmware::{self, Built, Payload};
-use crate::guest::synthetic;
-use crate::machine::{self, Boot, Ran};
+use crate::guest::{Errand, synthetic};
+use crate::machine::{self, Boot, Extras, Ran};
 use crate::plain::{Own, TestGuest};
 use crate::report::Report;
 use crate::setup::{self, KernelVersion};
 use crate::ui::{Step, bytes};
 
 /// What the rig needs beside the VM's memory: itself, the image, its tables.
-const RIG_MEMORY: u32 = 192;
+pub const RIG_MEMORY: u32 = 192;
 /// What the rig may take longer than its limit before QEMU is killed.
-const GRACE: Duration = Duration::from_secs(10);
+pub const GRACE: Duration = Duration::from_secs(10);
 /// What the paravisor's layout allows (MiB).
 const MEMORY: std::ops::RangeInclusive<u32> = 256..=2048;
 
@@ -98,7 +98,12 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         .collect::<Result<_, _>>()?;
     // First what may be impossible: without QEMU nothing else is worth fetching.
     setup::qemu()?;
-    let mut guest = TestGuest::new(plan.version, &plan.own, plan.enlightened)?;
+    let errand = if plan.enlightened {
+        Errand::Enlightened
+    } else {
+        Errand::Transfer
+    };
+    let mut guest = TestGuest::new(plan.version, &plan.own, errand)?;
     for fault in &faults {
         if let Fault::Guest(misdeed) = fault {
             let file = guest.dir().join("kernel");
@@ -184,6 +189,7 @@ fn boot_above(
         rig: true,
         timeout: plan.timeout + GRACE,
         show: plan.show,
+        extras: Extras::default(),
     })
 }
 
@@ -202,11 +208,13 @@ pub fn selftest(show: bool) -> Result<()> {
         rig: true,
         timeout: Duration::from_secs(60),
         show,
+        extras: Extras::default(),
     })?;
     judge_end(&ran)
 }
 
-fn make_image(built: &Built, guest: &TestGuest, image: &std::path::Path) -> Result<String> {
+/// Makes and measures the image; returns its digest.
+pub fn make_image(built: &Built, guest: &TestGuest, image: &std::path::Path) -> Result<String> {
     let step = Step::new("making and measuring the image");
     let payload = Payload {
         kernel: &guest.kernel,
@@ -250,7 +258,7 @@ fn judge(ran: &Ran, report: &Report) -> Result<()> {
 }
 
 /// Whether the run ended by itself, and by the guest's own wish.
-fn judge_end(ran: &Ran) -> Result<()> {
+pub fn judge_end(ran: &Ran) -> Result<()> {
     if ran.timed_out {
         bail!(
             "no end within the time limit of {:.0} s{}",

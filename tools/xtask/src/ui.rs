@@ -45,6 +45,14 @@ impl Step {
         }
     }
 
+    /// Prints a line that stays.
+    pub fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
     /// Ends the step; `result` is what came out of it (may be empty).
     pub fn done(mut self, result: &str) {
         self.finished = true;

@@ -34,6 +34,8 @@ pub struct Scenario {
     pub lines: Vec<Line>,
     /// What must come of it, with line numbers.
     pub expect: Vec<(u32, Expect)>,
+    /// Why it is played in process only, if it is.
+    pub in_process_only: Option<String>,
 }
 
 /// One `when … do …`.

@@ -207,6 +207,17 @@ pub fn parse(text: &str) -> Result<Scenario, ParseError> {
                 scenario.about.push_str(rest.trim());
                 continue;
             }
+            Some("play") => {
+                words.at = 1;
+                words.must("in-process-only")?;
+                // The rest is for people: why.
+                let why: Vec<&str> = words.words.iter().skip(2).map(|(_, w)| *w).collect();
+                if why.is_empty() {
+                    return Err(words.expected("the reason"));
+                }
+                scenario.in_process_only = Some(why.join(" "));
+                continue;
+            }
             Some("seed") => {
                 words.at = 1;
                 scenario.seed = words.number(u64::MAX)?;
@@ -219,7 +230,7 @@ pub fn parse(text: &str) -> Result<Scenario, ParseError> {
                 words.at = 1;
                 scenario.expect.push((number, expect(&mut words)?));
             }
-            Some(_) => return Err(words.expected("about, seed, when or expect")),
+            Some(_) => return Err(words.expected("about, play, seed, when or expect")),
         }
         words.done()?;
     }

@@ -36,10 +36,28 @@ pub mod io {
         unsafe { Port::new(port).write(value) }
     }
 
+    /// Writes two bytes.
+    pub fn outw(port: u16, value: u16) {
+        // SAFETY: as above.
+        unsafe { Port::new(port).write(value) }
+    }
+
     /// Reads a byte.
     pub fn inb(port: u16) -> u8 {
         // SAFETY: as above.
         unsafe { Port::new(port).read() }
+    }
+}
+
+/// QEMU's firmware configuration device.
+pub struct FwCfg;
+
+impl rig::fwcfg::Device for FwCfg {
+    fn select(&mut self, item: u16) {
+        io::outw(0x510, item);
+    }
+    fn next(&mut self) -> u8 {
+        io::inb(0x511)
     }
 }
 

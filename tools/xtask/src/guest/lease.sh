@@ -5,6 +5,7 @@ case $1 in
     bound | renew)
         ip addr add "$ip/${mask:-24}" dev "$interface"
         for gateway in $router; do ip route add default via "$gateway"; done
+        echo "$boot_file" > /tmp/tag
         echo "$ip" > /tmp/address
         ;;
 esac

@@ -29,6 +29,9 @@ pub struct Marks {
     pub end: Option<f64>,
     /// What the guest sees of its machine.
     pub sees: BTreeMap<String, String>,
+    /// What became of the link and of each fetch while a scenario was played, in the
+    /// guest's words and with seconds.
+    pub story: Vec<(f64, String)>,
     /// What went wrong in the guest's own words.
     pub errors: Vec<String>,
 }
@@ -47,6 +50,11 @@ impl Marks {
             "lease" => {
                 self.lease = Some(seconds);
                 self.address = Some(word(0).to_owned());
+            }
+            "link" => self.story.push((seconds, format!("link {}", word(0)))),
+            "fetch" if matches!(word(1), "more" | "enough" | "") => {
+                let text = format!("fetch {} {}", word(0), word(1));
+                self.story.push((seconds, text.trim_end().to_owned()));
             }
             "fetch" => {
                 self.fetched = Some(seconds);

@@ -20,8 +20,8 @@ const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 /// Linux's VMBus driver: the guest tries it last, to show that it finds no VMBus.
 const WITNESS: &str = "hv_vmbus";
 
-/// The busybox programs that `init.sh` and `lease.sh` call.
-const APPLETS: [&str; 31] = [
+/// The busybox programs that the scripts call.
+const APPLETS: [&str; 32] = [
     "awk",
     "basename",
     "cat",
@@ -39,6 +39,7 @@ const APPLETS: [&str; 31] = [
     "printf",
     "readlink",
     "reboot",
+    "rm",
     "sed",
     "sh",
     "sha256sum",
@@ -55,17 +56,31 @@ const APPLETS: [&str; 31] = [
     "[",
 ];
 
-/// Builds the initrd that takes a lease, fetches a file and sends it back.
-/// `enlightened`: with Linux's own Hyper-V drivers in place of virtio's.
-pub fn initrd(kernel: &Kernel, busybox: &Path, enlightened: bool) -> Result<Vec<u8>> {
+/// What the guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Takes a lease, fetches a file, sends it back, looks around.
+    Transfer,
+    /// The same with Linux's own Hyper-V drivers in place of virtio's.
+    Enlightened,
+    /// Fetches until a scenario is over.
+    Scenario,
+}
+
+/// Builds the initrd for an errand.
+pub fn initrd(kernel: &Kernel, busybox: &Path, errand: Errand) -> Result<Vec<u8>> {
     let modules = Modules::open(&kernel.modules, busybox)?;
-    let (drivers, witness) = if enlightened {
-        (modules.load_order(&ENLIGHTENED_DRIVERS)?, Vec::new())
-    } else {
-        (
+    let (drivers, witness) = match errand {
+        Errand::Transfer => (
             modules.load_order(&DRIVERS)?,
             modules.load_order(&[WITNESS])?,
-        )
+        ),
+        Errand::Enlightened => (modules.load_order(&ENLIGHTENED_DRIVERS)?, Vec::new()),
+        Errand::Scenario => (modules.load_order(&DRIVERS)?, Vec::new()),
+    };
+    let init: &[u8] = match errand {
+        Errand::Scenario => include_bytes!("scenario.sh"),
+        Errand::Transfer | Errand::Enlightened => include_bytes!("init.sh"),
     };
     let program = std::fs::read(busybox).context("cannot read busybox")?;
 
@@ -79,7 +94,7 @@ pub fn initrd(kernel: &Kernel, busybox: &Path, enlightened: bool) -> Result<Vec<
         cpio.symlink(&format!("bin/{applet}"), "busybox");
     }
     cpio.file("bin/lease", true, include_bytes!("lease.sh"));
-    cpio.file("init", true, include_bytes!("init.sh"));
+    cpio.file("init", true, init);
     let mut order = String::new();
     for module in &drivers {
         cpio.file(&format!("modules/{}.ko", module.name), false, &module.data);
