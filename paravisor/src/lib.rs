@@ -17,6 +17,7 @@ pub mod audit;
 pub mod cpuid;
 pub mod dispatch;
 pub mod guest_boot;
+pub mod isolation;
 pub mod journal;
 pub mod mmio;
 pub mod pio;

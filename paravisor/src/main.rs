@@ -38,13 +38,14 @@ mod story {
     use paravisor_core::audit::{Audit, Finding};
     use paravisor_core::cpuid::CheckedCpuid;
     use paravisor_core::guest_boot::{self, BadBoot};
+    use paravisor_core::isolation;
     use paravisor_core::record::Line;
     use paravisor_core::report::Summary;
     use paravisor_core::run::{End, Network, Pending, Polled, Reason, Surroundings, Vp, Why};
     use paravisor_core::synic::{self, SynicError, Timer};
     use paravisor_core::time::Clock;
     use paravisor_core::uplink::{self, Standing};
-    use platform::snp::{Hardware, Snp, check_host};
+    use platform::snp::{Hardware, Machine as _, Snp, check_host};
     use platform::{Access, Platform};
     use relay::{InVm, Unplugged};
 
@@ -143,6 +144,7 @@ mod story {
         BadBoot => |e| Outcome::BadConfig, Cause::Boot(e);
         loader::config::ConfigError => |e| Outcome::BadConfig, Cause::Config(e);
         End => |e| e.outcome, Cause::End(e);
+        validate::Violation => |e| Outcome::HostFailure, Cause::Rule(e);
     }
 
     fn bug(what: &'static str) -> Stop {
@@ -159,6 +161,7 @@ mod story {
         tables::load();
         heap::init();
         let mut hardware = window::take_machine().ok_or(bug("started twice"))?;
+        isolation::judge(hardware.sev_status()).chapter("isolation")?;
 
         // What the image says. It is measured: a wrong page is a broken build.
         let config = Config::from_page(&window::config_page()).chapter("configuration")?;
@@ -174,7 +177,7 @@ mod story {
 
         // Time: rate and origin from the host, everything after that from the TSC.
         synic::introduce(&mut host).chapter("hypervisor")?;
-        let clock = read_clock(&mut host)?;
+        let mut clock = read_clock(&mut host)?;
         out::set_clock(clock);
         out::mark("paravisor-entry");
 
@@ -221,6 +224,7 @@ mod story {
         };
         let mut uplink = Uplink::new(uplink_config, pool, messages, flags);
         bring_up(&mut host, &mut uplink, &mut watch, &clock)?;
+        align_clock(&mut host, &mut clock)?;
 
         // The guest's machine, its tables, its first state.
         let machine_config = MachineConfig {
@@ -281,6 +285,23 @@ mod story {
                 value: violation.value,
             })
             .chapter("TSC frequency")
+    }
+
+    /// The second look at the host's counter, by which its timers expire (SYN-29).
+    fn align_clock(host: &mut Host, clock: &mut Clock) -> Result<(), Stop> {
+        let counter = host
+            .read_register(msr::TIME_REF_COUNT)
+            .chapter("reference time")?;
+        if let Some(violation) = clock.align(tsc(), counter) {
+            log::warn!("the host's counter is not believed: {violation}");
+            out::found([Finding {
+                vp: 0,
+                channel: None,
+                violation,
+                times: 1,
+            }]);
+        }
+        Ok(())
     }
 
     fn accept_memory(host: &mut Host, config: &Config, memory: u64) -> Result<GuestRam, Stop> {

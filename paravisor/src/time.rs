@@ -3,10 +3,12 @@
 //! The host names the TSC's rate once (a rate outside of what processors have is
 //! refused) and the partition's reference time at one moment; from then on both
 //! nanoseconds and reference time are computed from the TSC, which the host
-//! cannot change. The reference counter is never read again, so it cannot run
-//! backwards or stand still for us (SYN-28, SYN-29): a host that lies about the
-//! rate gets a clock that runs at the wrong speed, and timeouts that are wrong by
-//! the same factor, at most [`MAX_HZ`] / [`MIN_HZ`].
+//! cannot change (SYN-28). The counter is looked at a second time, at the end of
+//! bring-up, to correct the origin: the host's timers expire by its counter, not by
+//! ours. What it says then is clamped to what the TSC allows (SYN-29), so time never
+//! goes backwards and never jumps. A host that lies about the rate gets a clock that
+//! runs at the wrong speed, and timeouts that are wrong by the same factor, at most
+//! [`MAX_HZ`] / [`MIN_HZ`].
 
 use validate::{Rule, Violation};
 
@@ -14,6 +16,15 @@ use validate::{Rule, Violation};
 pub const MIN_HZ: u64 = 100_000_000;
 /// Fastest TSC that is believed.
 pub const MAX_HZ: u64 = 20_000_000_000;
+
+/// How far the host's counter may be from ours at the second look, in 100 ns: one
+/// second, and a sixteenth of the time between the looks. Two clocks of one machine
+/// differ by parts in a thousand; a request to a busy host takes its time.
+const SLACK: u64 = 10_000_000;
+const SLACK_SHIFT: u32 = 4;
+/// Highest origin that is believed: the counter starts at 0 with the partition, and
+/// 2^62 * 100 ns are 14 000 years. Nearer to its end deadlines would wrap.
+const MAX_REFERENCE: u64 = 1 << 62;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 /// Reference time counts 100 ns.
@@ -36,13 +47,27 @@ impl Clock {
         if !(MIN_HZ..=MAX_HZ).contains(&hz) {
             return Err(Violation::new(Rule::SYN_28, 0, hz));
         }
-        // A counter near its end would make deadlines wrap; it starts at 0 with
-        // the partition, so this is a lie (2^62 * 100 ns are 14 000 years).
         Ok(Clock {
             hz,
             start,
-            reference: reference.min(1 << 62),
+            reference: reference.min(MAX_REFERENCE),
         })
+    }
+
+    /// A second look at the host's counter: `tsc` was read right after it. Where the
+    /// counter is ahead of our calculation, the origin moves forward with it, so that
+    /// the host's timers are not early for us; backwards it never moves. SYN-29 for
+    /// a counter that fell behind its own first value, stands still or has jumped:
+    /// it is clamped to what the TSC allows.
+    pub fn align(&mut self, tsc: u64, counter: u64) -> Option<Violation> {
+        let ours = self.reference(self.ns(tsc));
+        let passed = ours.saturating_sub(self.reference);
+        let slack = SLACK.saturating_add(passed >> SLACK_SHIFT);
+        let lowest = ours.saturating_sub(slack).max(self.reference);
+        let highest = ours.saturating_add(slack);
+        let ahead = counter.clamp(lowest, highest).saturating_sub(ours);
+        self.reference = self.reference.saturating_add(ahead).min(MAX_REFERENCE);
+        (!(lowest..=highest).contains(&counter)).then(|| Violation::new(Rule::SYN_29, 0, counter))
     }
 
     /// Rate of the TSC.
@@ -106,6 +131,40 @@ mod tests {
             clock.reference(u64::MAX),
             (1 << 62) + u64::MAX.div_ceil(100)
         );
+    }
+
+    /// One second after a first reading of 1000.
+    fn second_look(counter: u64) -> (Option<Violation>, u64) {
+        const HZ: u64 = 1_000_000_000;
+        let mut clock = Clock::new(5, HZ, 1000).unwrap();
+        let before = clock.reference(clock.ns(5 + HZ));
+        assert_eq!(before, 10_001_000);
+        let found = clock.align(5 + HZ, counter);
+        let after = clock.reference(clock.ns(5 + HZ));
+        assert!(after >= before, "time went backwards");
+        (found, after - before)
+    }
+
+    #[test]
+    fn syn_29_a_counter_that_runs_backwards_or_jumps_is_clamped() {
+        let slack = SLACK + 10_000_000 / 16;
+        let refused = |counter| Some(Violation::new(Rule::SYN_29, 0, counter));
+        // The counter returns 0 after its first value, or one less than it.
+        assert_eq!(second_look(0), (refused(0), 0));
+        assert_eq!(second_look(999), (refused(999), 0));
+        // It jumps: the origin moves by no more than the slack.
+        let jump = 10_001_000 + slack;
+        assert_eq!(second_look(jump + 1), (refused(jump + 1), slack));
+        assert_eq!(second_look(u64::MAX), (refused(u64::MAX), slack));
+        // Just legal: as fast as ours, a little behind, a little ahead.
+        assert_eq!(second_look(jump), (None, slack));
+        assert_eq!(second_look(10_001_000), (None, 0));
+        assert_eq!(second_look(10_000_000), (None, 0));
+        assert_eq!(second_look(10_001_700), (None, 700));
+        // A long time after, one that has stood still.
+        let mut clock = Clock::new(0, 1_000_000_000, 1000).unwrap();
+        let found = clock.align(3_600_000_000_000, 1000);
+        assert_eq!(found, refused(1000));
     }
 
     #[test]

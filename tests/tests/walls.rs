@@ -188,3 +188,24 @@ fn rng_21_rng_07_shared_memory_is_reached_in_one_place() {
         );
     }
 }
+
+/// SYN-30: our own code reads no CPUID leaf, neither by the instruction nor by a
+/// request to the host. What it knows of the machine is measured, or comes from the
+/// page that the firmware has checked.
+#[test]
+fn syn_30_firmware_asks_nobody_for_a_hypervisor_leaf() {
+    let files = ["paravisor", "loader/src"].into_iter().flat_map(sources);
+    // A test double asks the machine that the tests run on.
+    for (name, text) in files.filter(|(name, _)| !name.ends_with("test_support.rs")) {
+        for word in [
+            "__cpuid",
+            "asm!(\"cpuid",
+            "cpuid::LEAF_",
+            "code: exit::CPUID",
+        ] {
+            let text = code(&text);
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            assert!(!text.contains(word), "SYN-30: {word} in {name}");
+        }
+    }
+}

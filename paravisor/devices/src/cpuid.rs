@@ -345,6 +345,31 @@ mod tests {
         assert_eq!(cpuid.get(0xc000_0000, 0, STATE), [0; 4]);
     }
 
+    /// SYN-30: whatever a source has in the leaves of hypervisors, nobody asks for
+    /// them, and the guest reads zeros.
+    #[test]
+    fn syn_30_hypervisor_leaves_are_neither_read_nor_shown() {
+        struct Recorder(core::cell::RefCell<std::vec::Vec<u32>>);
+        impl CpuidSource for Recorder {
+            fn cpuid(&self, leaf: u32, _: u32) -> Option<[u32; 4]> {
+                self.0.borrow_mut().push(leaf);
+                Some([u32::MAX; 4])
+            }
+        }
+        let source = Recorder(Default::default());
+        let cpuid = Cpuid::new(&source);
+        for leaf in (0x4000_0000..0x4000_0400).chain(0x4f00_0000..0x4f00_0010) {
+            for subleaf in [0, 1, u32::MAX] {
+                assert_eq!(cpuid.get(leaf, subleaf, STATE), [0; 4], "{leaf:#x}");
+            }
+        }
+        assert_eq!(cpuid.get(1, 0, STATE)[2] >> 31, 0, "hypervisor present");
+        let asked = source.0.into_inner();
+        assert!(asked.len() > 10);
+        let hypervisors = asked.iter().filter(|leaf| *leaf >> 28 == 4);
+        assert_eq!(hypervisors.count(), 0, "SYN-30: {asked:x?}");
+    }
+
     #[test]
     fn any_source_gives_a_bounded_table() {
         for cpuid in [

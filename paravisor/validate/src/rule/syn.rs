@@ -185,11 +185,39 @@ rules! {
         example: "VP_INDEX reads 0xffffffff",
         source: "own; Linux `hv_common_cpu_init` records what it reads",
     }
+    SYN_27 {
+        not_applicable { refused_by: SYN_28, why: "The reference TSC page is neither enabled nor read: the host's rate and counter are read as registers, and time comes from the TSC alone" },
+        statement: "The retry loop over the sequence of the reference TSC page is bounded, and sequence 0 falls back to our own clock",
+        danger: "The guest's processor never leaves the loop that reads the time",
+        example: "A sequence number that changes at every look",
+        source: "Linux `hv_read_tsc_page` retries; the bound is own reasoning",
+    }
     SYN_28 {
         reaction: Fatal,
         statement: "The host's clock is read once; a TSC rate that no processor has is refused, and from then on the TSC alone counts",
         danger: "Deadlines never come, or all at once",
         example: "A TSC frequency of 0",
+        source: "own reasoning",
+    }
+    SYN_29 {
+        reaction: Clamp,
+        statement: "The reference counter neither falls behind its first value nor departs from the TSC; what it says is clamped, and our time only grows",
+        danger: "Time goes backwards, and deadlines never come",
+        example: "The counter reads 0 after it has read 10^9",
+        source: "own",
+    }
+    SYN_30 {
+        reaction: Structural,
+        statement: "No hypervisor leaf of CPUID is read, and none is shown to the guest: which features are used is the measured image's choice, and the host refuses what it does not have",
+        danger: "Feature bits that the host sets steer us onto roads that nobody has tested",
+        example: "Leaf 0x40000003 offers a hypercall that we must not use",
+        source: "own reasoning",
+    }
+    SYN_31 {
+        reaction: Fatal,
+        statement: "The kind of isolation comes from the processor and from the measured image: without SEV-SNP the paravisor does not start, whatever the host says",
+        danger: "Checks and private memory are silently off, because the host said that they are not needed",
+        example: "Isolation type 0 (none) in the host's leaf 0x4000000C",
         source: "own reasoning",
     }
     SYN_32 {

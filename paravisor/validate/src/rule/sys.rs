@@ -3,6 +3,20 @@
 use super::rules;
 
 rules! {
+    SYS_01 {
+        reaction: Structural,
+        statement: "No host byte leads to a panic: no unwrap, no index, no overflow where host bytes are seen",
+        danger: "One word of the host stops the paravisor, and with it the guest",
+        example: "Every message cut, changed, repeated and sent at the wrong time",
+        source: "own reasoning",
+    }
+    SYS_02 {
+        reaction: Structural,
+        statement: "No allocation has a size that the host chooses without a limit of ours",
+        danger: "The host makes the paravisor use up its memory",
+        example: "The greatest value in every size and count",
+        source: "own reasoning",
+    }
     SYS_03 {
         reaction: Structural,
         statement: "Every refusal is counted; lines of the log are bounded in rate and hold rule ids and numbers, no strings of the host",
