@@ -7,7 +7,7 @@
 //!                                           | rescinded: RELID_RELEASED, forgotten
 //! ```
 
-use super::outbox::{Pages, Request, Wiring};
+use super::outbox::{Asked, Pages, Request, Wiring};
 use super::table::{ChannelId, Entry, GpadlEntry, GpadlState, State};
 use super::{Client, Event, GpadlId, RequestError, SignalTarget};
 use crate::limits::REQUEST_DEADLINE;
@@ -28,7 +28,7 @@ impl Entry {
 impl GpadlEntry {
     pub(super) fn deadline(&self) -> Option<u64> {
         match self.state {
-            GpadlState::Creating { deadline, .. } | GpadlState::TearingDown { deadline } => {
+            GpadlState::Creating { deadline, .. } | GpadlState::TearingDown { deadline, .. } => {
                 Some(deadline)
             }
             GpadlState::Created => None,
@@ -75,14 +75,21 @@ impl Client {
     /// Closes a channel in whatever state, or lets go of a rescinded one. All
     /// its GPADLs are torn down; their memory is free with
     /// [`Event::MemoryReleased`], and the channel closed with [`Event::Closed`]
-    /// or gone with [`Event::Released`].
+    /// or gone with [`Event::Released`]. What the host has not heard yet of opening
+    /// or sharing is not said any more.
     pub fn close(&mut self, channel: ChannelId, now: u64) -> Result<(), RequestError> {
         let entry = self.table.get(channel).ok_or(RequestError::State)?;
         let relid = entry.relid();
         match entry.state {
             State::Offered | State::Closing | State::Broken => return Err(RequestError::State),
-            State::CreatingRing { .. } => entry.state = State::Closing,
-            State::Opening { .. } | State::Open => {
+            State::CreatingRing { .. } | State::Halted => entry.state = State::Closing,
+            State::Opening { open_id, .. } => {
+                entry.state = State::Closing;
+                if !self.outbox.withdraw(Asked::Open(open_id)) {
+                    self.say(Request::Close { relid });
+                }
+            }
+            State::Open => {
                 entry.state = State::Closing;
                 self.say(Request::Close { relid });
             }
@@ -145,6 +152,33 @@ impl Client {
         Ok(GpadlId(number))
     }
 
+    /// The host has a request of ours: it may answer from now on, and not before
+    /// (GPD-02, GPD-05, CTL-46).
+    pub(super) fn asked(&mut self, request: Asked) {
+        match request {
+            Asked::Contact | Asked::Offers | Asked::Unload => self.asked = true,
+            Asked::Open(id) => {
+                for entry in &mut self.table.channels {
+                    if let State::Opening { open_id, asked, .. } = &mut entry.state
+                        && *open_id == id
+                    {
+                        *asked = true;
+                    }
+                }
+            }
+            Asked::Gpadl(number) | Asked::Teardown(number) => {
+                let state = self.table.gpadl_mut(number).map(|gpadl| &mut gpadl.state);
+                match (request, state) {
+                    (Asked::Gpadl(_), Some(GpadlState::Creating { asked, .. }))
+                    | (Asked::Teardown(_), Some(GpadlState::TearingDown { asked, .. })) => {
+                        *asked = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     pub(super) fn gpadl_created(&mut self, number: u32, now: u64) {
         let Some(gpadl) = self.table.gpadl_mut(number) else {
             return;
@@ -176,11 +210,13 @@ impl Client {
         };
         if entry.rescinded {
             // No OPEN_RESULT would come; the owner's close tears it down.
+            entry.state = State::Halted;
             return;
         }
         entry.state = State::Opening {
             open_id,
             deadline: now.saturating_add(REQUEST_DEADLINE),
+            asked: false,
         };
         let relid = entry.relid();
         let long = wiring(entry, features);
@@ -263,6 +299,12 @@ impl Client {
         // with a deadline.
         entry.rescinded = true;
         let (channel, state) = (entry.id, entry.state);
+        // CTL-42: an open that was not said yet is not said any more.
+        if let State::Opening { open_id, .. } = state
+            && self.outbox.withdraw(Asked::Open(open_id))
+        {
+            entry.state = State::Halted;
+        }
         self.emit(Event::Rescinded { channel });
         // A channel that the owner has never opened is not his to let go of.
         if state == State::Offered {
@@ -290,11 +332,20 @@ impl Client {
         };
         let relid = gpadl.relid.number();
         match &mut gpadl.state {
-            GpadlState::Creating { doomed, .. } => *doomed = true,
+            GpadlState::Creating { doomed, .. } => {
+                *doomed = true;
+                // The host has never heard of it: nothing is to be torn down.
+                if self.outbox.withdraw(Asked::Gpadl(number)) {
+                    self.gpadl_gone(number, true);
+                }
+            }
             GpadlState::TearingDown { .. } => {}
             GpadlState::Created => {
                 let deadline = now.saturating_add(REQUEST_DEADLINE);
-                gpadl.state = GpadlState::TearingDown { deadline };
+                gpadl.state = GpadlState::TearingDown {
+                    deadline,
+                    asked: false,
+                };
                 self.say(Request::Teardown {
                     relid,
                     gpadl: number,
@@ -360,10 +411,11 @@ impl Client {
             let rule = if created { Rule::GPD_06 } else { Rule::CTL_50 };
             let violation = Violation::new(rule, 0, gpadl.number);
             self.counters.violation(violation);
+            let unheard = self.outbox.withdraw(Asked::Gpadl(gpadl.number));
             if !created {
                 self.gpadl_failed(&gpadl, violation);
             }
-            self.gpadl_gone(gpadl.number, false);
+            self.gpadl_gone(gpadl.number, unheard);
         }
     }
 
@@ -379,10 +431,16 @@ impl Client {
                 channel: entry.id,
                 violation,
             });
-            // The host may think it open: close, and take the rings back if it answers.
-            self.say(Request::Close {
-                relid: entry.relid(),
-            });
+            let State::Opening { open_id, .. } = entry.state else {
+                continue;
+            };
+            if !self.outbox.withdraw(Asked::Open(open_id)) {
+                // The host may think it open: close, and take the rings back if it
+                // answers.
+                self.say(Request::Close {
+                    relid: entry.relid(),
+                });
+            }
             self.tear_down(entry.id, now);
         }
     }

@@ -251,6 +251,8 @@ pub struct Client {
     message_connection: u32,
     /// For the answer to contact, offers request or unload.
     deadline: Option<u64>,
+    /// The host has that request; before, it has nothing to answer.
+    asked: bool,
     sealed: bool,
     refused_offers: u32,
     /// Wake-ups in a row that have used their whole budget.
@@ -274,6 +276,7 @@ impl Client {
             version: OLDEST_VERSION,
             features: Features::empty(),
             deadline: None,
+            asked: false,
             sealed: false,
             refused_offers: 0,
             spent_budgets: 0,
@@ -305,12 +308,13 @@ impl Client {
             Err(violation) => return self.counters.violation(violation),
         };
         self.counters.judged(Layer::Control);
-        match judge(&payload, &self.gate(), &self.table) {
+        let gate = self.gate();
+        match judge(&payload, &gate, &self.table) {
             Ok(message) => self.act(message, now),
             Err(violation) if violation.rule.reaction() == Reaction::Fatal => self.fail(violation),
             Err(violation) => {
                 self.counters.violation(violation);
-                let listening = matches!(self.phase, Phase::RequestingOffers | Phase::Running);
+                let listening = matches!(gate.phase, Phase::RequestingOffers | Phase::Running);
                 let relid = droppable_relid(&payload, &self.table).filter(|_| listening);
                 if let Some(relid) = relid {
                     self.refuse_offer(relid.number());
@@ -389,8 +393,10 @@ impl Client {
 
     /// Status of the hypercall for the last [`Action::PostMessage`].
     pub fn on_post_result(&mut self, status: u16, now: u64) {
-        if let Err(violation) = self.outbox.result(status, now) {
-            self.fail(violation);
+        match self.outbox.result(status, now) {
+            Ok(Some(asked)) => self.asked(asked),
+            Ok(None) => {}
+            Err(violation) => self.fail(violation),
         }
     }
 
@@ -464,13 +470,15 @@ impl Client {
         }
         self.say(Request::Unload);
         self.phase = Phase::Unloading;
+        self.asked = false;
         self.deadline = Some(now.saturating_add(UNLOAD_DEADLINE));
         Ok(())
     }
 
     fn gate(&self) -> Gate {
         Gate {
-            phase: self.phase,
+            // As long as the host has not been asked, every answer is one too many.
+            phase: if self.asked { self.phase } else { Phase::Idle },
             version: self.version,
             features: self.features,
             message_connection: self.config.target.message_connection,
@@ -501,6 +509,7 @@ impl Client {
             features: self.features,
         });
         self.phase = Phase::Contacting;
+        self.asked = false;
         self.deadline = Some(now.saturating_add(CONTACT_DEADLINE));
     }
 
@@ -511,6 +520,7 @@ impl Client {
         }
         self.say(Request::Offers);
         self.phase = Phase::RequestingOffers;
+        self.asked = false;
         self.deadline = Some(now.saturating_add(OFFERS_DEADLINE));
         self.emit(Event::Connected {
             version: self.version,

@@ -1,5 +1,6 @@
 //! Messages on their way to the host: one at a time, in order, tried again for
-//! a bounded time when the host has no room.
+//! a bounded time when the host has no room. What the host has not taken yet can
+//! be taken back, and its answer is not awaited before.
 
 use crate::limits::{MAX_QUEUED_POSTS, POST_PAUSE, POST_PAUSE_MAX, POST_TRIES};
 use abi::hyperv::MESSAGE_PAYLOAD;
@@ -127,6 +128,19 @@ pub(super) enum Request {
     Unload,
 }
 
+/// A request that the host answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Contact,
+    Offers,
+    Gpadl(u32),
+    /// By its open id.
+    Open(u32),
+    /// By its GPADL.
+    Teardown(u32),
+    Unload,
+}
+
 /// The guest's part of the long OPENCHANNEL.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wiring {
@@ -144,6 +158,19 @@ fn header(kind: MessageType) -> MessageHeader {
 }
 
 impl Request {
+    /// What it asks, if an answer is due.
+    fn asks(&self) -> Option<Asked> {
+        match *self {
+            Request::Contact { .. } => Some(Asked::Contact),
+            Request::Offers => Some(Asked::Offers),
+            Request::Gpadl { gpadl, .. } => Some(Asked::Gpadl(gpadl)),
+            Request::Open { open_id, .. } => Some(Asked::Open(open_id)),
+            Request::Teardown { gpadl, .. } => Some(Asked::Teardown(gpadl)),
+            Request::Unload => Some(Asked::Unload),
+            Request::Close { .. } | Request::Release { .. } => None,
+        }
+    }
+
     /// Writes the next message of this request; `true` if it was the last.
     fn encode(&mut self, post: &mut Post) -> bool {
         fn whole<T: IntoBytes + Immutable>(post: &mut Post, message: T) -> bool {
@@ -291,6 +318,11 @@ impl Request {
 #[derive(Clone, Debug)]
 struct Current {
     post: Post,
+    asks: Option<Asked>,
+    /// It is the first of its request's messages.
+    first: bool,
+    /// It is the last of them.
+    last: bool,
     tries: u32,
     pause: u64,
     /// When to try; `None` while the result of a try is awaited.
@@ -317,6 +349,8 @@ impl Outbox {
     pub(super) fn poll(&mut self, now: u64, connection_id: u32) -> Option<Post> {
         if self.current.is_none() {
             let request = self.queue.front_mut()?;
+            let asks = request.asks();
+            let first = !matches!(request, Request::Gpadl { sent, .. } if *sent != 0);
             let bytes = [0; MESSAGE_PAYLOAD];
             let mut post = Post {
                 connection_id,
@@ -324,11 +358,15 @@ impl Outbox {
                 len: 0,
                 first_contact: false,
             };
-            if request.encode(&mut post) {
+            let last = request.encode(&mut post);
+            if last {
                 self.queue.pop_front();
             }
             self.current = Some(Current {
                 post,
+                asks,
+                first,
+                last,
                 tries: 0,
                 pause: POST_PAUSE,
                 at: Some(0),
@@ -343,20 +381,47 @@ impl Outbox {
         Some(current.post.clone())
     }
 
-    /// The hypercall's status for the message that `poll` gave last.
-    pub(super) fn result(&mut self, status: u16, now: u64) -> Result<(), Violation> {
+    /// The hypercall's status for the message that `poll` gave last. Gives what the
+    /// host has been asked by it: from now on it may answer.
+    pub(super) fn result(&mut self, status: u16, now: u64) -> Result<Option<Asked>, Violation> {
         let Some(current) = self.current.as_mut().filter(|current| current.at.is_none()) else {
-            return Ok(());
+            return Ok(None);
         };
         match post_status(status, current.post.first_contact)? {
-            Posted::Accepted => self.current = None,
+            Posted::Accepted => {
+                let asked = current.asks.filter(|_| current.last);
+                self.current = None;
+                return Ok(asked);
+            }
             Posted::Retry if current.tries < POST_TRIES => {
                 current.at = Some(now.saturating_add(current.pause));
                 current.pause = current.pause.saturating_mul(2).min(POST_PAUSE_MAX);
             }
             Posted::Retry => return Err(Violation::new(Rule::SYN_23, 0, status)),
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Takes a request out of which the host has heard nothing, not even a part.
+    /// `false`: it has, or may just be hearing it.
+    pub(super) fn withdraw(&mut self, asked: Asked) -> bool {
+        if let Some(current) = &self.current
+            && current.asks == Some(asked)
+        {
+            if !current.first || current.at.is_none() {
+                return false;
+            }
+            self.current = None;
+        } else {
+            let begun =
+                |request: &Request| matches!(request, Request::Gpadl { sent, .. } if *sent != 0);
+            let waits = |request: &Request| request.asks() == Some(asked) && !begun(request);
+            if !self.queue.iter().any(waits) {
+                return false;
+            }
+        }
+        self.queue.retain(|request| request.asks() != Some(asked));
+        true
     }
 
     /// When the next try is due.

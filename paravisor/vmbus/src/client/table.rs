@@ -21,7 +21,11 @@ pub(super) enum State {
     Opening {
         open_id: u32,
         deadline: u64,
+        /// The host has the request; before, it has nothing to answer.
+        asked: bool,
     },
+    /// Rescinded before the open was said, which will not be said any more.
+    Halted,
     Open,
     /// GPADLs are being torn down; then `Offered` again, or gone if rescinded.
     Closing,
@@ -49,9 +53,13 @@ impl Entry {
         match self.state {
             _ if self.rescinded => Standing::Rescinded,
             State::Offered => Standing::Offered,
-            State::Opening { open_id, .. } => Standing::Opening { open_id },
+            State::Opening {
+                open_id,
+                asked: true,
+                ..
+            } => Standing::Opening { open_id },
             State::Open => Standing::Open,
-            State::CreatingRing { .. } | State::Closing | State::Broken => Standing::Busy,
+            _ => Standing::Busy,
         }
     }
 }
@@ -62,10 +70,14 @@ pub(super) enum GpadlState {
     Creating {
         deadline: u64,
         doomed: bool,
+        /// The host has the whole request; before, it has nothing to answer.
+        asked: bool,
     },
     Created,
     TearingDown {
         deadline: u64,
+        /// As above.
+        asked: bool,
     },
 }
 
@@ -143,6 +155,7 @@ impl Table {
         let state = GpadlState::Creating {
             deadline,
             doomed: false,
+            asked: false,
         };
         self.gpadls.push(GpadlEntry {
             number,
@@ -205,10 +218,13 @@ impl Ledger for Table {
 
     fn gpadl(&self, gpadl: u32) -> Option<Outstanding> {
         let entry = self.gpadls.iter().find(|entry| entry.number == gpadl)?;
-        Some(match entry.state {
-            GpadlState::Creating { .. } => Outstanding::Create(entry.relid),
-            GpadlState::Created => Outstanding::Nothing,
-            GpadlState::TearingDown { .. } => Outstanding::Teardown,
-        })
+        match entry.state {
+            GpadlState::Creating { asked: false, .. } => None,
+            GpadlState::Creating { .. } => Some(Outstanding::Create(entry.relid)),
+            GpadlState::Created | GpadlState::TearingDown { asked: false, .. } => {
+                Some(Outstanding::Nothing)
+            }
+            GpadlState::TearingDown { .. } => Some(Outstanding::Teardown),
+        }
     }
 }

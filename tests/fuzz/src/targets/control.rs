@@ -38,8 +38,8 @@ struct World {
     channels: Vec<ChannelId>,
     /// GPADLs whose memory is with the host.
     lent: BTreeMap<u32, GpadlId>,
-    /// All GPADLs that there ever were.
-    known: BTreeSet<u32>,
+    /// GPADLs of which the host has heard, if only a part.
+    named: BTreeSet<u32>,
     /// GPADLs of which the host said that it has let go.
     let_go: BTreeSet<u32>,
     unload_answered: bool,
@@ -70,7 +70,7 @@ pub fn body(data: &[u8]) -> u64 {
         heard: VecDeque::new(),
         channels: Vec::new(),
         lent: BTreeMap::new(),
-        known: BTreeSet::new(),
+        named: BTreeSet::new(),
         let_go: BTreeSet::new(),
         unload_answered: false,
         over: false,
@@ -215,7 +215,6 @@ impl World {
         self.digest.debug(&result);
         if let Ok(gpadl) = result {
             self.let_go.remove(&gpadl.number());
-            self.known.insert(gpadl.number());
             let before = self.lent.insert(gpadl.number(), gpadl);
             assert!(before.is_none(), "GPADL number in use given out again");
         }
@@ -367,7 +366,9 @@ impl World {
             Event::MemoryReleased { gpadl } => {
                 let number = gpadl.number();
                 assert!(
-                    self.let_go.contains(&number) || self.unload_answered,
+                    self.let_go.contains(&number)
+                        || self.unload_answered
+                        || !self.named.contains(&number),
                     "GPADL {number} was given back, but the host never let go of it"
                 );
                 Some(number)
@@ -402,10 +403,9 @@ impl World {
         let heard = match word(0) {
             3 => Heard::Offers,
             5 => {
-                // It may have come back meanwhile, if the post had to wait.
                 assert!(
-                    self.known.contains(&word(16)),
-                    "an open with a foreign GPADL"
+                    self.lent.contains_key(&word(16)),
+                    "an open over a ring that is not the host's"
                 );
                 Heard::Open {
                     relid: word(8),
@@ -414,6 +414,11 @@ impl World {
             }
             8 => {
                 assert!(frames(28).all(ours), "a foreign page in a GPADL");
+                assert!(
+                    self.lent.contains_key(&word(12)),
+                    "a GPADL that is not the host's"
+                );
+                self.named.insert(word(12));
                 Heard::Gpadl {
                     relid: word(8),
                     gpadl: word(12),

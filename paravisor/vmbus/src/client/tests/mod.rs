@@ -10,6 +10,7 @@ mod channels;
 mod rules;
 mod structural;
 mod sweep;
+mod unheard;
 
 use super::*;
 use crate::limits::*;
@@ -130,6 +131,18 @@ impl Run {
             "SYN-25"
         );
         bytes.to_vec()
+    }
+
+    /// The next message, for which the host has no room; it is tried again later.
+    fn refused(&mut self, kind: u32) {
+        let Some(Action::PostMessage(post)) = self.client.poll(self.now) else {
+            panic!("nothing sent instead of {kind}");
+        };
+        assert_eq!(word(post.payload(), 0), kind);
+        self.client
+            .on_post_result(status::INSUFFICIENT_BUFFERS, self.now);
+        assert!(self.client.poll(self.now).is_none(), "a pause");
+        self.now += POST_PAUSE_MAX;
     }
 
     fn silent(&mut self) {

@@ -176,6 +176,8 @@ fn a_channel_has_its_own_counts() {
     let life = run.client.life(channel).unwrap();
     assert_eq!((life.messages, life.opened, life.resets()), (3, 1, 0));
     run.client.close(channel, run.now).unwrap();
+    run.sent(7);
+    run.sent(11);
     run.tell(&words(12, &[ring.number()]));
     let life = run.client.life(channel).unwrap();
     assert_eq!((life.messages, life.closed, life.leaked), (4, 1, 0));
