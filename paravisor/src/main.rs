@@ -467,6 +467,9 @@ mod story {
             if reason.reset {
                 self.uplink.device_reset();
             }
+            if reason.guest {
+                self.uplink.guest_acted();
+            }
             self.uplink
                 .turn(host, &mut InVm { machine, memory }, reason.sint, now)
         }

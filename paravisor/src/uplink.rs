@@ -29,7 +29,8 @@ use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
-    Action, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target, limits,
+    Action, Attention, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target,
+    limits,
 };
 use zerocopy::IntoBytes;
 
@@ -161,6 +162,12 @@ pub struct Uplink<B: Backing, const N: usize> {
     resets: ResetBudget,
     /// A budget has ended the last look at the message slot (SYN-11).
     messages_left: bool,
+    /// When the rings are looked at next, while events bring nothing (SYN-18).
+    attention: Option<u64>,
+    /// The guest has work for the rings, whatever the host's events say.
+    guest_acted: bool,
+    /// What the last look at the rings has left to do.
+    moved: Polled,
     retired: Totals,
     /// The host's number of the channel in use, for the audit.
     channel_number: Option<u16>,
@@ -176,6 +183,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         messages: Owned<B::Region>,
         flags: Owned<B::Region>,
     ) -> Self {
+        // Only pages of the pool are told to the host (GPD-11).
+        let frames = pool.frames();
+        let bus = vmbus::Config::new(config.target);
         Uplink {
             config,
             pool,
@@ -183,7 +193,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             flags,
             slot: MessageSlot::new(config.target.sint),
             flag_area: EventFlags::new(config.target.sint),
-            client: Client::new(vmbus::Config::new(config.target)),
+            client: Client::new(vmbus::Config { frames, ..bus }),
             state: State::Waiting,
             parked: Vec::new(),
             connected: false,
@@ -194,6 +204,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             opened_once: false,
             resets: ResetBudget::default(),
             messages_left: false,
+            attention: None,
+            guest_acted: false,
+            moved: Polled::default(),
             retired: Totals::default(),
             channel_number: None,
             findings: Vec::new(),
@@ -251,6 +264,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// in the next turn.
     pub fn device_attached(&mut self) {
         self.relay.device_attached();
+    }
+
+    /// The guest rang its NIC or gave it buffers: the rings get their turn even
+    /// while the host's events are throttled.
+    pub fn guest_acted(&mut self) {
+        self.guest_acted = true;
     }
 
     /// The guest's driver reset its device.
@@ -341,12 +360,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     ) -> Result<Polled, End> {
         if sint || self.messages_left {
             self.messages_left = self.take_messages(platform, now)?;
-            self.take_flags();
+            self.take_flags(now);
         }
         let mut more = self.messages_left;
         self.work_client(platform, now)?;
         self.handle_events(device, now)?;
-        let moved = self.move_frames(platform, device, now)?;
+        let moved = self.attend(platform, device, now)?;
         more |= moved.more;
         // What the turn has asked for goes out at once, and what comes of it (a
         // refused message ends the connection) does not wait for another turn.
@@ -386,13 +405,54 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         Ok(drain == Drain::BudgetSpent)
     }
 
-    /// Takes the event flags. The one channel is polled in every turn, so which
-    /// flag it was matters to the counters only.
-    fn take_flags(&mut self) {
+    /// Takes the event flags. The one channel gets its turn in any case, unless
+    /// such events have brought nothing for too long (SYN-18).
+    fn take_flags(&mut self, now: u64) {
         let set = self.flag_area.take(&self.flags, self.client.highest_flag());
-        if !set.is_empty() {
-            self.client.on_event_flags(&set).for_each(drop);
+        if set.is_empty() {
+            return;
         }
+        for signalled in self.client.on_event_flags(&set) {
+            let link = match &mut self.state {
+                State::Sharing { link, .. } | State::Running { link, .. } => link,
+                State::Waiting | State::Opening { .. } | State::Closing { .. } | State::Gone => {
+                    continue;
+                }
+            };
+            if link.id == signalled {
+                // An error: the channel is dead, and its NIC notices in its turn.
+                self.attention = match link.channel.on_event(now) {
+                    Ok(Attention::At(next)) => Some(next),
+                    Ok(Attention::Now) | Err(_) => None,
+                };
+            }
+        }
+    }
+
+    /// Gives the rings their turn, unless the host's events are throttled and
+    /// nothing else asks for one.
+    fn attend<P: Platform>(
+        &mut self,
+        platform: &mut P,
+        device: &mut impl NetDevice,
+        now: u64,
+    ) -> Result<Polled, End> {
+        let asked = core::mem::take(&mut self.guest_acted)
+            || self.moved.more
+            || self.moved.deadline.is_some_and(|deadline| deadline <= now);
+        if let Some(next) = self.attention
+            && now < next
+            && !asked
+        {
+            let deadlines = [self.moved.deadline, Some(next)];
+            return Ok(Polled {
+                more: false,
+                deadline: deadlines.into_iter().flatten().min(),
+            });
+        }
+        self.attention = None;
+        self.moved = self.move_frames(platform, device, now)?;
+        Ok(self.moved)
     }
 
     /// Posts what the client has to say.

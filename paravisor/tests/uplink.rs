@@ -496,6 +496,50 @@ fn syn_11_flood_of_messages_is_cut_into_turns() {
     assert_eq!(world.ledger.borrow().refused, 0);
 }
 
+/// The host raises the channel's flag all the time, and there is nothing in the
+/// rings: they are looked at by the clock, and the guest's own work is not held up.
+#[test]
+fn syn_18_rng_30_storm_of_events_is_throttled_and_frames_still_move() {
+    let mut world = World::new();
+    world.bring_up();
+    // Every flag of the first word, in the area of our SINT.
+    let flags = 4096 + 256 * usize::from(Target::REDIRECTED.sint);
+    let storm = |world: &mut World| {
+        world.memory.store_u32(flags, u32::MAX).unwrap();
+        world.now += 10;
+        let now = world.now;
+        let World {
+            uplink,
+            below,
+            device,
+            ..
+        } = world;
+        uplink.turn(below, device, true, now).unwrap()
+    };
+    for _ in 0..vmbus::limits::SPURIOUS_EVENTS + 8 {
+        storm(&mut world);
+    }
+    let totals = world.uplink.totals();
+    for rule in [Rule::SYN_18, Rule::RNG_30] {
+        assert_eq!(totals.validation.of(rule), 1, "{rule}");
+    }
+    // The guest's frame waits for nobody.
+    let frame = world.frame();
+    world.device.out.push_back(frame.clone());
+    world.uplink.guest_acted();
+    storm(&mut world);
+    assert_eq!(world.uplink.totals().tx_frames, 1);
+    // What the host has for the guest waits for the clock.
+    let _ = world.below.0.borrow_mut().poll(world.now);
+    let due = storm(&mut world).deadline.unwrap();
+    assert!(world.device.received.is_empty());
+    assert!(due > world.now && due <= world.now + vmbus::limits::STORM_PERIOD);
+    world.now = due;
+    storm(&mut world);
+    assert_eq!(world.device.received, [frame]);
+    assert_eq!(world.uplink.standing(), Standing::Ready { link: true });
+}
+
 /// A generator of which a seed gives the same numbers for ever.
 #[derive(Clone)]
 struct Dice(u64);

@@ -7,6 +7,7 @@
 //! answered (GPD-06), is leaked: it is never handed out again.
 
 use crate::{OutOfRange, PAGE_SIZE, SharedMemory};
+use core::ops::Range;
 
 /// What a shared page is for; the key of the `shared_page` counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,11 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
             first_pfn,
             pages: [Page::Private; N],
         }
+    }
+
+    /// The frames that the pool hands out; the host is told of no others (GPD-11).
+    pub fn frames(&self) -> Range<u64> {
+        self.first_pfn..self.first_pfn.saturating_add(N as u64)
     }
 
     /// Hands out `count` consecutive pages, visible to the host and zeroed.

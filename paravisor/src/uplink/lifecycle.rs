@@ -2,7 +2,7 @@
 //! comes and goes with it.
 
 use super::{Buffer, Link, RING_PAGES, State, Uplink, add_channel, add_nic, gone};
-use crate::run::{End, Why};
+use crate::run::{End, Polled, Why};
 use abi::record::Outcome;
 use alloc::boxed::Box;
 use memory::{Backing, Owned, PoolError, Purpose};
@@ -278,6 +278,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
 
     /// Takes channel and NIC apart: counters are kept, memory is parked.
     fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
+        self.attention = None;
+        self.moved = Polled::default();
         // The guest's link goes down, whatever the NIC had to say.
         let _ = self.relay.poll(&mut gone::Gone::new(), device, now, 0);
         match core::mem::replace(&mut self.state, State::Gone) {
