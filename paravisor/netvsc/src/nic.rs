@@ -193,7 +193,14 @@ impl<M: SharedMemory> Nic<M> {
     pub fn stop(&mut self, now: u64) {
         match self.phase {
             Phase::Ready => self.enter(Phase::FilterOff, now),
-            Phase::FilterOff | Phase::Halt | Phase::Drain | Phase::Failed | Phase::Stopped => {}
+            // It is on its way already, or over.
+            Phase::FilterOff
+            | Phase::Halt
+            | Phase::Drain
+            | Phase::RevokeReceive
+            | Phase::RevokeSend
+            | Phase::Failed
+            | Phase::Stopped => {}
             // The handshake is not done: the host has no frame of ours and gives
             // us none, and closing the channel ends the rest.
             _ => self.enter(Phase::Stopped, now),
@@ -270,7 +277,9 @@ impl<M: SharedMemory> Nic<M> {
         if matches!(self.phase, Phase::Idle | Phase::Stopped | Phase::Failed) {
             return None;
         }
-        let waits = [self.phase_deadline(), self.link.deadline()];
+        // Link events are told by a NIC that is ready only.
+        let link = self.link.deadline().filter(|_| self.phase == Phase::Ready);
+        let waits = [self.phase_deadline(), link];
         waits.into_iter().flatten().chain([self.next_scan]).min()
     }
 
@@ -396,7 +405,10 @@ impl<M: SharedMemory> Nic<M> {
         if self.failed.is_none() {
             log::warn!("netvsc: failed by {violation}");
             self.failed = Some(violation);
-            self.failed_untold = true;
+            // The owner is told of one end: a stop that it knows of already stands.
+            let told = self.phase == Phase::Stopped && !self.stopped_untold;
+            self.failed_untold = !told;
+            self.stopped_untold = false;
             self.phase = Phase::Failed;
         }
     }

@@ -145,6 +145,45 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     .concat();
     add("rndis", "address", &[&[1, 0, 1], &query]);
 
+    // Frames each way; a response of one request lied about; a stop; a new start.
+    let to_guest = [7, 2, 46, 0, 1, 200, 1, 2, 0, 4, 3, 9];
+    let to_host = [9, 2, 60, 1, 0, 2, 200, 0, 3, 234, 5];
+    add(
+        "nic",
+        "frames",
+        &[&[0, 0], &to_guest, &to_host, &[15, 4], &to_guest],
+    );
+    add(
+        "nic",
+        "from-the-start",
+        &[&[0, 1, 15, 15, 15, 15, 15, 15], &to_guest],
+    );
+    add("nic", "lie", &[&[0, 1, 15, 2, 3, 4, 4, 9, 15, 15]]);
+    add(
+        "nic",
+        "stop",
+        &[
+            &[0, 0],
+            &to_host,
+            &[12, 15, 3, 13, 15, 15, 15, 15],
+            &to_guest,
+        ],
+    );
+    add(
+        "nic",
+        "no-room",
+        &[&[0, 0, 10, 1], &to_guest, &[15, 2, 10, 9, 15, 1]],
+    );
+    add(
+        "nic",
+        "link",
+        &[
+            &[0, 0, 8],
+            &run(&words(&[7, 20, 0x4001_000c, 0, 0])),
+            &[1, 15, 3],
+        ],
+    );
+
     let frames = [5, 3, 60, 0, 1, 200, 0, 2, 255, 3, 3, 16, 0, 4];
     add("client", "frames", &[&[0], &frames, &frames]);
     add(
@@ -163,6 +202,62 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         "client",
         "keepalive",
         &[&[0, 11], &run(&words(&[8, 12, 5])), &[15, 255, 4]],
+    );
+
+    // Both MSR requests of the check, sharing and registration are granted.
+    let granted = [0; 4];
+    let page_reply = [0; 18];
+    add(
+        "ghcb",
+        "registers",
+        &[
+            &granted,
+            &[0],
+            &page_reply,
+            &[2],
+            &7_u64.to_le_bytes(),
+            &page_reply,
+        ],
+    );
+    // Ten elements: the host stops after three, goes on, is done.
+    let cut_short = [3, 0x8a, 0x51, 40, 128, 3, 7, 128, 4, 7, 0, 7];
+    add(
+        "ghcb",
+        "hypercall",
+        &[&granted, &[3, 0, 0x5c, 200, 0, 7], &cut_short, &cut_short],
+    );
+    let exit = |code: u8, info1: u64, info2: u64| {
+        let details: Vec<u8> = [info1, info2, 0, 0]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        [
+            &[6, 0, code][..],
+            &details,
+            &[0],
+            &page_reply,
+            &[0, 0xec],
+            &[0; 8],
+        ]
+        .concat()
+    };
+    add(
+        "ghcb",
+        "exits",
+        &[
+            &granted,
+            &exit(0x72, 0, 0),
+            &exit(0x7b, 0x03f8_0010, 0),
+            &exit(0x7c, 1, 0),
+            &exit(0x78, 0, 0),
+        ],
+    );
+    // Two large pages and a small one at each end.
+    let range = [&[8][..], &0x01ff_u16.to_le_bytes(), &1026_u16.to_le_bytes()].concat();
+    add(
+        "ghcb",
+        "pages",
+        &[&granted, &range, &[0; 5], &range, &[1, 0, 240]],
     );
 
     // A chain of one descriptor for transmission.

@@ -220,6 +220,91 @@ fn stop_does_not_wait_for_ever() {
 }
 
 #[test]
+fn a_second_stop_changes_nothing() {
+    let mut peer = Peer::ready();
+    peer.complete_transmits = false;
+    let small = frame(60, 0);
+    peer.nic
+        .transmit(&mut peer.channel, &small, peer.now)
+        .unwrap();
+    peer.nic.stop(peer.now);
+    peer.settle();
+    // The ring is full when the buffers are to be taken back: that waits.
+    let mute = vmbus::Outbound::InBand(vmbus::Reply::None);
+    let filler = [[0; 40].as_slice()];
+    while peer.channel.queue(mute, 0, &filler).is_ok() {}
+    peer.now += limits::DRAIN + 1;
+    let _ = peer.poll();
+    peer.nic.stop(peer.now);
+    let _ = peer.poll();
+    assert!(peer.events.is_empty(), "{:?}", peer.events);
+    let log = peer.log.len();
+    peer.settle();
+    assert_eq!(peer.events, [Event::Stopped]);
+    let ours = peer.log[log..].iter().filter(|sent| sent.nvsp() != 0);
+    let kinds: Vec<u32> = ours.map(|sent| sent.nvsp()).collect();
+    assert_eq!(kinds, [103, 106]);
+}
+
+#[test]
+fn the_owner_is_told_of_one_end() {
+    let broken = validate::Violation::new(Rule::RNG_05, 4, 3u32);
+    for told in [false, true] {
+        let mut peer = Peer::ready();
+        peer.nic.stop(peer.now);
+        let mut ends = Vec::new();
+        for _ in 0..20 {
+            let now = peer.now;
+            let taken = |_: &[u8]| crate::Delivery::Taken;
+            let _ = peer.nic.poll(&mut peer.channel, now, taken);
+            if peer.nic.next_deadline().is_none() {
+                break;
+            }
+            let sent = peer.heard();
+            sent.iter().for_each(|sent| peer.serve(sent));
+        }
+        assert_eq!(peer.nic.next_deadline(), None);
+        if told {
+            ends.extend(peer.nic.take_event(peer.now));
+        }
+        peer.channel.condemn(broken);
+        let _ = peer.nic.flush(&mut peer.channel);
+        ends.extend(core::iter::from_fn(|| peer.nic.take_event(peer.now)));
+        ends.extend(peer.events.iter().copied());
+        let end = match told {
+            false => Event::Failed(broken),
+            true => Event::Stopped,
+        };
+        assert_eq!(ends, [end]);
+    }
+}
+
+#[test]
+fn a_link_that_may_not_be_told_yet_wakes_nobody() {
+    // The link is known before the packet filter is set, and told once it is.
+    let mut peer = Peer::new();
+    peer.nic.start(peer.now);
+    for _ in 0..40 {
+        let sent = peer.heard();
+        let due = peer.nic.next_deadline().unwrap();
+        assert!(due > peer.now, "always due");
+        sent.iter().for_each(|sent| peer.serve(sent));
+        peer.now += 100;
+    }
+    assert_eq!(peer.events.last(), Some(&Event::Link { up: true }));
+    // The same while it stops.
+    peer.indicate(1, rndis::status::MEDIA_DISCONNECT);
+    peer.settle();
+    peer.indicate(2, rndis::status::MEDIA_CONNECT);
+    peer.mute = true;
+    peer.settle();
+    peer.nic.stop(peer.now);
+    peer.now += limits::LINK_INTERVAL + 1;
+    let _ = peer.poll();
+    assert!(peer.nic.next_deadline().unwrap() > peer.now);
+}
+
+#[test]
 fn random_packets_of_the_host_end_in_violations_only() {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let mut random = move || {

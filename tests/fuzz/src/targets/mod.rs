@@ -3,6 +3,8 @@
 mod client;
 mod control;
 mod decode;
+mod ghcb;
+mod nic;
 mod nvsp;
 mod packet;
 mod params;
@@ -28,7 +30,7 @@ const fn entry(
     }
 }
 
-pub(crate) const ALL: [Target; 11] = [
+pub(crate) const ALL: [Target; 13] = [
     entry("synic", "message slots and event flags", synic::body, 2000),
     entry(
         "control",
@@ -46,10 +48,22 @@ pub(crate) const ALL: [Target; 11] = [
     ),
     entry("rndis", "RNDIS messages", rndis::body, 4000),
     entry(
+        "nic",
+        "the NIC over a live channel, as a sequence of host actions",
+        nic::body,
+        200,
+    ),
+    entry(
         "client",
         "the whole uplink, as a sequence of host actions",
         client::body,
         60,
+    ),
+    entry(
+        "ghcb",
+        "answers in the GHCB page and by MSR, exits, page instructions",
+        ghcb::body,
+        400,
     ),
     entry(
         "virtio",
