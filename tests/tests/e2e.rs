@@ -31,6 +31,12 @@ fn xtask() -> Command {
 /// Runs a guest; checks that the end came in time and that status, last line and
 /// report agree with each other.
 fn run(args: &[&str]) -> Run {
+    let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
+    run_within(args, limit)
+}
+
+/// The same for what takes longer than one machine may.
+fn run_within(args: &[&str], limit: Duration) -> Run {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("report.json");
     let started = Instant::now();
@@ -40,7 +46,6 @@ fn run(args: &[&str]) -> Run {
         .args(args)
         .output()
         .unwrap();
-    let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
     assert!(
         started.elapsed() < limit,
         "{args:?} took {:?}",
@@ -280,6 +285,128 @@ fn guest_with_an_unknown_exit_ends_the_run() {
 fn host_that_never_answers_the_version_request_is_given_up() {
     let report = refused(&["--fault", "never-answer-version"], &["host-failure"]);
     assert_eq!(report["outcome"], "host-failure");
+}
+
+/// The scenarios that come with the project.
+const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+
+/// A hostile host against a live guest: each scenario ends as it says, and none of
+/// them costs more than a link.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn scenarios_of_a_hostile_host_end_as_they_say() {
+    let run = run_within(
+        &["--scenario", SCENARIOS, "--jobs", "2"],
+        Duration::from_secs(1800),
+    );
+    let played = run.report["played"].as_array().unwrap();
+    for one in played {
+        println!(
+            "{:<36} {:<24} {:<10} {:>5.1} s  {}",
+            one["name"].as_str().unwrap(),
+            words(&one["named"]).join(" "),
+            one["guest"].as_str().unwrap(),
+            one["seconds"].as_f64().unwrap(),
+            words(&one["wrong"]).join("; "),
+        );
+        assert_eq!(one["report"]["private_accesses_refused"], 0);
+        assert!(one["alive"] == true || one["guest"] == "no guest");
+    }
+    assert!(run.ok, "{}", run.error);
+    assert!(played.len() >= 40, "{} scenarios", played.len());
+    let layers = [
+        "synic", "control", "gpadl", "ring", "packet", "nvsp", "rndis", "system", "rescind",
+    ];
+    for layer in layers {
+        let of = |one: &&Value| one["name"].as_str().unwrap().starts_with(layer);
+        assert!(played.iter().any(|one| of(&one)), "none of {layer}");
+    }
+    // The link comes back when the host behaves again, and the guest uses it.
+    for (name, fetched) in [
+        ("rescind-and-offer-again", true),
+        ("rescind-for-good", false),
+    ] {
+        let one = played.iter().find(|one| one["name"] == name).unwrap();
+        let story = one["report"]["guest"]["story"].as_array().unwrap();
+        let said: Vec<&str> = story.iter().map(|s| s[1].as_str().unwrap()).collect();
+        let down = said.iter().rposition(|s| *s == "link down");
+        let after = said.get(down.unwrap_or(0)..).unwrap_or_default();
+        assert_eq!(
+            after.contains(&"fetch ok enough"),
+            fetched,
+            "{name}: {said:?}"
+        );
+    }
+}
+
+fn words(list: &Value) -> Vec<&str> {
+    let list = list.as_array().unwrap();
+    list.iter().map(|word| word.as_str().unwrap()).collect()
+}
+
+/// Who judges the trace afterwards names the rules that the paravisor named.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn scenario_and_the_audit_of_its_trace_name_the_same_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let file = format!("{SCENARIOS}/system-every-layer.scenario");
+    let run = run(&["--scenario", &file, "--trace", trace.to_str().unwrap()]);
+    assert!(run.ok, "{}", run.error);
+    let live = &run.report["played"][0]["report"];
+    let audit = undercroft::audit::audit(
+        &std::fs::read(&trace).unwrap(),
+        undercroft::audit::Options::default(),
+    );
+    assert_eq!(audit.broken, None);
+    assert_eq!(audit.private_refused, 0);
+    let replayed: Vec<(String, u64)> = audit
+        .violations
+        .iter()
+        .map(|(rule, times)| ((*rule).to_owned(), *times))
+        .collect();
+    let counted: Vec<(String, u64)> = live["violations"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(rule, times)| (rule.clone(), times.as_u64().unwrap()))
+        .collect();
+    println!("{replayed:?}");
+    assert!(counted.len() >= 7, "{counted:?}");
+    assert_eq!(replayed, counted, "{}", undercroft::audit::text(&audit));
+}
+
+/// What cannot be played is refused with a name, by whoever sees it first.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn scenario_that_cannot_be_played_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |text: &str, words: &[&str]| {
+        let file = dir.path().join("bad.scenario");
+        std::fs::write(&file, text).unwrap();
+        let run = run(&["--scenario", file.to_str().unwrap()]);
+        assert!(!run.ok);
+        for word in words {
+            assert!(run.error.contains(word), "{:?}: {word}", run.error);
+        }
+        run.report
+    };
+    let line = "when 1st rndis.packt do drop";
+    refused(
+        &format!("about x\n{line}\nexpect guest up\n"),
+        &["bad.scenario:2:10:", "packet"],
+    );
+    let good = "about x\nwhen 1st signal do drop\nexpect guest up\n";
+    refused(
+        &format!("{good}play in-process-only it says so\n"),
+        &["bad: ", "it says so"],
+    );
+    // The rig's own word: more than its memory holds.
+    let flood = "about x\nwhen after link-up do send vmbus.unload 100000 times\nexpect guest up\n";
+    let report = refused(flood, &["bad"]);
+    let played = &report["played"][0];
+    assert_eq!(played["outcome"], "rig-failure");
+    assert!(words(&played["wrong"]).join("; ").contains("scenario:2:"));
 }
 
 /// Ctrl-C on the command ends QEMU too.

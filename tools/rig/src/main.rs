@@ -47,6 +47,9 @@ mod start {
     /// that complains.
     const MAX_SCENARIO: u32 = (64 << 10) + 1;
 
+    /// Most bytes that a scenario may make the host hold at once: a part of the heap.
+    const MAX_BURST: u64 = 8 << 20;
+
     /// Called by the boot code with the address of PVH's start info.
     // SAFETY: the name is called from this crate's boot code only.
     #[unsafe(no_mangle)]
@@ -172,10 +175,23 @@ mod start {
             Ok(Err(_)) => return end!(Outcome::RigFailure, "scenario: not UTF-8"),
             Err(why) => return end!(Outcome::RigFailure, "scenario: {SCENARIO_FILE}: {why}"),
         };
-        match scenario::parse(&text) {
-            Ok(scenario) => Ok(Some(scenario)),
-            Err(error) => end!(Outcome::RigFailure, "scenario:{error}"),
+        let scenario = match scenario::parse(&text) {
+            Ok(scenario) => scenario,
+            Err(error) => return end!(Outcome::RigFailure, "scenario:{error}"),
+        };
+        if let Some(why) = &scenario.in_process_only {
+            return end!(Outcome::RigFailure, "scenario: in process only: {why}");
         }
+        let (line, bytes) = scenario.largest_burst();
+        if bytes > MAX_BURST {
+            return end!(
+                Outcome::RigFailure,
+                "scenario:{line}: {} KiB at once, and the rig has room for {}",
+                bytes >> 10,
+                MAX_BURST >> 10
+            );
+        }
+        Ok(Some(scenario))
     }
 
     fn page(bytes: &[u8]) -> [u8; 4096] {

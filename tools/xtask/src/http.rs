@@ -18,7 +18,7 @@ use crate::guest::Errand;
 /// Size of the file, both ways.
 pub const FILE_SIZE: usize = 8 << 20;
 /// Size of a piece, which a guest fetches again and again.
-const PIECE_SIZE: usize = 64 << 10;
+const PIECE_SIZE: usize = 16 << 10;
 /// Pieces that a guest must have fetched after the end of a scenario before the next
 /// one is the last.
 const FETCHES_AFTER: u32 = 1;

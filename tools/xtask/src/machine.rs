@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::guest::marks::Marks;
-use crate::process::{Guarded, last_lines};
+use crate::process::{Guarded, Scratch, last_lines};
 use crate::records::Records;
 
 /// Longest line that is kept of what a guest writes without a newline.
@@ -87,10 +87,7 @@ enum Event {
 
 /// Boots and waits for the end.
 pub fn boot(boot: &Boot) -> Result<Ran> {
-    let dir = tempfile::Builder::new()
-        .prefix("undercroft")
-        .tempdir()
-        .context("cannot create a temporary folder")?;
+    let dir = Scratch::new()?;
     let socket = dir.path().join("records");
     let listener = UnixListener::bind(&socket).context("cannot open the record socket")?;
 

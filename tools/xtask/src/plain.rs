@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest::{self, Errand};
 use crate::http::Server;
 use crate::machine::{self, Boot, Extras, Ran};
+use crate::process::Scratch;
 use crate::setup::{self, KernelVersion};
 
 /// What every guest of ours is told; the user's own words come after and win.
@@ -27,7 +28,7 @@ pub struct TestGuest {
     pub name: String,
     /// The web server, if the default initrd is used.
     pub server: Option<Server>,
-    dir: tempfile::TempDir,
+    dir: Scratch,
 }
 
 /// The user's own parts of a guest.
@@ -45,10 +46,7 @@ impl TestGuest {
     /// Puts together a guest: Debian's kernel `version` and our initrd, unless the
     /// user has brought something else.
     pub fn new(version: KernelVersion, own: &Own, errand: Errand) -> Result<TestGuest> {
-        let dir = tempfile::Builder::new()
-            .prefix("undercroft")
-            .tempdir()
-            .context("cannot create a temporary folder")?;
+        let dir = Scratch::new()?;
         for file in [&own.kernel, &own.initrd].into_iter().flatten() {
             if !file.is_file() {
                 bail!("there is no file {}", file.display());

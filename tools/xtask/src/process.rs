@@ -3,6 +3,7 @@
 //! Ctrl-C, SIGTERM and a timeout take it along.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 static CHILDREN: Mutex<Vec<Arc<Mutex<Child>>>> = Mutex::new(Vec::new());
+static SCRATCH: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How often a waiting thread looks after its child.
@@ -21,6 +23,11 @@ pub fn install_handler() -> Result<()> {
     ctrlc::set_handler(|| {
         INTERRUPTED.store(true, Ordering::SeqCst);
         end_all();
+        let scratch = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        for dir in scratch.iter() {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(dir);
+        }
         eprintln!("\nxtask: interrupted");
         std::process::exit(130);
     })
@@ -34,6 +41,34 @@ fn end_all() {
         // Already gone is as good as killed.
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// A temporary folder that goes with its owner, and on Ctrl-C.
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A new one.
+    pub fn new() -> Result<Scratch> {
+        let dir = tempfile::Builder::new()
+            .prefix("undercroft")
+            .tempdir()
+            .context("cannot create a temporary folder")?;
+        let mut known = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        known.push(dir.path().to_owned());
+        Ok(Scratch(dir))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mut known = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|dir| dir != self.0.path());
     }
 }
 
@@ -155,7 +190,7 @@ pub fn last_lines(text: &str, n: usize) -> String {
 }
 
 /// Finds `program` on PATH.
-pub fn on_path(program: &str) -> Option<std::path::PathBuf> {
+pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|dir| dir.join(program))

@@ -173,6 +173,9 @@ fn all(plan: &Plan, table: &mut Table) -> Result<()> {
                     let one = stage.play(reading);
                     let done = done.fetch_add(1, Ordering::SeqCst) + 1;
                     step.line(&format!("  {}", row(&one)));
+                    for wrong in &one.wrong {
+                        step.line(&format!("      {wrong}"));
+                    }
                     step.say(&format!("{done} of {}", readings.len()));
                     lock(&played).push(one);
                 }

@@ -38,6 +38,18 @@ pub struct Scenario {
     pub in_process_only: Option<String>,
 }
 
+impl Scenario {
+    /// The line that makes the host hold the most bytes at once, and how many: for a
+    /// host with little memory.
+    pub fn largest_burst(&self) -> (u32, u64) {
+        let lines = self.lines.iter().map(|line| {
+            let bytes = line.changes.iter().map(Change::held);
+            (line.number, bytes.fold(0, u64::saturating_add))
+        });
+        lines.max_by_key(|(_, bytes)| *bytes).unwrap_or((0, 0))
+    }
+}
+
 /// One `when … do …`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
@@ -134,6 +146,25 @@ pub enum Change {
     Return(u64),
     /// Does something of its own accord.
     Act(Action),
+}
+
+/// What the host keeps of a message beside its bytes.
+const KEPT: u64 = 256;
+
+impl Change {
+    /// Bytes that it makes the host hold, about.
+    fn held(&self) -> u64 {
+        let (times, bytes) = match self {
+            Change::Repeat(times) => (u64::from(*times), 2048),
+            Change::Extend(bytes) => (1, *bytes as u64),
+            Change::Act(Action::Send(made)) => {
+                let raw = made.raw.as_ref().map_or(0, Vec::len);
+                (u64::from(made.times), raw as u64)
+            }
+            _ => (1, 0),
+        };
+        times.saturating_mul(bytes.saturating_add(KEPT))
+    }
 }
 
 /// What the host does of its own accord.

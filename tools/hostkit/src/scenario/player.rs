@@ -9,6 +9,9 @@ use alloc::vec::Vec;
 /// Messages that wait for their time; more are let go at once.
 const MAX_LATE: usize = 4096;
 
+/// How long the NIC leaves a word of a ring alone after a scenario wrote it (100 ns).
+const POKE_STANDS: u64 = 20 * 10_000;
+
 /// A message that was held back, with everything that was done to it.
 #[derive(Clone, Debug)]
 pub(super) struct Late {
@@ -197,6 +200,11 @@ impl Player {
             Action::Storm(time) => self.storm_until = self.now.saturating_add(*time),
             Action::SilentNic(time) => self.silent_nic = self.now.saturating_add(*time),
             Action::SilentBus(time) => self.silent_bus = self.now.saturating_add(*time),
+            // The NIC would write its own index over it before the guest has looked.
+            Action::Poke(..) => {
+                let until = self.now.saturating_add(POKE_STANDS);
+                self.silent_nic = self.silent_nic.max(until);
+            }
             _ => {}
         }
     }

@@ -71,7 +71,7 @@ fn errors_name_the_place_and_what_was_expected() {
         (
             "wenn each rndis.packet do drop",
             "2:1:",
-            "about, seed, when or expect",
+            "about, play, seed, when or expect",
         ),
         ("expect rule RND16", "2:13:", "RND-16"),
         ("expect outcome bliss", "2:16:", "power-off"),
@@ -155,4 +155,30 @@ proptest::proptest! {
         player.message(&mut m);
         let _ = player.tick(1, 1, true, 1);
     }
+}
+
+#[test]
+fn a_scenario_may_stay_out_of_the_rig_with_a_reason() {
+    let with = |line: &str| {
+        parse(&format!(
+            "about x\n{line}\nwhen 1st signal do drop\nexpect guest up\n"
+        ))
+    };
+    let scenario = with("play in-process-only the rig has # one NIC").unwrap();
+    assert_eq!(scenario.in_process_only.as_deref(), Some("the rig has"));
+    assert_eq!(with("seed 4").unwrap().in_process_only, None);
+    let error = with("play in-process-only").unwrap_err();
+    assert!(error.to_string().starts_with("2:21: expected the reason"));
+    let error = with("play nowhere").unwrap_err();
+    assert!(error.to_string().contains("in-process-only"));
+}
+
+#[test]
+fn what_a_host_must_hold_at_once_is_told() {
+    let text = "about x\nwhen 1st signal do drop\n\
+        when after link-up do send vmbus.unload 1000 times and send packet.9 raw 00ff 10 times\n\
+        expect guest up\n";
+    let (line, bytes) = parse(text).unwrap().largest_burst();
+    assert_eq!(line, 3);
+    assert_eq!(bytes, 1000 * 256 + 10 * 258);
 }

@@ -10,7 +10,7 @@ PATIENCE=4
 # Longest life in seconds.
 LIFE=40
 # Bytes of the file; a word from the server stands behind them.
-PIECE=65536
+PIECE=16384
 
 say() { echo "@@uc $*"; }
 now() { read -r up rest < /proc/uptime; echo "${up%.*}"; }
@@ -45,7 +45,7 @@ settled=$(cat $net/carrier_down_count)
 fetch() {
     word=
     rm -f /tmp/piece
-    timeout 3 wget -q -O /tmp/piece "$url/$(cat /tmp/tag)/piece" || return 1
+    timeout 5 wget -q -O /tmp/piece "$url/$(cat /tmp/tag)/piece" || return 1
     word=$(tail -c +$((PIECE + 1)) /tmp/piece)
     [ "$(head -c $PIECE /tmp/piece | sha256sum)" = "$sha  -" ]
 }
