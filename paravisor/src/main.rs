@@ -279,11 +279,7 @@ mod story {
             .read_register(msr::TIME_REF_COUNT)
             .chapter("reference time")?;
         Clock::new(before, hz, reference)
-            .map_err(|violation| SynicError::Judged {
-                rule: violation.rule,
-                register: msr::TSC_FREQUENCY,
-                value: violation.value,
-            })
+            .map_err(SynicError::from)
             .chapter("TSC frequency")
     }
 

@@ -1,15 +1,12 @@
 //! Taking the synthetic interrupt controller and the timer: the registers, each
-//! judged by what it reads back (TLFS chapters 11 and 12; rules SYN-20, SYN-21,
-//! SYN-22, SYN-26).
+//! judged by what it reads back (`validate::register`).
 //!
 //! The pages come from the pool, so they were shared first and zeroed then
 //! (SYN-21). The host is asked for nothing that it could choose: where the pages
 //! are, which source and which vector is used is our decision, and a host that
 //! reports another one is not used.
 
-use abi::hyperv::{
-    OverlayPage, SCONTROL_ENABLE, SYNIC_VERSION, Sint, StimerConfig, guest_os_id, msr,
-};
+use abi::hyperv::{OverlayPage, SCONTROL_ENABLE, Sint, StimerConfig, guest_os_id, msr};
 use memory::SharedMemory;
 use platform::{Error, Platform};
 use validate::{Rule, Violation};
@@ -72,38 +69,35 @@ impl core::fmt::Display for SynicError {
     }
 }
 
-/// Writes a register and insists on reading it back as `judge` wants it.
-fn set<P: Platform>(
-    platform: &mut P,
-    rule: Rule,
-    register: u32,
-    value: u64,
-    significant: u64,
-) -> Result<(), SynicError> {
+impl From<Violation> for SynicError {
+    /// For the rules of registers, whose offset is the register's number.
+    fn from(violation: Violation) -> Self {
+        SynicError::Judged {
+            rule: violation.rule,
+            register: violation.offset,
+            value: violation.value,
+        }
+    }
+}
+
+/// Reads a register and judges what it says.
+fn get<P: Platform>(platform: &mut P, register: u32) -> Result<u64, SynicError> {
+    let value = platform.read_register(register)?;
+    validate::register::read(register, None, value)?;
+    Ok(value)
+}
+
+/// Writes a register and insists on reading it back.
+fn set<P: Platform>(platform: &mut P, register: u32, value: u64) -> Result<(), SynicError> {
     platform.write_register(register, value)?;
     let back = platform.read_register(register)?;
-    if back & significant != value & significant {
-        return Err(SynicError::Judged {
-            rule,
-            register,
-            value: back,
-        });
-    }
-    Ok(())
+    Ok(validate::register::read(register, Some(value), back)?)
 }
 
 /// Introduces us to the hypervisor: without a guest id there are no hypercalls.
 pub fn introduce<P: Platform>(platform: &mut P) -> Result<(), SynicError> {
     platform.write_register(msr::GUEST_OS_ID, GUEST_OS_ID)?;
-    let index = platform.read_register(msr::VP_INDEX)?;
-    if index != 0 {
-        // One VP is configured.
-        return Err(SynicError::Judged {
-            rule: Rule::SYN_26,
-            register: msr::VP_INDEX,
-            value: index,
-        });
-    }
+    get(platform, msr::VP_INDEX)?;
     Ok(())
 }
 
@@ -119,35 +113,14 @@ pub fn take<P: Platform>(
         page.map(|pfn| pfn.wrapping_shl(12))
             .ok_or(SynicError::NoFrame)
     };
-    let version = platform.read_register(msr::SVERSION)?;
-    if version != SYNIC_VERSION {
-        return Err(SynicError::Judged {
-            rule: Rule::SYN_22,
-            register: msr::SVERSION,
-            value: version,
-        });
-    }
-    /// Frame and enable bit; bits 11:1 are the hypervisor's.
-    const PAGE: u64 = !0xffe;
+    get(platform, msr::SVERSION)?;
     let simp = OverlayPage::enabled_at(gpa(messages.pfn(0))?);
-    set(platform, Rule::SYN_20, msr::SIMP, simp.0, PAGE)?;
+    set(platform, msr::SIMP, simp.0)?;
     let siefp = OverlayPage::enabled_at(gpa(flags.pfn(0))?);
-    set(platform, Rule::SYN_20, msr::SIEFP, siefp.0, PAGE)?;
-    let register = msr::SINT0.wrapping_add(u32::from(sint & 0xf));
-    set(
-        platform,
-        Rule::SYN_19,
-        register,
-        Sint::new(vector, true).0,
-        0x1_00ff,
-    )?;
-    set(
-        platform,
-        Rule::SYN_22,
-        msr::SCONTROL,
-        SCONTROL_ENABLE,
-        SCONTROL_ENABLE,
-    )
+    set(platform, msr::SIEFP, siefp.0)?;
+    let source = msr::SINT0.wrapping_add(u32::from(sint & 0xf));
+    set(platform, source, Sint::new(vector, true).0)?;
+    set(platform, msr::SCONTROL, SCONTROL_ENABLE)
 }
 
 /// How long after its time the interrupt of a timer counts as lost, in 100 ns: far
@@ -285,14 +258,16 @@ mod tests {
             })
         ));
         platform.registers.insert(msr::SVERSION, 1);
-        platform.stuck.insert(msr::SCONTROL, 0);
-        assert!(matches!(
-            take_it(&mut platform),
-            Err(SynicError::Judged {
+        for (register, value) in [(SINT7, 0x2_0061), (SINT7, 0x3_0060), (msr::SCONTROL, 0)] {
+            platform.stuck.clear();
+            platform.stuck.insert(register, value);
+            let judged = SynicError::Judged {
                 rule: Rule::SYN_22,
-                ..
-            })
-        ));
+                register,
+                value,
+            };
+            assert_eq!(take_it(&mut platform), Err(judged));
+        }
     }
 
     #[test]

@@ -5,15 +5,19 @@
 #[allow(dead_code)]
 mod stack;
 
+use abi::hyperv::msr;
+use abi::trace::{FileHeader, Kind, RecordHead};
 use abi::vmbus::MessageType;
 use hostkit::MachineConfig;
 use hostkit::backend::Loopback;
 use hostkit::fault::{Layer as FaultLayer, OutgoingMessage};
+use hostkit::scenario::{self, Player};
 use hostkit::trace::{Recorder, Sink, VecSink};
 use stack::Stack;
 use undercroft::audit::{self, Audit, Options};
 use validate::{Layer, Rule};
 use vmbus::Target;
+use zerocopy::FromBytes;
 
 const ALL: Options = Options {
     all: true,
@@ -23,7 +27,10 @@ const ALL: Options = Options {
 };
 
 fn recorded() -> (Stack, VecSink) {
-    let config = MachineConfig::default();
+    recorded_with(MachineConfig::default())
+}
+
+fn recorded_with(config: MachineConfig) -> (Stack, VecSink) {
     let mut stack = Stack::new(config, Loopback::default(), Target::REDIRECTED);
     let sink = VecSink::default();
     let recorder = Recorder::new(Box::new(sink.clone()), "test", 0);
@@ -35,6 +42,12 @@ fn recorded() -> (Stack, VecSink) {
 fn finish(stack: &mut Stack, sink: &VecSink) -> Audit {
     stack.host.end_recording();
     audit::audit(&sink.bytes(), ALL)
+}
+
+/// Rules that the client has counted.
+fn live(stack: &Stack) -> Vec<(&'static str, u32)> {
+    let all = stack.violations();
+    all.into_iter().map(|(rule, n)| (rule.id(), n)).collect()
 }
 
 /// Messages that the client has judged, by layer.
@@ -100,15 +113,6 @@ fn an_honest_conversation_is_clean() {
             .iter()
             .all(|m| m.accepted && m.finding.is_none())
     );
-    println!(
-        "{}",
-        audit::text(&audit)
-            .lines()
-            .rev()
-            .take(5)
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
 }
 
 /// What the client has counted, once `change` had its way with one message.
@@ -121,9 +125,7 @@ fn hostile(
     stack.host.faults.set_hook(change);
     after(&mut stack);
     stack.turns(20);
-    let live = stack.violations();
-    let live = live.into_iter().map(|(rule, n)| (rule.id(), n)).collect();
-    (live, finish(&mut stack, &sink))
+    (live(&stack), finish(&mut stack, &sink))
 }
 
 fn same(live: &[(&'static str, u32)], audit: &Audit, rule: Rule) {
@@ -147,14 +149,7 @@ fn same(live: &[(&'static str, u32)], audit: &Audit, rule: Rule) {
 /// The page is whole, says which rule was broken and needs nothing from elsewhere.
 #[test]
 fn page_stands_alone() {
-    let (_, audit) = hostile(
-        |m| {
-            if m.layer == FaultLayer::ReceiveBuffer {
-                m.bytes[12..16].copy_from_slice(&0xffff_u32.to_le_bytes());
-            }
-        },
-        frame_for,
-    );
+    let (_, audit) = hostile(long_data, frame_for);
     let page = audit::html(&audit, "a <trace> & more");
     // To be looked at in a browser.
     std::fs::write(concat!(env!("CARGO_TARGET_TMPDIR"), "/audit.html"), &page).unwrap();
@@ -249,35 +244,22 @@ fn frame_for(stack: &mut Stack) {
     stack.host.backend.to_guest.push_back(frame);
 }
 
-#[test]
-fn rndis_lie_is_named() {
-    let (live, audit) = hostile(
-        |m| {
-            if m.layer == FaultLayer::ReceiveBuffer {
-                m.bytes[12..16].copy_from_slice(&0xffff_u32.to_le_bytes());
-            }
-        },
-        frame_for,
-    );
-    same(&live, &audit, Rule::RND_07);
-}
+/// What is changed in which message, by what the host does, and the rule.
+type Lie = (Rule, fn(&mut OutgoingMessage), fn(&mut Stack));
 
-#[test]
-fn packet_lie_is_named() {
-    let (live, audit) = hostile(
+const LIES: [Lie; 5] = [
+    (Rule::RND_07, long_data, frame_for),
+    (
+        Rule::PKT_05,
         |m| {
             if m.layer == FaultLayer::Packet && m.bytes[0] == 7 {
                 m.bytes[6] = 0x82;
             }
         },
         frame_for,
-    );
-    same(&live, &audit, Rule::PKT_05);
-}
-
-#[test]
-fn nvsp_lie_is_named() {
-    let (live, audit) = hostile(
+    ),
+    (
+        Rule::NVS_32,
         |m| {
             if m.layer == FaultLayer::Packet && m.bytes[0] == 7 {
                 let payload = usize::from(m.bytes[2]) * 8;
@@ -285,34 +267,40 @@ fn nvsp_lie_is_named() {
             }
         },
         frame_for,
-    );
-    same(&live, &audit, Rule::NVS_32);
-}
-
-#[test]
-fn completion_that_comes_twice_is_named() {
-    let (live, audit) = hostile(
+    ),
+    (
+        Rule::PKT_15,
         |m| {
             if m.layer == FaultLayer::Packet && m.bytes[0] == 11 {
                 m.copies = 2;
             }
         },
         |stack| stack.transmit(&[0x33; 60]).unwrap(),
-    );
-    same(&live, &audit, Rule::PKT_15);
-}
-
-#[test]
-fn control_lie_is_named() {
-    let (live, audit) = hostile(
+    ),
+    (
+        Rule::CTL_38,
         |m| {
             if m.layer == FaultLayer::Control {
                 m.bytes[8..12].copy_from_slice(&77_u32.to_le_bytes());
             }
         },
         |stack| stack.host.rescind_nic(),
-    );
-    same(&live, &audit, Rule::CTL_38);
+    ),
+];
+
+/// A frame whose data is said to be longer than its message.
+fn long_data(m: &mut OutgoingMessage) {
+    if m.layer == FaultLayer::ReceiveBuffer {
+        m.bytes[12..16].copy_from_slice(&0xffff_u32.to_le_bytes());
+    }
+}
+
+#[test]
+fn each_lie_is_named() {
+    for (rule, change, act) in LIES {
+        let (live, audit) = hostile(change, act);
+        same(&live, &audit, rule);
+    }
 }
 
 #[test]
@@ -328,11 +316,7 @@ fn offer_of_another_class_is_named() {
     });
     stack.client.start(0).unwrap();
     stack.turns(30);
-    let live: Vec<_> = stack
-        .violations()
-        .iter()
-        .map(|(r, n)| (r.id(), *n))
-        .collect();
+    let live = live(&stack);
     let audit = finish(&mut stack, &sink);
     same(&live, &audit, Rule::CTL_18);
 }
@@ -345,13 +329,46 @@ fn index_beyond_the_ring_is_named() {
     let gpa = 0x1_0000 + 17 * 4096;
     hostkit::VmMemory::store_u32(&stack.host.mem, gpa, 0xffff_fff8).unwrap();
     stack.turns(5);
-    let live: Vec<_> = stack
-        .violations()
-        .iter()
-        .map(|(r, n)| (r.id(), *n))
-        .collect();
+    let live = live(&stack);
     let audit = finish(&mut stack, &sink);
     same(&live, &audit, Rule::RNG_02);
+}
+
+/// What a register reads is judged too: SYN-20, SYN-22, SYN-26, SYN-28.
+#[test]
+fn registers_that_lie_are_named() {
+    let lies = [
+        ("simp", "0x12345001", msr::SIMP, Rule::SYN_20),
+        ("siefp", "0", msr::SIEFP, Rule::SYN_20),
+        ("scontrol", "0", msr::SCONTROL, Rule::SYN_22),
+        ("sversion", "0", msr::SVERSION, Rule::SYN_22),
+        ("vp-index", "0xffffffff", msr::VP_INDEX, Rule::SYN_26),
+        ("tsc-frequency", "1", msr::TSC_FREQUENCY, Rule::SYN_28),
+    ];
+    for (name, value, register, rule) in lies {
+        let mut config = MachineConfig::default();
+        config.partition.tsc_hz = 2_000_000_000;
+        let (mut stack, sink) = recorded_with(config);
+        let honest = stack.host.msr_read(0, register).unwrap();
+        if register == msr::SCONTROL {
+            // Written before the recording began.
+            stack.host.msr_write(0, register, 1).unwrap();
+        }
+        let text = format!(
+            "about A register lies.\nwhen each register.{name} do return {value}\n\
+             expect rule {rule}\nexpect outcome host-failure\nexpect no guest\n"
+        );
+        let scenario = scenario::parse(&text).unwrap_or_else(|why| panic!("{text}{why}"));
+        stack.host.faults.play(Player::new(&scenario));
+        let lie = stack.host.msr_read(0, register).unwrap();
+        assert_ne!(honest, lie, "{name}");
+        let audit = finish(&mut stack, &sink);
+        let seen: Vec<_> = audit.violations.iter().map(|(id, n)| (*id, *n)).collect();
+        assert_eq!(seen, [(rule.id(), 1)], "{}", audit::text(&audit));
+        assert_eq!(audit.looked_at.get("register"), Some(&2));
+        let shown = audit.messages.iter().find(|m| m.finding.is_some()).unwrap();
+        assert_eq!(shown.bytes, lie.to_le_bytes());
+    }
 }
 
 fn small() -> Vec<u8> {
@@ -361,49 +378,122 @@ fn small() -> Vec<u8> {
     sink.bytes()
 }
 
+/// Where each record starts, the end last.
+fn records(trace: &[u8]) -> Vec<usize> {
+    let mut starts = vec![size_of::<FileHeader>()];
+    while let Ok((head, _)) = RecordHead::read_from_prefix(&trace[*starts.last().unwrap()..]) {
+        let length = size_of::<RecordHead>() + head.length.get() as usize;
+        starts.push(starts.last().unwrap() + length);
+    }
+    assert_eq!(starts.last(), Some(&trace.len()));
+    starts
+}
+
+/// Offsets worth a try: each byte of the first kilobyte, those around the start of
+/// each record, and a sample of the rest.
+fn tries(trace: &[u8]) -> Vec<usize> {
+    let starts = records(trace);
+    let near = |at: usize| starts.iter().any(|start| at.abs_diff(*start) <= 1);
+    (0..trace.len())
+        .filter(|at| *at < 1024 || at % 499 == 0 || near(*at))
+        .collect()
+}
+
 #[test]
 fn a_cut_trace_says_where_it_ends() {
     let whole = small();
-    assert!(audit::audit(&whole, ALL).broken.is_none());
-    let total = audit::audit(&whole, ALL).records;
-    for end in 0..whole.len() {
-        // Every byte of the first records, then a sample: each try reads all before it.
-        if end > 4096 && end % 251 != 0 && end + 200 < whole.len() {
-            continue;
-        }
-        let audit = audit::audit(&whole[..end], ALL);
-        let broken = audit
-            .broken
-            .unwrap_or_else(|| panic!("{end} of {}", whole.len()));
-        assert!(broken.offset <= end as u64, "{end}: {broken}");
-        assert!(audit.records < total);
+    let audit = audit::audit(&whole, ALL);
+    assert_eq!(audit.broken, None);
+    let starts = records(&whole);
+    for end in tries(&whole) {
+        let cut = audit::audit(&whole[..end], ALL);
+        let broken = cut.broken.unwrap_or_else(|| panic!("{end}: not missed"));
+        // In the record that is not whole.
+        let start = starts.iter().rev().find(|start| **start <= end);
+        let named = broken.offset as usize;
+        assert!(
+            (start.copied().unwrap_or(0)..=end).contains(&named),
+            "{end}: {broken}"
+        );
+        assert!(cut.records < audit.records);
     }
 }
 
 #[test]
 fn a_flipped_bit_is_found() {
     let whole = small();
-    for at in 0..whole.len() {
-        if at > 4096 && at % 251 != 0 {
-            continue;
-        }
+    let starts = records(&whole);
+    for at in tries(&whole) {
         let mut bad = whole.clone();
         bad[at] ^= 1 << (at % 8);
-        let audit = audit::audit(&bad, ALL);
-        let broken = audit
-            .broken
-            .unwrap_or_else(|| panic!("byte {at} was not missed"));
+        let broken = audit::audit(&bad, ALL).broken;
+        let broken = broken.unwrap_or_else(|| panic!("byte {at} was not missed"));
         // The head or the record that holds the byte is the one that is named.
-        let named = broken.offset;
-        assert!(
-            if at < 64 {
-                named < 64
-            } else {
-                named <= at as u64 + 32
-            },
-            "{at}: {broken}"
+        let next = starts.iter().position(|start| at < *start).unwrap();
+        let record = next.checked_sub(1).map_or(0, |n| starts[n]);
+        let named = broken.offset as usize;
+        assert!((record..starts[next]).contains(&named), "{at}: {broken}");
+    }
+}
+
+/// Whoever writes a trace can say anything in it, with the right sums: the reader
+/// must bear every content.
+#[test]
+fn traces_made_up_by_an_enemy_do_no_harm() {
+    let whole = small();
+    let starts = records(&whole);
+    let mut numbers = 0x1234_5678_9abc_def0_u64;
+    let mut below = |limit: usize| {
+        numbers = numbers
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (numbers >> 33) as usize % limit
+    };
+    let edges = [
+        0,
+        1,
+        7,
+        8,
+        0xfff,
+        0x1000,
+        u64::from(u32::MAX),
+        u64::MAX - 7,
+        u64::MAX,
+    ];
+    let mut refused = 0;
+    for _ in 0..150 {
+        let mut bad = whole.clone();
+        for _ in 0..1 + below(8) {
+            let n = below(starts.len() - 2);
+            let (start, end) = (starts[n], starts[n + 1]);
+            let payload = start + size_of::<RecordHead>();
+            match below(4) {
+                // Another kind of record, another processor, another word in it.
+                0 => {
+                    let kind = Kind::ALL[below(Kind::ALL.len())].0;
+                    bad[start + 4..start + 6].copy_from_slice(&kind.0.to_le_bytes());
+                }
+                1 => bad[start + 24 + below(4)] = below(256) as u8,
+                2 if end - payload >= 8 => {
+                    let at = payload + below((end - payload) / 8) * 8;
+                    let edge = edges[below(edges.len())].to_le_bytes();
+                    bad[at..at + 8].copy_from_slice(&edge);
+                }
+                _ if end > payload => bad[payload + below(end - payload)] ^= 1 << below(8),
+                _ => {}
+            }
+            let sum = crc32fast::hash(&[&bad[start..start + 28], &bad[payload..end]].concat());
+            bad[start + 28..start + 32].copy_from_slice(&sum.to_le_bytes());
+        }
+        let audit = audit::audit(&bad, ALL);
+        refused += u32::from(!audit.is_clean());
+        let _ = (
+            audit::text(&audit),
+            audit::html(&audit, "bad"),
+            audit::pcapng(&audit),
         );
     }
+    assert!(refused > 50, "{refused}");
 }
 
 /// Takes a record now and then.

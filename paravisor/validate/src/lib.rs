@@ -21,6 +21,7 @@ pub mod control;
 pub mod index;
 pub mod nvsp;
 pub mod packet;
+pub mod register;
 pub mod ring;
 pub mod rndis;
 mod rule;

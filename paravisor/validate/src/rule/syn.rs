@@ -152,7 +152,7 @@ rules! {
     }
     SYN_22 {
         reaction: Fatal,
-        statement: "SVERSION reads 1 and SCONTROL reads back as set",
+        statement: "SVERSION reads 1; SCONTROL and the SINT of our messages read back as set",
         danger: "We rely on an interrupt controller that we do not understand",
         example: "SVERSION reads 0",
         source: "own reasoning",

@@ -69,6 +69,17 @@ fn read(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, little)
 }
 
+/// Who wrote the file. It says so itself and may be a liar: nothing of it reaches a
+/// terminal but plain letters.
+fn creator(field: &[u8]) -> String {
+    let name = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    let plain = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        _ => '?',
+    };
+    name.iter().map(plain).collect()
+}
+
 /// A trace that is being read.
 pub struct Reader<'a> {
     bytes: &'a [u8],
@@ -130,9 +141,7 @@ impl<'a> Reader<'a> {
             time: 0,
             ended: false,
             start: head.start.get(),
-            creator: String::from_utf8_lossy(&head.creator)
-                .trim_end_matches('\0')
-                .to_owned(),
+            creator: creator(&head.creator),
         })
     }
 

@@ -13,6 +13,7 @@ mod html;
 mod memory;
 mod nic;
 mod pcapng;
+mod register;
 mod replay;
 mod ring;
 mod text;

@@ -5,6 +5,7 @@ use super::control::{Change, Control};
 use super::file::{Record, little};
 use super::memory::Memory;
 use super::nic::{Nic, Stamp};
+use super::register::{self, Registers};
 use super::ring::{Rings, Word};
 use super::verdict::{Audit, Finding, Verdict};
 use abi::hyperv::{
@@ -46,6 +47,7 @@ pub struct Replay {
     mac: Option<[u8; 6]>,
     /// The post whose result is awaited, by VP.
     posts: HashMap<u32, (u16, bool)>,
+    registers: Registers,
 }
 
 impl Replay {
@@ -61,6 +63,7 @@ impl Replay {
             standing: HashMap::new(),
             mac: None,
             posts: HashMap::new(),
+            registers: Registers::default(),
         }
     }
 
@@ -98,10 +101,12 @@ impl Replay {
             }
             Kind::LOAD => self.host_loaded(gpa, record.u32(8)),
             Kind::REFUSED => self.audit.private_refused += 1,
-            Kind::REGISTER_WRITE => {
-                self.register(record.subject, record.u32(0), record.u64(8), stamp);
+            Kind::REGISTER_WRITE => self.register(record.subject, record.u32(0), record.u64(8)),
+            Kind::REGISTER_FAULT => self.registers.fault(record.subject, record.u32(0)),
+            Kind::REGISTER_READ if record.u32(4) == 0 => {
+                self.register_read(record.subject, record.u32(0), record.u64(8), stamp);
             }
-            Kind::CALL => self.call(record, stamp),
+            Kind::CALL => self.call(record),
             Kind::RESULT => self.result(record, stamp),
             Kind::DROPPED => self.audit.dropped += record.u64(0),
             _ => {}
@@ -109,7 +114,8 @@ impl Replay {
     }
 
     /// The guest writes a register.
-    fn register(&mut self, vp: u32, register: u32, value: u64, _: Stamp) {
+    fn register(&mut self, vp: u32, register: u32, value: u64) {
+        self.registers.write(vp, register, value);
         let page = OverlayPage(value);
         let gpa = if page.enabled() { page.gpa() } else { 0 };
         let overlays = self.overlays.entry(vp).or_default();
@@ -120,7 +126,16 @@ impl Replay {
         }
     }
 
-    fn call(&mut self, record: &Record<'_>, stamp: Stamp) {
+    /// The host says what a register holds.
+    fn register_read(&mut self, vp: u32, register: u32, value: u64, stamp: Stamp) {
+        self.audit.look("register");
+        let judged = self.registers.read(vp, register, value);
+        let what = register::name(register);
+        let bytes = value.to_le_bytes();
+        self.say(Layer::Synic, 0, &what, &bytes, judged.err(), false, stamp);
+    }
+
+    fn call(&mut self, record: &Record<'_>) {
         let control = CallControl(record.u64(0));
         let mut input = record.bytes().to_vec();
         match control.code() {
@@ -149,7 +164,7 @@ impl Replay {
                         reg::SIFP => msr::SIEFP,
                         _ => continue,
                     };
-                    self.register(record.subject, register, field(16, 24), stamp);
+                    self.register(record.subject, register, field(16, 24));
                 }
             }
             _ => {}
@@ -213,18 +228,17 @@ impl Replay {
     /// The host changed `len` bytes at `gpa`: a slot or an index may be new.
     fn host_wrote(&mut self, gpa: u64, len: usize, stamp: Stamp) {
         let end = gpa.saturating_add(len as u64);
-        // Words are aligned; few ranges hold a watched one.
-        let mut word = gpa & !3;
-        while word < end {
-            if let Some((relid, kind)) = self.watched.get(&word).copied() {
-                self.host_word(relid, kind, word, stamp);
-            }
-            word += if len > 64 { 4096 - word % 4096 } else { 4 };
+        let touched = |at: u64| gpa < at.saturating_add(4) && at < end;
+        let watched = self.watched.iter().filter(|(at, _)| touched(**at));
+        let mut words: Vec<_> = watched.map(|(at, of)| (*at, *of)).collect();
+        words.sort_unstable_by_key(|(at, _)| *at);
+        for (at, (relid, kind)) in words {
+            self.host_word(relid, kind, at, stamp);
         }
         let pages: Vec<u64> = self.overlays.values().map(|o| o.messages).collect();
         for page in pages.into_iter().filter(|page| *page != 0) {
             for sint in 0..16 {
-                let at = page + sint * MESSAGE_SLOT as u64;
+                let at = page.saturating_add(sint * MESSAGE_SLOT as u64);
                 // A message is there as soon as its type is.
                 if gpa <= at && at < end {
                     self.slot(at, stamp);
@@ -318,13 +332,12 @@ impl Replay {
     /// Bits became set: event flags, perhaps.
     fn flags(&mut self, gpa: u64, bits: u32, stamp: Stamp) {
         let area = hyperv::EVENT_FLAGS_AREA as u64;
-        let page = self
-            .overlays
-            .values()
-            .map(|o| o.flags)
-            .find(|page| *page != 0 && (*page..*page + 16 * area).contains(&gpa));
-        let Some(page) = page else { return };
-        let base = (gpa - page) % area * 8;
+        let inside = |page: u64| gpa.checked_sub(page).filter(|at| *at < 16 * area);
+        let mut pages = self.overlays.values().map(|o| o.flags);
+        let Some(at) = pages.find_map(|page| inside(page).filter(|_| page != 0)) else {
+            return;
+        };
+        let base = at % area * 8;
         for bit in (0..32).filter(|bit| bits & 1 << bit != 0) {
             let number = base as u32 + bit;
             self.audit.look("event-flag");
