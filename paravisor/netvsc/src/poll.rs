@@ -307,15 +307,24 @@ impl<M: SharedMemory> Nic<M> {
     fn indicated(&mut self, event: Indication, now: u64) {
         match event {
             Indication::LinkUp | Indication::LinkDown => {
-                if !self.link.hear(event == Indication::LinkUp) {
+                let up = event == Indication::LinkUp;
+                if !self.link.hear(up) {
                     add(&mut self.counters.link_coalesced, 1);
-                    self.violated(Violation::new(Rule::RND_55, 8, 0u32));
+                    let status = match up {
+                        true => abi::rndis::status::MEDIA_CONNECT,
+                        false => abi::rndis::status::MEDIA_DISCONNECT,
+                    };
+                    self.violated(Violation::new(Rule::RND_55, 8, status));
                 }
             }
             Indication::LinkSpeed(speed) => self.link_speed = Some(speed),
             Indication::NetworkChange => {
                 if !self.link.hear_network(now) {
-                    self.violated(Violation::new(Rule::RND_56, 8, 0u32));
+                    self.violated(Violation::new(
+                        Rule::RND_56,
+                        8,
+                        abi::rndis::status::NETWORK_CHANGE,
+                    ));
                 }
             }
             Indication::Offload => {}

@@ -19,6 +19,13 @@
 
 pub mod control;
 pub mod index;
+#[cfg(test)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+mod neighbours;
 pub mod nvsp;
 pub mod packet;
 pub mod register;
@@ -38,7 +45,9 @@ pub struct Violation {
     pub rule: Rule,
     /// Where the field lies: bytes from the start of the judged message or packet.
     pub offset: u32,
-    /// What stood there (a number of the protocol, never guest data).
+    /// What stood there, little-endian (a number of the protocol, never guest
+    /// data). If there are too few bytes for a field: how many there are. If the
+    /// rule is about something that was counted: the count.
     pub value: u64,
 }
 

@@ -9,6 +9,7 @@
 use crate::index::{confine, part};
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::nvsp::{self, message, status};
+use abi::vmbus::TransferPageRange;
 use core::mem::size_of;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
@@ -103,6 +104,8 @@ impl SendGeometry {
 pub struct Range {
     offset: u32,
     len: u32,
+    /// Its number in its packet.
+    index: u16,
 }
 
 impl Range {
@@ -118,6 +121,16 @@ impl Range {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+    /// Where its packet names its length.
+    fn len_at(&self) -> usize {
+        usize::from(self.index)
+            .saturating_mul(size_of::<TransferPageRange>())
+            .saturating_add(crate::packet::RANGES_AT)
+    }
+    /// Where its packet names its offset.
+    fn offset_at(&self) -> usize {
+        self.len_at().saturating_add(4)
+    }
 }
 
 impl ReceiveGeometry {
@@ -132,19 +145,23 @@ impl ReceiveGeometry {
 
     /// Judges one range (NVS-23, NVS-24). `index` is its number in the packet.
     pub fn range(&self, index: usize, byte_count: u32, offset: u32) -> Result<Range, Violation> {
-        let at = index.saturating_mul(8).saturating_add(24);
-        // Subtraction on the side that we own; no sum that could wrap.
-        match self.buffer_len.checked_sub(offset) {
-            Some(room) if byte_count <= room => {}
-            _ => return Err(Violation::new(Rule::NVS_23, at.saturating_add(4), offset)),
-        }
-        if byte_count < MIN_RANGE || byte_count > self.slot_size {
-            return Err(Violation::new(Rule::NVS_24, at, byte_count));
-        }
-        Ok(Range {
+        let range = Range {
             offset,
             len: byte_count,
-        })
+            index: u16::try_from(index).unwrap_or(u16::MAX),
+        };
+        // Subtraction on the side that we own; no sum that could wrap.
+        match self.buffer_len.checked_sub(offset) {
+            None => return Err(Violation::new(Rule::NVS_23, range.offset_at(), offset)),
+            Some(room) if byte_count > room => {
+                return Err(Violation::new(Rule::NVS_23, range.len_at(), byte_count));
+            }
+            Some(_) => {}
+        }
+        if byte_count < MIN_RANGE || byte_count > self.slot_size {
+            return Err(Violation::new(Rule::NVS_24, range.len_at(), byte_count));
+        }
+        Ok(range)
     }
 
     /// Whether the range stays inside one slot (NVS-25). A doubtful rule: to be
@@ -154,7 +171,11 @@ impl ReceiveGeometry {
         if first == last && last < self.slot_count {
             return Ok(());
         }
-        Err(Violation::new(Rule::NVS_25, 28, range.offset))
+        Err(Violation::new(
+            Rule::NVS_25,
+            range.offset_at(),
+            range.offset,
+        ))
     }
 
     /// First and last slot that the range touches.
@@ -191,7 +212,11 @@ impl Slots {
     pub fn take(&mut self, geometry: &ReceiveGeometry, range: Range) -> Result<(), Violation> {
         let (first, last) = geometry.slots_of(range);
         if (first..=last).any(|slot| self.is_taken(slot)) {
-            return Err(Violation::new(Rule::NVS_26, 28, range.offset));
+            return Err(Violation::new(
+                Rule::NVS_26,
+                range.offset_at(),
+                range.offset,
+            ));
         }
         for slot in first..=last {
             self.set(slot, true);
@@ -391,12 +416,12 @@ pub enum ReceivePhase {
 /// Judges the payload of a transfer-page packet (NVS-31, NVS-32, NVS-49). The
 /// ranges are judged one by one with [`ReceiveGeometry::range`].
 pub fn carrier(payload: &[u8], phase: ReceivePhase) -> Result<Carrier, Violation> {
+    let kind = message_type(payload)?;
     match phase {
-        ReceivePhase::NotReady => return Err(Violation::new(Rule::NVS_31, 0, 0u32)),
-        ReceivePhase::Revoked => return Err(Violation::new(Rule::NVS_49, 0, 0u32)),
+        ReceivePhase::NotReady => return Err(Violation::new(Rule::NVS_31, 0, kind)),
+        ReceivePhase::Revoked => return Err(Violation::new(Rule::NVS_49, 0, kind)),
         ReceivePhase::Open => {}
     }
-    let kind = message_type(payload)?;
     if kind != message::SEND_RNDIS_PACKET {
         return Err(Violation::new(Rule::NVS_32, 0, kind));
     }
@@ -469,12 +494,14 @@ fn indirection_table(payload: &[u8], context: &InBandContext) -> Result<InBand, 
         return Err(Violation::new(Rule::NVS_41, 8, offset));
     };
     let table = table.map(|entry| entry.get());
-    if let Some(entry) = table.iter().find(|entry| **entry >= context.channels) {
-        return Err(Violation::new(Rule::NVS_42, offset as usize, *entry));
+    let places = (offset as usize..).step_by(size_of::<U32>());
+    let mut entries = places.zip(table);
+    if let Some((at, entry)) = entries.find(|(_, entry)| *entry >= context.channels) {
+        return Err(Violation::new(Rule::NVS_42, at, entry));
     }
     if context.channels <= 1 {
         // There are no sub-channels to choose among.
-        return Err(Violation::new(Rule::NVS_43, 0, context.channels));
+        return Err(Violation::new(Rule::NVS_43, 0, message.message_type.get()));
     }
     Ok(InBand::IndirectionTable(table))
 }

@@ -150,10 +150,10 @@ fn indication(range: &[u8], length: usize) -> Result<Judged<Indication>, Violati
     let buffer = if buffer_length == 0 {
         &[]
     } else {
-        let smallest = SIZE.saturating_sub(rndis::OFFSET_BASE);
-        match slice(range, buffer_offset, buffer_length) {
-            Some(buffer) if buffer_offset as usize >= smallest => buffer,
-            _ => return Err(Violation::new(Rule::RND_53, 16, buffer_offset)),
+        match slice_behind(SIZE, range, buffer_offset, buffer_length) {
+            Ok(buffer) => buffer,
+            Err(Outside::Offset) => return Err(Violation::new(Rule::RND_53, 16, buffer_offset)),
+            Err(Outside::Length) => return Err(Violation::new(Rule::RND_53, 12, buffer_length)),
         }
     };
     Ok(Judged::clean(match message.status.get() {
@@ -163,7 +163,7 @@ fn indication(range: &[u8], length: usize) -> Result<Judged<Indication>, Violati
             let Some(speed) = read_prefix::<zerocopy::little_endian::U32>(buffer) else {
                 return Err(Violation::new(Rule::RND_53, 12, buffer_length));
             };
-            let speed = link_speed(speed.get(), 20);
+            let speed = link_speed(speed.get(), from_start(buffer_offset));
             return Ok(Judged {
                 value: Indication::LinkSpeed(speed.value),
                 noted: speed.noted,
@@ -182,6 +182,33 @@ pub(crate) fn link_speed(speed: u32, at: usize) -> Judged<u32> {
         value,
         noted: (value != speed).then(|| Violation::new(Rule::RND_52, at, speed)),
     }
+}
+
+/// Where the bytes at an offset of RNDIS lie in the message.
+pub(crate) fn from_start(offset: u32) -> usize {
+    rndis::OFFSET_BASE.saturating_add(offset as usize)
+}
+
+/// Which of two fields is wrong.
+pub(crate) enum Outside {
+    /// The offset points into the header or behind the message.
+    Offset,
+    /// The offset is right, but not all the bytes are there.
+    Length,
+}
+
+/// As [`slice`], for bytes that lie behind a header of `header` bytes.
+pub(crate) fn slice_behind(
+    header: usize,
+    message: &[u8],
+    offset: u32,
+    length: u32,
+) -> Result<&[u8], Outside> {
+    let start = from_start(offset);
+    if start < header || start > message.len() {
+        return Err(Outside::Offset);
+    }
+    slice(message, offset, length).ok_or(Outside::Length)
 }
 
 /// The bytes at `offset` from byte 8 of `message`, `length` long, if they are

@@ -7,6 +7,8 @@
     clippy::arithmetic_side_effects
 )]
 
+mod neighbours;
+
 use super::*;
 use abi::nvsp::{
     InitComplete, ReceiveSection, SendIndirectionTable, SendReceiveBufferComplete, SendRndisPacket,

@@ -1,6 +1,6 @@
 //! PACKET: a frame with per-packet information.
 
-use super::slice;
+use super::{Outside, from_start, slice, slice_behind};
 use crate::index::part;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, checksum, packet_id, ppi, vlan};
@@ -15,6 +15,8 @@ pub const FRAME_OVERHEAD: u32 = 18;
 pub const MAX_ELEMENTS: usize = 16;
 /// Smallest offset of data and information: behind the PACKET header.
 const MIN_OFFSET: u32 = (core::mem::size_of::<rndis::Packet>() - rndis::OFFSET_BASE) as u32;
+/// Where a frame has its EtherType.
+const TYPE_AT: usize = 12;
 /// EtherTypes of a tag inside the frame: 802.1Q and 802.1ad.
 const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xA8]];
 
@@ -99,8 +101,11 @@ pub(super) fn judge<'a>(
     if data_offset < MIN_OFFSET {
         return Err(Violation::new(Rule::RND_06, 8, data_offset));
     }
-    let Some(frame) = slice(message, data_offset, data_length) else {
-        return Err(Violation::new(Rule::RND_07, 12, data_length));
+    let header_size = core::mem::size_of::<rndis::Packet>();
+    let frame = match slice_behind(header_size, message, data_offset, data_length) {
+        Ok(frame) => frame,
+        Err(Outside::Offset) => return Err(Violation::new(Rule::RND_07, 8, data_offset)),
+        Err(Outside::Length) => return Err(Violation::new(Rule::RND_07, 12, data_length)),
     };
     if data_length < MIN_FRAME {
         return Err(Violation::new(Rule::RND_08, 12, data_length));
@@ -108,10 +113,14 @@ pub(super) fn judge<'a>(
     if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
         return Err(Violation::new(Rule::RND_09, 12, data_length));
     }
-    let oob = [header.oob_offset, header.oob_length, header.oob_count];
+    let oob = [
+        (16, header.oob_offset.get()),
+        (20, header.oob_length.get()),
+        (24, header.oob_count.get()),
+    ];
     let mut noted = None;
-    if let Some(word) = oob.iter().map(|word| word.get()).find(|word| *word != 0) {
-        let violation = Violation::new(Rule::RND_10, 16, word);
+    if let Some((at, word)) = oob.into_iter().find(|(_, word)| *word != 0) {
+        let violation = Violation::new(Rule::RND_10, at, word);
         if context.refuse_oob {
             return Err(violation);
         }
@@ -126,10 +135,11 @@ pub(super) fn judge<'a>(
         hash: None,
     };
     if let Some(information) = information {
-        let bent = walk(information, context, &mut packet)?;
+        let start = from_start(header.ppi_offset.get());
+        let bent = walk(information, start, context, &mut packet)?;
         noted = noted.or(bent);
     }
-    destination(&packet, context)?;
+    destination(&packet, from_start(data_offset), context)?;
     Ok(Judged {
         value: packet,
         noted,
@@ -166,16 +176,17 @@ fn information<'a>(
     Ok(Some(area))
 }
 
-/// Walks the elements once (RND-16 to RND-22) and takes what is understood.
-/// Returns the first rule that a value had to be bent for.
+/// Walks the elements once (RND-16 to RND-22) and takes what is understood. The
+/// area starts at byte `at` of the message. Returns the first rule that a value
+/// had to be bent for.
 fn walk(
     mut area: &[u8],
+    mut at: usize,
     context: &PacketContext,
     packet: &mut Packet<'_>,
 ) -> Result<Option<Violation>, Violation> {
     let mut seen = [0u32; MAX_ELEMENTS];
     let mut count = 0usize;
-    let mut at = 0usize;
     let mut noted = None;
     while !area.is_empty() {
         let Some(element) = read_prefix::<rndis::PerPacketInfo>(area) else {
@@ -197,7 +208,10 @@ fn walk(
         }
         match seen.get_mut(count) {
             Some(slot) => *slot = kind,
-            None => return Err(Violation::new(Rule::RND_20, at, count as u64)),
+            None => {
+                let seen = count.saturating_add(1) as u64;
+                return Err(Violation::new(Rule::RND_20, at, seen));
+            }
         }
         count = count.saturating_add(1);
         let element = Element {
@@ -207,18 +221,22 @@ fn walk(
         };
         match kind {
             ppi::CHECKSUM => {
-                let value = element.value()?;
+                let (value, at) = element.value()?;
                 let (checksum, bent) = judge_checksum(value, at);
                 packet.checksum = checksum;
                 noted = noted.or(bent);
             }
-            ppi::IEEE_8021Q => packet.vlan = Some(judge_vlan(element.value()?, at, context)?),
-            ppi::HASH_VALUE => packet.hash = Some(element.value()?),
+            ppi::IEEE_8021Q => {
+                let (value, at) = element.value()?;
+                packet.vlan = Some(judge_vlan(value, at, context)?);
+            }
+            ppi::HASH_VALUE => packet.hash = Some(element.value()?.0),
             ppi::PACKET_ID => {
                 // Version, flags and id in one word, in this order.
-                let [_, flags, _, _] = element.value()?.to_le_bytes();
+                let (value, at) = element.value()?;
+                let [_, flags, _, _] = value.to_le_bytes();
                 if flags & packet_id::SUB_ALLOCATION != 0 {
-                    return Err(Violation::new(Rule::RND_28, at, flags));
+                    return Err(Violation::new(Rule::RND_28, at.saturating_add(1), flags));
                 }
             }
             // RND-22: the rest is skipped.
@@ -233,20 +251,22 @@ fn walk(
 /// One element, inside the area.
 struct Element<'a> {
     bytes: &'a [u8],
+    /// Where it starts in the message.
     at: usize,
     value_offset: u32,
 }
 
 impl Element<'_> {
-    /// The element's value: one word, behind its header and inside it (RND-19).
-    fn value(&self) -> Result<u32, Violation> {
+    /// The element's value, one word, behind its header and inside it (RND-19), and
+    /// where in the message it stands.
+    fn value(&self) -> Result<(u32, usize), Violation> {
         let start = self.value_offset as usize;
         let value = match start >= ppi::HEADER_SIZE {
             true => part(self.bytes, start, size_of::<U32>()).and_then(read_prefix::<U32>),
             false => None,
         };
         match value {
-            Some(value) => Ok(value.get()),
+            Some(value) => Ok((value.get(), self.at.saturating_add(start))),
             None => Err(Violation::new(
                 Rule::RND_19,
                 self.at.saturating_add(8),
@@ -286,17 +306,30 @@ fn judge_vlan(value: u32, at: usize, context: &PacketContext) -> Result<u16, Vio
     Ok((priority | eligible | id) as u16)
 }
 
-/// For us (RND-67), and tagged once at most (RND-68).
-fn destination(packet: &Packet<'_>, context: &PacketContext) -> Result<(), Violation> {
+/// For us (RND-67), and tagged once at most (RND-68). The frame starts at byte `at`
+/// of the message.
+fn destination(packet: &Packet<'_>, at: usize, context: &PacketContext) -> Result<(), Violation> {
     let address = packet.frame.first_chunk::<6>().copied().unwrap_or_default();
     let [first, ..] = address;
     let group = first & 1 != 0;
     if !group && address != context.mac && !context.promiscuous {
-        return Err(Violation::new(Rule::RND_67, 0, u64::from(first)));
+        let (n, byte) = first_difference(address, context.mac);
+        return Err(Violation::new(Rule::RND_67, at.saturating_add(n), byte));
     }
-    let ethertype = packet.frame.get(12..14);
-    if packet.vlan.is_some() && TAGS.iter().any(|tag| ethertype == Some(tag.as_slice())) {
-        return Err(Violation::new(Rule::RND_68, 12, 0u32));
+    let ethertype = packet
+        .frame
+        .get(TYPE_AT..)
+        .and_then(|rest| rest.first_chunk());
+    if let Some(tag) = ethertype.filter(|tag| packet.vlan.is_some() && TAGS.contains(tag)) {
+        let at = at.saturating_add(TYPE_AT);
+        return Err(Violation::new(Rule::RND_68, at, u16::from_le_bytes(*tag)));
     }
     Ok(())
+}
+
+/// The first byte of an address that is not as it should be, with its place.
+pub(super) fn first_difference(address: [u8; 6], wanted: [u8; 6]) -> (usize, u8) {
+    let pairs = address.into_iter().zip(wanted);
+    let differs = pairs.enumerate().find(|(_, (is, should))| is != should);
+    differs.map_or((0, 0), |(n, (is, _))| (n, is))
 }

@@ -1,6 +1,7 @@
 //! Completions of our own RNDIS requests.
 
-use super::{link_speed, slice};
+use super::packet::first_difference;
+use super::{Outside, from_start, link_speed, slice_behind};
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message, oid, status};
 use zerocopy::little_endian::U32;
@@ -173,11 +174,17 @@ fn initialized(message: &[u8], awaited: &AwaitedResponse) -> Result<Judged<Respo
         _,
     ] = words.map(|word| word.get());
     if (major, minor) != rndis::VERSION {
-        return Err(Violation::new(Rule::RND_44, 16, major));
+        return Err(match major == rndis::VERSION.0 {
+            true => Violation::new(Rule::RND_44, 20, minor),
+            false => Violation::new(Rule::RND_44, 16, major),
+        });
     }
     let mut noted = None;
     if medium != rndis::MEDIUM_802_3 || flags & rndis::DEVICE_CONNECTIONLESS == 0 {
-        let violation = Violation::new(Rule::RND_45, 28, medium);
+        let violation = match medium == rndis::MEDIUM_802_3 {
+            true => Violation::new(Rule::RND_45, 24, flags),
+            false => Violation::new(Rule::RND_45, 28, medium),
+        };
         if awaited.enforce_medium {
             return Err(violation);
         }
@@ -202,7 +209,7 @@ fn initialized(message: &[u8], awaited: &AwaitedResponse) -> Result<Judged<Respo
 }
 
 fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Value>, Violation> {
-    const HEADER: usize = core::mem::size_of::<rndis::QueryComplete>() - rndis::OFFSET_BASE;
+    const HEADER: usize = core::mem::size_of::<rndis::QueryComplete>();
     let Some(header) = read_prefix::<rndis::QueryComplete>(message) else {
         return Err(Violation::new(Rule::RND_40, 4, message.len() as u64));
     };
@@ -211,15 +218,17 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
     let buffer = if length == 0 {
         &[]
     } else {
-        match slice(message, offset, length) {
-            Some(buffer) if offset as usize >= HEADER => buffer,
-            _ => return Err(Violation::new(Rule::RND_42, 20, offset)),
+        match slice_behind(HEADER, message, offset, length) {
+            Ok(buffer) => buffer,
+            Err(Outside::Offset) => return Err(Violation::new(Rule::RND_42, 20, offset)),
+            Err(Outside::Length) => return Err(Violation::new(Rule::RND_42, 16, length)),
         }
     };
+    let at = from_start(offset);
     let wrong_length = Violation::new(Rule::RND_43, 16, length);
     if matches!(id, oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS) {
         let mac = <[u8; 6]>::try_from(buffer).map_err(|_| wrong_length)?;
-        return Ok(Judged::clean(Value::Mac(judge_mac(mac, awaited.mac)?)));
+        return Ok(Judged::clean(Value::Mac(judge_mac(mac, at, awaited.mac)?)));
     }
     let number = match <[u8; 4]>::try_from(buffer) {
         Ok(bytes) => u32::from_le_bytes(bytes),
@@ -228,14 +237,14 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
     Ok(match id {
         oid::MAXIMUM_FRAME_SIZE => {
             let mtu = number.clamp(MIN_MTU, awaited.mtu.max(MIN_MTU));
-            let noted = (mtu != number).then(|| Violation::new(Rule::RND_50, 24, number));
+            let noted = (mtu != number).then(|| Violation::new(Rule::RND_50, at, number));
             Judged {
                 value: Value::Mtu(mtu),
                 noted,
             }
         }
         oid::LINK_SPEED => {
-            let speed = link_speed(number, 24);
+            let speed = link_speed(number, at);
             Judged {
                 value: Value::LinkSpeed(speed.value),
                 noted: speed.noted,
@@ -243,7 +252,7 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
         }
         oid::MEDIA_CONNECT_STATUS => {
             // 0 is connected; whatever is neither 0 nor 1 counts as not.
-            let noted = (number > 1).then(|| Violation::new(Rule::RND_51, 24, number));
+            let noted = (number > 1).then(|| Violation::new(Rule::RND_51, at, number));
             Judged {
                 value: Value::LinkUp(number == 0),
                 noted,
@@ -253,12 +262,18 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
     })
 }
 
-/// Unicast, not zero, and the one that is already fixed (RND-49).
-fn judge_mac(mac: [u8; 6], fixed: Option<[u8; 6]>) -> Result<[u8; 6], Violation> {
+/// Unicast, not zero, and the one that is already fixed (RND-49). It stands at byte
+/// `at` of the message.
+fn judge_mac(mac: [u8; 6], at: usize, fixed: Option<[u8; 6]>) -> Result<[u8; 6], Violation> {
     let [first, ..] = mac;
-    let usable = first & 1 == 0 && mac != [0; 6];
-    if !usable || fixed.is_some_and(|fixed| fixed != mac) {
-        return Err(Violation::new(Rule::RND_49, 24, u64::from(first)));
+    if first & 1 != 0 || mac == [0; 6] {
+        return Err(Violation::new(Rule::RND_49, at, first));
     }
-    Ok(mac)
+    match fixed {
+        Some(fixed) if fixed != mac => {
+            let (n, byte) = first_difference(mac, fixed);
+            Err(Violation::new(Rule::RND_49, at.saturating_add(n), byte))
+        }
+        _ => Ok(mac),
+    }
 }

@@ -9,6 +9,7 @@
 
 extern crate std;
 
+mod neighbours;
 mod packet;
 mod response;
 
