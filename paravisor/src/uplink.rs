@@ -469,20 +469,18 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             let control = Control::simple(call::POST_MESSAGE);
             let status = match platform.hypercall(control, input.as_bytes()) {
                 Ok(result) => result.status(),
-                // A status that does not exist, or a call that the host never gets done:
-                // the client's rule for it decides. Not even SUCCESS in the low bits
-                // makes it one (SYN-24).
-                Err(
-                    error @ (Error::Malformed { value, .. } | Error::Refused { status: value, .. }),
-                ) => {
-                    if matches!(error, Error::Malformed { .. }) {
-                        self.client.note(Violation::new(Rule::SYN_24, 0, value));
-                    }
-                    match value as u16 {
-                        abi::hyperv::status::SUCCESS => u16::MAX,
-                        status => status,
-                    }
+                // A result that cannot be: no status in its low bits makes it anything
+                // but a failure (SYN-24), which ends the connection.
+                Err(Error::Malformed { value, .. }) => {
+                    self.client.note(Violation::new(Rule::SYN_24, 0, value));
+                    u16::MAX
                 }
+                // A status that does not exist, or a call that the host never gets done:
+                // the client's rule for it decides.
+                Err(Error::Refused { status: value, .. }) => match value as u16 {
+                    abi::hyperv::status::SUCCESS => u16::MAX,
+                    status => status,
+                },
                 Err(error) => return Err(error.into()),
             };
             if status != abi::hyperv::status::SUCCESS {

@@ -11,6 +11,7 @@ use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::PlainShared;
 use memory::{Backing, Purpose, ShareFailed, SharedMemory, SharedPool};
+use paravisor_core::run::End;
 use paravisor_core::synic;
 use paravisor_core::uplink::{Config, Standing, Uplink};
 use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
@@ -30,6 +31,8 @@ const VECTOR: u8 = 0x60;
 struct Ledger {
     shared: HashSet<u64>,
     refused: u64,
+    /// The host changes no page's state any more.
+    stubborn: bool,
 }
 
 /// The pool's memory as the host sees it.
@@ -96,10 +99,11 @@ impl VmMemory for HostView {
 impl Backing for HostView {
     type Region = PlainShared;
     fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
-        self.ledger
-            .borrow_mut()
-            .shared
-            .extend((first_pfn..).take(pages));
+        let mut ledger = self.ledger.borrow_mut();
+        if ledger.stubborn {
+            return Err(ShareFailed);
+        }
+        ledger.shared.extend((first_pfn..).take(pages));
         Ok(())
     }
     fn region(&mut self, first_pfn: u64, pages: usize) -> PlainShared {
@@ -281,6 +285,11 @@ impl World {
 
     /// Both sides once.
     fn turn(&mut self) {
+        self.try_turn().unwrap();
+    }
+
+    /// Both sides once, which may end the run.
+    fn try_turn(&mut self) -> Result<(), End> {
         self.now += 1000;
         let vector = {
             let mut host = self.below.0.borrow_mut();
@@ -299,7 +308,7 @@ impl World {
                 vector.is_some(),
                 self.now,
             )
-            .unwrap();
+            .map(drop)
     }
 
     fn turns(&mut self, count: usize) {
@@ -399,6 +408,24 @@ fn sys_02_a_pool_without_pages_is_a_nic_without_a_link() {
         assert_eq!(world.uplink.standing(), Standing::NoNic, "{taken}");
         assert_eq!(world.used(), 0, "{taken}");
     }
+}
+
+/// The host refuses to change a page's state in the middle of a bring-up: the run
+/// ends, GPD-07 is told, and the pages are not tried again.
+#[test]
+fn gpd_07_a_page_that_the_host_does_not_convert() {
+    let mut world = World::new();
+    world.ledger.borrow_mut().stubborn = true;
+    world.uplink.start(world.now);
+    let used = world.used();
+    let end = (0..500).find_map(|_| world.try_turn().err());
+    assert_eq!(end.map(|end| end.outcome), Some(Outcome::MemoryFailure));
+    let findings = world.uplink.take_findings();
+    let told = findings.iter().find(|f| f.violation.rule == Rule::GPD_07);
+    assert_eq!(told.map(|f| f.violation.value), Some(34), "{findings:?}");
+    // Neither free nor in use.
+    assert_eq!(world.uplink.pool().leaked(Purpose::Ring), 34);
+    assert_eq!(world.used(), used);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use memory::{Backing, Owned, PoolError, Purpose};
 use netvsc::{Nic, limits as nic_limits};
 use relay::NetDevice;
+use validate::{Rule, Violation};
 use vmbus::{Channel, ChannelId, Event, GpadlId, RequestError, SignalTarget};
 
 impl<B: Backing, const N: usize> Uplink<B, N> {
@@ -97,10 +98,17 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 log::warn!("pool of shared pages is exhausted");
                 Ok(None)
             }
-            Err(PoolError::ShareFailed | PoolError::Mapping) => Err(End {
-                outcome: Outcome::MemoryFailure,
-                why: Why::Told("page could not be shared"),
-            }),
+            Err(error @ (PoolError::ShareFailed | PoolError::Mapping)) => {
+                if error == PoolError::ShareFailed {
+                    // The pool has leaked them.
+                    self.client
+                        .note(Violation::new(Rule::GPD_07, 0, pages as u64));
+                }
+                Err(End {
+                    outcome: Outcome::MemoryFailure,
+                    why: Why::Told("page could not be shared"),
+                })
+            }
         }
     }
 

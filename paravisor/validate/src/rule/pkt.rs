@@ -89,21 +89,21 @@ rules! {
     }
     PKT_13 {
         reaction: Drop,
-        statement: "A completion's transaction id is in this channel's table of outstanding requests",
+        statement: "A completion's transaction id is in this channel's table of outstanding requests; a host that breaks this again and again has its channel reset",
         danger: "A number of the host is used as a pointer: it frees or writes what it likes",
         example: "Id 0xFFFF888000001000",
         source: "Linux e8b7db38449a",
     }
     PKT_14 {
         reaction: Drop,
-        statement: "A completion's transaction id is not 0",
+        statement: "A completion's transaction id is not 0; a host that breaks this again and again has its channel reset",
         danger: "An answer to nothing is looked up as if it were one",
         example: "Id 0",
         source: "Linux `__vmbus_request_addr_match`",
     }
     PKT_15 {
         reaction: Drop,
-        statement: "An id is retired by its first completion",
+        statement: "An id is retired by its first completion; a host that breaks this again and again has its channel reset",
         danger: "An answer is used twice, the second time for a request that is gone",
         example: "The same completion twice",
         source: "Linux `vmbus_request_addr`",
@@ -152,7 +152,7 @@ rules! {
     }
     PKT_22 {
         reaction: Drop,
-        statement: "An empty completion answers only a request that expects one",
+        statement: "An empty completion answers only a request that expects one; a host that breaks this again and again has its channel reset",
         danger: "An answer without content is read as if it had one",
         example: "An empty completion for an RNDIS request",
         source: "own reasoning",

@@ -257,7 +257,7 @@ rules! {
     }
     RND_37 {
         reaction: Drop,
-        statement: "A response's type is the request's with the completion bit",
+        statement: "A response's type is the request's with the completion bit; a host that breaks this again and again has its channel reset",
         danger: "The answer to a set is read as that to a query",
         example: "A SET answer to a QUERY",
         source: "own reasoning",

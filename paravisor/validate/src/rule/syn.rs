@@ -165,7 +165,7 @@ rules! {
         source: "Linux `vmbus_post_msg`",
     }
     SYN_24 {
-        reaction: Fail,
+        reaction: Fatal,
         statement: "elements_processed is at most what was asked for and only grows; a result with other bits set is a failure, whatever its status says",
         danger: "A loop over repetitions runs past its end",
         example: "4095 repetitions done of a call that has none",
