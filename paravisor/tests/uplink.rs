@@ -106,9 +106,9 @@ impl Backing for HostView {
         ledger.shared.extend((first_pfn..).take(pages));
         Ok(())
     }
-    fn region(&mut self, first_pfn: u64, pages: usize) -> PlainShared {
+    fn region(&mut self, first_pfn: u64, pages: usize) -> Option<PlainShared> {
         let at = (first_pfn - FIRST_PFN) as usize * 4096;
-        self.memory.window(at, pages * 4096).unwrap()
+        self.memory.window(at, pages * 4096)
     }
 }
 

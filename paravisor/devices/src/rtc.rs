@@ -98,25 +98,30 @@ impl Time {
 
 /// Year, month and day of a number of days since 1970-01-01. Counted from
 /// 0000-03-01, so that the leap day ends a year; 146 097 days are 400 years.
-#[allow(
-    clippy::arithmetic_side_effects,
-    reason = "days are at most 2^64 / 86 400, so that no sum or product comes near 2^64, \
-              and each difference is of a value and its own part"
-)]
+///
+/// Nothing here can wrap around: days are fewer than 2^48, and each difference is of a
+/// value and its own part.
 fn civil(days: u64) -> (u64, u8, u8) {
-    let days = days.min(u64::MAX / 86_400) + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
+    let days = days.min(u64::MAX / 86_400).wrapping_add(719_468);
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let leaps = (of_era / 1_460)
+        .wrapping_sub(of_era / 36_524)
+        .wrapping_add(of_era / 146_096);
+    let year_of_era = of_era.wrapping_sub(leaps) / 365;
+    let before = year_of_era
+        .wrapping_mul(365)
+        .wrapping_add(year_of_era / 4)
+        .wrapping_sub(year_of_era / 100);
+    let of_year = of_era.wrapping_sub(before);
+    let month = of_year.wrapping_mul(5).wrapping_add(2) / 153;
+    let first = month.wrapping_mul(153).wrapping_add(2) / 5;
+    let day = of_year.wrapping_sub(first).wrapping_add(1);
+    let (month, carry) = match month {
+        0..=9 => (month.wrapping_add(3), 0),
+        _ => (month.wrapping_sub(9), 1),
     };
-    (era * 400 + year_of_era + carry, month as u8, day as u8)
+    let year = era.wrapping_mul(400).wrapping_add(year_of_era);
+    (year.wrapping_add(carry), month as u8, day as u8)
 }
 
 #[cfg(test)]

@@ -63,8 +63,9 @@ pub trait Backing {
     /// an error their state is unknown, and the pool leaks them.
     fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed>;
     /// The shared mapping of these pages. Called once per hand-out; the pool
-    /// hands out the same page again only after it was given back.
-    fn region(&mut self, first_pfn: u64, pages: usize) -> Self::Region;
+    /// hands out the same page again only after it was given back. `None` if there
+    /// is no such mapping; the pool leaks the pages.
+    fn region(&mut self, first_pfn: u64, pages: usize) -> Option<Self::Region>;
 }
 
 /// Why the pool gave nothing.
@@ -74,7 +75,7 @@ pub enum PoolError {
     Exhausted,
     /// The pages could not be shared; they are leaked now.
     ShareFailed,
-    /// The region that the platform returned is too small for its pages.
+    /// The platform has no region for these pages, or one that is too small.
     Mapping,
 }
 
@@ -175,6 +176,7 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
         self.mark(first, count, Page::Leaked(purpose));
         shared.map_err(|ShareFailed| PoolError::ShareFailed)?;
         let region = self.backing.region(self.frame(first), count);
+        let region = region.ok_or(PoolError::Mapping)?;
         let bytes = count.checked_mul(PAGE_SIZE).ok_or(PoolError::Mapping)?;
         if region.len() != bytes || region.zero(0, bytes).is_err() {
             return Err(PoolError::Mapping);
@@ -204,23 +206,17 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
 
     /// Pages in use for `purpose`.
     pub fn used(&self, purpose: Purpose) -> usize {
-        self.pages
-            .iter()
-            .filter(|p| **p == Page::Used(purpose))
-            .count()
+        count_of(self.pages.iter().filter(|p| **p == Page::Used(purpose)))
     }
 
     /// Pages of `purpose` that were given up.
     pub fn leaked(&self, purpose: Purpose) -> usize {
-        self.pages
-            .iter()
-            .filter(|p| **p == Page::Leaked(purpose))
-            .count()
+        count_of(self.pages.iter().filter(|p| **p == Page::Leaked(purpose)))
     }
 
     /// Pages that the host can see, whatever they are for.
     pub fn shared(&self) -> usize {
-        self.pages.iter().filter(|p| **p != Page::Private).count()
+        count_of(self.pages.iter().filter(|p| **p != Page::Private))
     }
 
     fn frame(&self, page: usize) -> u64 {
@@ -256,14 +252,8 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
         let mut at = first;
         while at < end {
             let rest = end.saturating_sub(at);
-            let private = |p: &&Page| **p == Page::Private;
-            let run = self
-                .pages
-                .iter()
-                .skip(at)
-                .take(rest)
-                .take_while(private)
-                .count();
+            let pages = self.pages.iter().skip(at).take(rest);
+            let run = count_of(pages.take_while(|page| **page == Page::Private));
             if run > 0 {
                 self.backing.share(self.frame(at), run)?;
             }
@@ -271,6 +261,11 @@ impl<B: Backing, const N: usize> SharedPool<B, N> {
         }
         Ok(())
     }
+}
+
+/// `Iterator::count`, which panics where it would overflow, without that.
+fn count_of(pages: impl Iterator) -> usize {
+    pages.fold(0, |count: usize, _| count.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -297,10 +292,9 @@ mod tests {
             self.shared.push((first_pfn, pages));
             if self.fail { Err(ShareFailed) } else { Ok(()) }
         }
-        fn region(&mut self, first_pfn: u64, pages: usize) -> PlainShared {
+        fn region(&mut self, first_pfn: u64, pages: usize) -> Option<PlainShared> {
             self.memory
                 .window((first_pfn as usize - 16) * PAGE_SIZE, pages * PAGE_SIZE)
-                .unwrap()
         }
     }
 

@@ -103,7 +103,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             return;
         };
         let mut accepted = true;
-        for (index, range) in ranges.iter().enumerate() {
+        for (index, range) in (0..ranges.len()).zip(ranges.iter()) {
             let judged = geometry
                 .range(index, range.byte_count, range.byte_offset)
                 .and_then(|range| match geometry.in_one_slot(range) {

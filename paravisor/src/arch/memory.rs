@@ -192,7 +192,8 @@ impl Backing for PoolBacking {
     type Region = RawShared;
 
     fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
-        for pfn in (first_pfn..).take(pages) {
+        for page in 0..pages as u64 {
+            let pfn = first_pfn.checked_add(page).ok_or(ShareFailed)?;
             let gpa = pfn.checked_mul(layout::PAGE).ok_or(ShareFailed)?;
             change_page_state(&mut self.hardware, gpa, abi::ghcb::PSC_SHARED).map_err(|error| {
                 log::error!("{error}");
@@ -202,13 +203,7 @@ impl Backing for PoolBacking {
         Ok(())
     }
 
-    // The numbers are the pool's own, never the host's or the guest's.
-    #[allow(clippy::panic)]
-    fn region(&mut self, first_pfn: u64, pages: usize) -> RawShared {
-        match window(first_pfn, pages) {
-            Some(region) => region,
-            // The pool asks for pages of its own range only; a bug of ours.
-            None => panic!("pool page {first_pfn:#x} is outside of the pool"),
-        }
+    fn region(&mut self, first_pfn: u64, pages: usize) -> Option<RawShared> {
+        window(first_pfn, pages)
     }
 }

@@ -120,7 +120,9 @@ impl Counters {
 
     /// Violations of all rules together.
     pub fn total(&self) -> u64 {
-        self.violations.iter().map(|count| u64::from(*count)).sum()
+        self.violations
+            .iter()
+            .fold(0, |sum, count| sum.saturating_add((*count).into()))
     }
 
     /// Rules that were violated, with their counts.

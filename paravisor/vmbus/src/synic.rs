@@ -92,9 +92,10 @@ pub struct FlagSet {
 impl FlagSet {
     /// The numbers of the flags that were set.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().zip(0_u32..).flat_map(|(word, index)| {
+        let numbered = self.words.iter().zip(0..FLAG_WORDS as u32);
+        numbered.flat_map(|(word, index)| {
             (0..64)
-                .filter(move |bit| word & (1 << bit) != 0)
+                .filter(move |bit| word.wrapping_shr(*bit) & 1 == 1)
                 .map(move |bit: u32| index.wrapping_mul(64).wrapping_add(bit))
         })
     }

@@ -342,7 +342,7 @@ impl Backing for HostView {
         self.0.share((first_pfn - self.0.first_pfn) as usize, pages);
         Ok(())
     }
-    fn region(&mut self, first_pfn: u64, pages: usize) -> Region {
+    fn region(&mut self, first_pfn: u64, pages: usize) -> Option<Region> {
         // The two pages of the SynIC, the two rings, the buffers.
         let steady = match pages {
             1 => slot_headers(),
@@ -350,7 +350,7 @@ impl Backing for HostView {
             _ => Vec::new(),
         };
         let first = (first_pfn - self.0.first_pfn) as usize;
-        self.0.region(first, pages, &steady)
+        Some(self.0.region(first, pages, &steady))
     }
 }
 

@@ -104,18 +104,18 @@ impl Backing for HostView {
         self.ledger.borrow_mut().shared.extend(pages);
         Ok(())
     }
-    fn region(&mut self, first_pfn: u64, pages: usize) -> Self::Region {
+    fn region(&mut self, first_pfn: u64, pages: usize) -> Option<Self::Region> {
         let at = (first_pfn - FIRST_PFN) as usize * 4096;
-        let window = self.memory.window(at, pages * 4096).unwrap();
+        let window = self.memory.window(at, pages * 4096)?;
         // The SynIC's message page is the first that the pool gives, and rings are
         // the only piece of their size.
-        if first_pfn == FIRST_PFN {
+        Some(if first_pfn == FIRST_PFN {
             DoubleFetch::message_page(window)
         } else if pages == 2 * RING_PAGES {
             DoubleFetch::rings(window, RING_PAGES)
         } else {
             DoubleFetch::new(window, &[])
-        }
+        })
     }
 }
 

@@ -32,6 +32,21 @@ pub struct Built {
 
 /// Builds everything; what is up to date costs a second.
 pub fn build() -> Result<Built> {
+    let (stage, paravisor) = in_image()?;
+    let built = Built {
+        stage,
+        paravisor,
+        rig: rig()?,
+        tool: paths::target().join("debug/undercroft"),
+    };
+    let mut tool = cargo();
+    tool.args(["build", "-p", "undercroft"]);
+    run("undercroft", &mut tool)?;
+    Ok(built)
+}
+
+/// Builds what is in the image: stage and paravisor.
+pub fn in_image() -> Result<(PathBuf, PathBuf)> {
     let target = setup::target()?;
     let stage = &[
         "-p",
@@ -42,16 +57,10 @@ pub fn build() -> Result<Built> {
         "stage",
     ];
     // One call each: together, cargo would unite the features of their dependencies.
-    let built = Built {
-        stage: firmware(&target, "stage", stage)?,
-        paravisor: firmware(&target, "paravisor", &["-p", "paravisor"])?,
-        rig: rig()?,
-        tool: paths::target().join("debug/undercroft"),
-    };
-    let mut tool = cargo();
-    tool.args(["build", "-p", "undercroft"]);
-    run("undercroft", &mut tool)?;
-    Ok(built)
+    Ok((
+        firmware(&target, "stage", stage)?,
+        firmware(&target, "paravisor", &["-p", "paravisor"])?,
+    ))
 }
 
 /// Builds the rig alone.

@@ -8,6 +8,7 @@ mod guest;
 mod http;
 mod lint;
 mod machine;
+mod panics;
 mod paths;
 mod plain;
 mod process;
@@ -67,6 +68,8 @@ enum Chore {
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
+    /// Check that every panic that is left in the firmware has its reason
+    Panics(panics::PanicsArgs),
     /// Print sizes: image, memory, crates, unsafe blocks
     Size {
         /// As JSON
@@ -179,6 +182,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Test(args) => test::test(&args),
         Chore::Fuzz(args) => fuzz::fuzz(&args),
         Chore::Bench(bench) => bench::bench(&bench),
+        Chore::Panics(args) => panics::panics(&args),
         Chore::Size { json } => size::size(json),
     }
 }

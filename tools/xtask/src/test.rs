@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::setup::{self, KernelVersion, Pretend};
 use crate::tally::Tally;
-use crate::{firmware, fuzz, lint, process};
+use crate::{firmware, fuzz, lint, panics, process};
 
 /// Tells the end-to-end tests which program to call.
 const XTASK: &str = "UNDERCROFT_XTASK";
@@ -60,7 +60,11 @@ pub fn test(args: &TestArgs) -> Result<()> {
         }
     }
     if !args.host {
-        firmware::build()?;
+        let built = firmware::build()?;
+        if let Err(why) = panics::test(&built) {
+            eprintln!("{why:#}");
+            failed.push("panics in the firmware");
+        }
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = firmware::cargo();
         command.args(["test", "-p", E2E_PACKAGE, "--test", "e2e"]);

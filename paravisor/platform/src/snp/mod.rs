@@ -139,11 +139,10 @@ struct Counts {
 
 impl Counts {
     fn add(&mut self, code: u16) {
-        let known = self
-            .slots
-            .iter()
-            .take(self.used)
-            .position(|slot| slot.0 == code);
+        let known = (0..self.used)
+            .zip(&self.slots)
+            .find(|(_, slot)| slot.0 == code)
+            .map(|(at, _)| at);
         let at = known.unwrap_or(self.used);
         if let Some(slot) = self.slots.get_mut(at) {
             slot.0 = code;

@@ -80,7 +80,9 @@ impl Outgoing {
         let payload = payload
             .filter(|len| *len <= self.max_payload())
             .ok_or(SendError::TooLong)?;
-        let padded = payload.next_multiple_of(8);
+        let padded = payload
+            .checked_next_multiple_of(8)
+            .ok_or(SendError::TooLong)?;
         let length = size_of::<PacketDescriptor>().saturating_add(padded);
         let needed = u32::try_from(length.saturating_add(PACKET_TRAILER_SIZE))
             .map_err(|_| SendError::TooLong)?;

@@ -213,7 +213,7 @@ impl Ledger for Table {
         self.channels
             .iter()
             .filter(|entry| !entry.rescinded)
-            .count()
+            .fold(0, |count, _| count.saturating_add(1))
     }
 
     fn gpadl(&self, gpadl: u32) -> Option<Outstanding> {
