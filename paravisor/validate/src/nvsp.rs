@@ -494,7 +494,9 @@ fn indirection_table(payload: &[u8], context: &InBandContext) -> Result<InBand, 
         return Err(Violation::new(Rule::NVS_41, 8, offset));
     };
     let table = table.map(|entry| entry.get());
-    let places = (offset as usize..).step_by(size_of::<U32>());
+    // The table lies in the message: no place wraps around.
+    let place = |entry: u32| offset.wrapping_add(entry.wrapping_mul(size_of::<U32>() as u32));
+    let places = (0..nvsp::INDIRECTION_ENTRIES).map(|entry| place(entry) as usize);
     let mut entries = places.zip(table);
     if let Some((at, entry)) = entries.find(|(_, entry)| *entry >= context.channels) {
         return Err(Violation::new(Rule::NVS_42, at, entry));
