@@ -378,6 +378,87 @@ fn offer_taken_back_gives_the_memory_back_and_takes_the_link_down() {
     assert_eq!(world.used(), 0);
 }
 
+/// The NIC is taken back and offered anew, sooner or later, again and again: it
+/// comes back with its address and all its pages, until the hour's openings are
+/// used up.
+#[test]
+fn ctl_29_sys_05_sys_13_a_nic_that_is_offered_anew_comes_back() {
+    let mut world = World::new();
+    world.bring_up();
+    let (mac, used) = (world.uplink.mac(), world.used());
+    const LIMIT: usize = relay::limits::RESETS_PER_INTERVAL;
+    for round in 0..=LIMIT {
+        world.below.0.borrow_mut().rescind_nic();
+        // The first ones while the old channel is still being taken down.
+        world.turns(round * 2);
+        world.below.0.borrow_mut().offer_nic();
+        let back = (0..600).any(|_| {
+            world.turn();
+            world.uplink.standing() == (Standing::Ready { link: true })
+        });
+        assert_eq!(back, round < LIMIT, "round {round}");
+        assert_eq!(world.used(), if back { used } else { 0 }, "SYS_13");
+        assert_eq!(world.uplink.mac(), mac);
+    }
+    let validation = world.uplink.totals().validation;
+    let violations: Vec<_> = validation.violations().collect();
+    assert_eq!(violations, [(Rule::SYS_05, 1)]);
+    let pool = world.uplink.pool();
+    assert!(Purpose::ALL.into_iter().all(|p| pool.leaked(p) == 0));
+    let host = world.below.0.borrow();
+    assert_eq!(host.server.counters().errors.len(), 0);
+    assert_eq!(world.ledger.borrow().refused, 0);
+}
+
+/// SYS_14: what comes back must be the NIC that the guest knows.
+#[test]
+fn sys_14_rnd_49_a_nic_that_comes_back_with_another_address() {
+    let mut world = World::new();
+    world.bring_up();
+    let mac = world.uplink.mac();
+    let other = |world: &World, last: u8| {
+        let mut host = world.below.0.borrow_mut();
+        host.rescind_nic();
+        host.backend.mac[5] ^= last;
+        host.offer_nic();
+    };
+    other(&world, 1);
+    world.turns(300);
+    assert!(!world.uplink.link_up(), "SYS_14");
+    assert_eq!(world.uplink.mac(), mac);
+    assert!(world.uplink.totals().validation.of(Rule::RND_49) >= 1);
+    // A neighbour: with its own it would have been let in.
+    let mut world = World::new();
+    world.bring_up();
+    other(&world, 0);
+    world.turns(300);
+    assert!(world.uplink.link_up());
+}
+
+/// One refused open is a channel that failed, not a link that is lost.
+#[test]
+fn ctl_48_a_refused_open_is_tried_again() {
+    for refusals in [1, 3, 100] {
+        let mut world = World::new();
+        let mut left = refusals;
+        world.hook(move |message| {
+            let open_result = message.layer == FaultLayer::Control && message.bytes[0] == 6;
+            if open_result && left > 0 {
+                left -= 1;
+                message.bytes[16..20].copy_from_slice(&0xc000_0001_u32.to_le_bytes());
+            }
+        });
+        world.uplink.start(world.now);
+        world.turns(600);
+        let ready = world.uplink.standing() == Standing::Ready { link: true };
+        assert_eq!(ready, refusals < 100, "{refusals}");
+        let totals = world.uplink.totals();
+        let tries = 1 + relay::limits::RESETS_PER_INTERVAL as u32;
+        assert_eq!(totals.validation.of(Rule::CTL_48), refusals.min(tries));
+        assert_eq!(world.used() == 0, !ready);
+    }
+}
+
 #[test]
 fn sys_06_frames_after_the_end_of_the_nic_are_completed() {
     let mut world = World::new();

@@ -337,8 +337,8 @@ fn ctl_13_a_host_that_never_answers() {
 }
 
 #[test]
-fn ctl_43_a_card_that_is_pulled_and_put_back() {
-    let mut bus = Bus::new(Target::REDIRECTED, |_, config| config.hot_add = true);
+fn ctl_29_ctl_43_a_card_that_is_pulled_and_put_back() {
+    let mut bus = Bus::new(Target::REDIRECTED, |_, _| ());
     let (_, _, first) = bus.connect();
     for round in 0..5 {
         let card = if round == 0 { first } else { bus.replaced() };

@@ -36,7 +36,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 Event::Opened { channel, signal } => self.opened(channel, signal, now)?,
                 Event::OpenFailed { channel, violation } => {
                     log::warn!("channel could not be opened: {violation}");
-                    self.give_up(device, channel, now);
+                    if self.channel_id() == Some(channel) {
+                        // The client closes it by itself; then once more (CTL-48).
+                        self.dismantle(device, now);
+                        self.state = State::Closing { id: channel };
+                    }
                 }
                 Event::GpadlCreated { gpadl } => self.buffer_ready(gpadl, now)?,
                 Event::GpadlFailed { violation, .. } => {
@@ -55,9 +59,13 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         self.open(channel, now)?;
                     }
                 }
-                Event::Released { channel } => {
+                Event::Released { channel } | Event::Lost { channel } => {
                     if matches!(self.state, State::Closing { id } if id == channel) {
                         self.state = State::Waiting;
+                        // It may have been offered anew already.
+                        if let Some(next) = self.client.on_offer() {
+                            self.open(next, now)?;
+                        }
                     }
                 }
                 Event::MemoryReleased { gpadl } => {

@@ -41,6 +41,19 @@ pub enum Phase {
     Unloading,
 }
 
+/// Which offers are taken (CTL-29).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// All of the boot-time set, which is not complete yet.
+    All,
+    /// The set is complete: only a card of it that was taken back meanwhile.
+    Returning,
+    /// The set is complete and stays as it is.
+    Nothing,
+    /// Too many have come lately (CTL-28).
+    Exhausted,
+}
+
 /// What a message is held against before its content matters.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate {
@@ -52,8 +65,8 @@ pub struct Gate {
     pub features: Features,
     /// Where we post; one of the connections that an answer may name.
     pub message_connection: u32,
-    /// Offers are refused from now on.
-    pub sealed: bool,
+    /// Which offers are taken.
+    pub admission: Admission,
     /// Network cards that the measured configuration has.
     pub max_nics: usize,
     /// Channels that the client has room for.
@@ -93,6 +106,8 @@ pub trait Ledger {
     fn channel(&self, relid: Relid) -> Option<Known>;
     /// The state of the channel with this instance, unless rescinded.
     fn instance(&self, instance: &Guid) -> Option<Standing>;
+    /// A card with this instance was taken before the boot-time set was complete.
+    fn adopted(&self, instance: &Guid) -> bool;
     /// A channel was offered with this connection id.
     fn has_connection(&self, connection_id: u32) -> bool;
     /// Channels whose relid is not released.

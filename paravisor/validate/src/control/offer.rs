@@ -1,6 +1,6 @@
 //! Offers: which channels of the host we take.
 
-use super::{Gate, Ledger, Standing};
+use super::{Admission, Gate, Ledger, Standing};
 use crate::synic::Payload;
 use crate::{Rule, Violation, read_prefix};
 use abi::vmbus::{
@@ -79,7 +79,7 @@ pub(super) fn judge(
     }
     place(&offer, ledger)?;
     let connection_id = wiring(&offer, gate, ledger)?;
-    room(gate, ledger)?;
+    room(&offer.instance, gate, ledger)?;
     Ok(Offer {
         relid,
         instance: offer.instance,
@@ -210,10 +210,15 @@ fn wiring(offer: &OfferChannel, gate: &Gate, ledger: &impl Ledger) -> Result<u32
 }
 
 /// Whether the configuration allows one more.
-fn room(gate: &Gate, ledger: &impl Ledger) -> Result<(), Violation> {
+fn room(instance: &Guid, gate: &Gate, ledger: &impl Ledger) -> Result<(), Violation> {
     let channels = ledger.channels();
-    if gate.sealed {
-        return Err(Violation::new(Rule::CTL_29, 0, channels as u64));
+    match gate.admission {
+        Admission::All => {}
+        Admission::Returning if ledger.adopted(instance) => {}
+        Admission::Returning | Admission::Nothing => {
+            return Err(Violation::new(Rule::CTL_29, 0, channels as u64));
+        }
+        Admission::Exhausted => return Err(Violation::new(Rule::CTL_28, 0, channels as u64)),
     }
     if channels >= gate.max_channels {
         return Err(Violation::new(Rule::CTL_28, 0, channels as u64));

@@ -194,14 +194,14 @@ rules! {
     }
     CTL_28 {
         reaction: Drop,
-        statement: "The number of live channels and of refused offers is bounded; refused offers beyond the bound end the connection",
+        statement: "The numbers of live channels, of late offers in an hour and of refused offers are bounded; refused offers beyond the bound end the connection",
         danger: "Memory runs out, or the client is kept busy for ever",
         example: "100000 offers of random devices",
         source: "own reasoning",
     }
     CTL_29 {
         reaction: Drop,
-        statement: "After the boot-time set is sealed an offer is refused unless the configuration allows it",
+        statement: "Once the boot-time set is complete an offer is refused, unless it is a card of that set that was taken back, or the configuration allows more",
         danger: "A device appears in a running guest that did not start with it",
         example: "A new card an hour after boot",
         source: "own reasoning",

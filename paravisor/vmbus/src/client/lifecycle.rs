@@ -383,7 +383,7 @@ impl Client {
         if entry.leaked {
             // An answer is still out: the relid can never be released (CTL-43).
             entry.state = State::Broken;
-            return;
+            return self.emit(Event::Lost { channel });
         }
         if entry.rescinded {
             return self.release(channel);

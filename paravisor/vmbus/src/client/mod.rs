@@ -15,7 +15,7 @@ mod tests;
 
 use crate::counters::{Counters, Life, News};
 use crate::limits::{
-    CONTACT_DEADLINE, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, MESSAGES_PER_WAKE,
+    CONTACT_DEADLINE, LATE_OFFERS, LATE_OFFERS_INTERVAL, MAX_CHANNELS, MAX_QUEUED_EVENTS, MAX_REFUSED_OFFERS, MESSAGES_PER_WAKE,
     OFFERS_DEADLINE, SPENT_BUDGETS, UNLOAD_DEADLINE,
 };
 use crate::synic::{Drain, FlagSet};
@@ -29,7 +29,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use outbox::{Outbox, Request};
 use table::{State, Table};
-use validate::control::{Accepted, Gate, Message, OLDEST_VERSION, Phase, droppable_relid, judge};
+use validate::control::{
+    Accepted, Admission, Gate, Message, OLDEST_VERSION, Offer, Phase, droppable_relid, judge,
+};
 use validate::synic::{event_flag, slot};
 use validate::{Layer, Reaction, Rule, Violation};
 
@@ -90,8 +92,8 @@ pub struct Config {
     pub target: Target,
     /// Network cards that are accepted (SYS-14).
     pub nics: usize,
-    /// Offers are accepted after the boot-time set too (CTL-29).
-    pub hot_add: bool,
+    /// What is taken once the boot-time set is complete.
+    pub late_offers: LateOffers,
     /// Versions in the order in which they are proposed; none below 5.2.
     pub versions: &'static [Version],
     /// Frames that may be told to the host: the pool of shared pages (GPD-11).
@@ -99,16 +101,33 @@ pub struct Config {
 }
 
 impl Config {
-    /// One network card, no hot-add, all versions that we speak.
+    /// One network card, which may come back, all versions that we speak.
     pub const fn new(target: Target) -> Config {
         Config {
             target,
             nics: 1,
-            hot_add: false,
+            late_offers: LateOffers::Returning,
             versions: &VERSIONS,
             frames: 0..FRAMES,
         }
     }
+}
+
+/// Offers after the boot-time set (CTL-29). How many an hour at the most, CTL-28
+/// says; how often the card's owner goes along, SYS-05.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateOffers {
+    /// None: a card that was taken back is gone for good.
+    Nothing,
+    /// A card of the boot-time set that the host has taken back, known by class and
+    /// instance. Honest hosts do that when their switch or their service starts
+    /// anew and when the VM moves; without it such upkeep would cost the guest its
+    /// network for good. No new device comes in by it, and nothing is believed of
+    /// the old one: everything is negotiated again, and the owner insists on the
+    /// address that the guest knows (SYS-14, RND-49).
+    Returning,
+    /// Any card, as far as the number of cards allows.
+    Anything,
 }
 
 /// Frame numbers end here: addresses have 52 bits, and a C bit among them would
@@ -168,6 +187,12 @@ pub enum Event {
     /// The offer is taken back: stop using the channel and call
     /// [`Client::close`], unless it never was opened. [`Event::Released`] ends it.
     Rescinded {
+        /// Which channel.
+        channel: ChannelId,
+    },
+    /// A channel that was to be closed never will be: the host keeps memory of it.
+    /// It can neither be opened again nor released; its card may be offered anew.
+    Lost {
         /// Which channel.
         channel: ChannelId,
     },
@@ -253,8 +278,11 @@ pub struct Client {
     deadline: Option<u64>,
     /// The host has that request; before, it has nothing to answer.
     asked: bool,
+    /// The boot-time set is complete.
     sealed: bool,
     refused_offers: u32,
+    /// When cards were taken since then, at most an hour ago.
+    late_offers: VecDeque<u64>,
     /// Wake-ups in a row that have used their whole budget.
     spent_budgets: u32,
     last_open_id: u32,
@@ -279,6 +307,7 @@ impl Client {
             asked: false,
             sealed: false,
             refused_offers: 0,
+            late_offers: VecDeque::new(),
             spent_budgets: 0,
             last_open_id: 0,
             table: Table::default(),
@@ -308,7 +337,7 @@ impl Client {
             Err(violation) => return self.counters.violation(violation),
         };
         self.counters.judged(Layer::Control);
-        let gate = self.gate();
+        let gate = self.gate(now);
         match judge(&payload, &gate, &self.table) {
             Ok(message) => self.act(message, now),
             Err(violation) if violation.rule.reaction() == Reaction::Fatal => self.fail(violation),
@@ -458,9 +487,18 @@ impl Client {
         self.counters.violation(violation);
     }
 
-    /// No offers are accepted from now on (CTL-29).
+    /// The boot-time set is complete, whatever the host says: from now on only what
+    /// [`Config::late_offers`] allows (CTL-29).
     pub fn seal(&mut self) {
         self.sealed = true;
+    }
+
+    /// A channel that is on offer and that nobody has opened, or that is closed.
+    pub fn on_offer(&self) -> Option<ChannelId> {
+        let mut channels = self.table.channels.iter();
+        channels
+            .find(|entry| entry.state == State::Offered && !entry.rescinded)
+            .map(|entry| entry.id)
     }
 
     /// Ends the connection. Channels should be closed before.
@@ -475,14 +513,44 @@ impl Client {
         Ok(())
     }
 
-    fn gate(&self) -> Gate {
+    /// Which offers are taken at this time.
+    fn admission(&self, now: u64) -> Admission {
+        let hour_ago = now.saturating_sub(LATE_OFFERS_INTERVAL);
+        let late = self.late_offers.iter().filter(|time| **time > hour_ago);
+        match self.config.late_offers {
+            _ if !self.sealed => Admission::All,
+            LateOffers::Nothing => Admission::Nothing,
+            _ if late.count() >= LATE_OFFERS => Admission::Exhausted,
+            LateOffers::Returning => Admission::Returning,
+            LateOffers::Anything => Admission::All,
+        }
+    }
+
+    /// Takes a card.
+    fn offered(&mut self, offer: Offer, now: u64) {
+        if self.sealed {
+            self.late_offers.truncate(LATE_OFFERS.saturating_sub(1));
+            self.late_offers.push_front(now);
+        } else {
+            self.table.adopt(offer.instance(), self.config.nics);
+        }
+        match self.table.add(offer) {
+            Some(channel) => self.emit(Event::Offered {
+                channel,
+                instance: offer.instance(),
+            }),
+            None => self.fail(Violation::new(Rule::CTL_28, 0, MAX_CHANNELS as u64)),
+        }
+    }
+
+    fn gate(&self, now: u64) -> Gate {
         Gate {
             // As long as the host has not been asked, every answer is one too many.
             phase: if self.asked { self.phase } else { Phase::Idle },
             version: self.version,
             features: self.features,
             message_connection: self.config.target.message_connection,
-            sealed: self.sealed,
+            admission: self.admission(now),
             max_nics: self.config.nics,
             max_channels: MAX_CHANNELS,
         }
@@ -537,17 +605,11 @@ impl Client {
                 self.proposal = self.proposal.saturating_add(1);
                 self.propose(now);
             }
-            Message::Offer(offer) => match self.table.add(offer) {
-                Some(channel) => self.emit(Event::Offered {
-                    channel,
-                    instance: offer.instance(),
-                }),
-                None => self.fail(Violation::new(Rule::CTL_28, 0, MAX_CHANNELS as u64)),
-            },
+            Message::Offer(offer) => self.offered(offer, now),
             Message::AllOffersDelivered(_) => {
                 self.phase = Phase::Running;
                 self.deadline = None;
-                self.sealed |= !self.config.hot_add;
+                self.sealed = true;
                 self.emit(Event::OffersDelivered);
             }
             Message::Rescind(relid) => self.rescinded(relid),
@@ -634,6 +696,7 @@ impl Client {
             self.memory_free(gpadl.number, released);
         }
         self.table.channels.clear();
+        self.table.adopted.clear();
     }
 
     /// Queues a message; a full queue ends the connection (CTL-59).

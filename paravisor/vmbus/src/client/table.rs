@@ -95,6 +95,8 @@ pub(super) struct GpadlEntry {
 pub(super) struct Table {
     pub(super) channels: Vec<Entry>,
     pub(super) gpadls: Vec<GpadlEntry>,
+    /// Cards of the boot-time set.
+    pub(super) adopted: Vec<Guid>,
     last_channel: u32,
     pub(super) last_gpadl: u32,
 }
@@ -132,6 +134,20 @@ impl Table {
             },
         });
         Some(id)
+    }
+
+    /// Notes a card of the boot-time set: the last `most` of them.
+    pub(super) fn adopt(&mut self, instance: Guid, most: usize) {
+        self.adopted.retain(|known| *known != instance);
+        if self.adopted.len() >= most {
+            // One that was taken back, or there would have been no room for this one.
+            let live = |known: &Guid| Ledger::instance(self, known).is_some();
+            let gone = self.adopted.iter().position(|known| !live(known));
+            if let Some(gone) = gone {
+                self.adopted.remove(gone);
+            }
+        }
+        self.adopted.push(instance);
     }
 
     pub(super) fn remove(&mut self, id: ChannelId) {
@@ -197,6 +213,10 @@ impl Ledger for Table {
         let mut live = self.channels.iter().filter(|entry| !entry.rescinded);
         live.find(|entry| entry.offer.instance() == *instance)
             .map(Entry::standing)
+    }
+
+    fn adopted(&self, instance: &Guid) -> bool {
+        self.adopted.contains(instance)
     }
 
     fn has_connection(&self, connection_id: u32) -> bool {

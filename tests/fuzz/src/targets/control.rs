@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use vmbus::limits::{MAX_QUEUED_EVENTS, SECOND};
 use vmbus::synic::EventFlags;
-use vmbus::{Action, ChannelId, Client, Config, Event, GpadlId, RequestError, Target};
+use vmbus::{Action, ChannelId, Client, Config, Event, GpadlId, LateOffers, RequestError, Target};
 
 const FIRST_PFN: u64 = 0x1_0000;
 const PAGES: usize = 4096;
@@ -57,7 +57,10 @@ pub fn body(data: &[u8]) -> u64 {
     };
     let config = Config {
         nics: 1 + usize::from(flags >> 1 & 3),
-        hot_add: flags & 8 != 0,
+        late_offers: match flags >> 3 & 1 {
+            0 => LateOffers::Returning,
+            _ => LateOffers::Anything,
+        },
         ..Config::new(target)
     };
     let mut world = World {

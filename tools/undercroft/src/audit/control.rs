@@ -7,7 +7,7 @@ use super::memory::Pages;
 use abi::vmbus::{Features, Guid, MessageType, Version};
 use std::collections::BTreeMap;
 use validate::control::{
-    Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid, Standing,
+    Admission, Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid, Standing,
 };
 
 /// State of a channel.
@@ -66,6 +66,8 @@ pub struct Control {
     features: Features,
     message_connection: u32,
     sealed: bool,
+    /// The last card that was taken before the set was complete.
+    adopted: Option<Guid>,
     /// The paravisor has ended the connection.
     pub dead: bool,
     channels: Vec<Channel>,
@@ -80,6 +82,7 @@ impl Default for Control {
             features: Features::empty(),
             message_connection: 0,
             sealed: false,
+            adopted: None,
             dead: false,
             channels: Vec::new(),
             gpadls: BTreeMap::new(),
@@ -103,7 +106,12 @@ impl Control {
             version: self.version,
             features: self.features,
             message_connection: self.message_connection,
-            sealed: self.sealed,
+            // What the measured configuration of every image says.
+            admission: if self.sealed {
+                Admission::Returning
+            } else {
+                Admission::All
+            },
             max_nics: 1,
             max_channels: vmbus::limits::MAX_CHANNELS,
         }
@@ -238,15 +246,19 @@ impl Control {
                 self.phase = Phase::RequestingOffers;
             }
             Message::VersionRefused(_) => {}
-            Message::Offer(offer) => self.channels.push(Channel {
-                offer: *offer,
-                state: State::Offered,
-                rescinded: false,
-                rings: None,
-            }),
+            Message::Offer(offer) => {
+                if !self.sealed {
+                    self.adopted = Some(offer.instance());
+                }
+                self.channels.push(Channel {
+                    offer: *offer,
+                    state: State::Offered,
+                    rescinded: false,
+                    rings: None,
+                });
+            }
             Message::AllOffersDelivered(_) => {
                 self.phase = Phase::Running;
-                // No hot-add: what the measured configuration of every image says.
                 self.sealed = true;
             }
             Message::Rescind(relid) => {
@@ -330,6 +342,9 @@ impl Ledger for Control {
         let mut live = self.channels.iter().filter(|c| !c.rescinded);
         live.find(|c| c.offer.instance() == *instance)
             .map(Channel::standing)
+    }
+    fn adopted(&self, instance: &Guid) -> bool {
+        self.adopted == Some(*instance)
     }
     fn has_connection(&self, connection_id: u32) -> bool {
         self.channels

@@ -54,6 +54,9 @@ impl Ledger for Book {
         self.standing
             .filter(|s| *s != Standing::Rescinded && *instance == NIC_A)
     }
+    fn adopted(&self, instance: &Guid) -> bool {
+        *instance == NIC_A
+    }
     fn has_connection(&self, connection_id: u32) -> bool {
         self.standing.is_some() && connection_id == 0x2007
     }
@@ -77,7 +80,7 @@ fn gate(phase: Phase) -> Gate {
         version: Version::V6_0,
         features: Features::from_bits_retain(3),
         message_connection: CONNECTION_MESSAGE_REDIRECTED,
-        sealed: false,
+        admission: Admission::All,
         max_nics: 4,
         max_channels: 8,
     }

@@ -169,15 +169,26 @@ fn sys_14_more_cards_than_configured() {
 }
 
 #[test]
-fn ctl_29_sealed() {
+fn ctl_28_ctl_29_after_the_boot_time_set() {
+    let known = offer(|_| ());
+    let other = offer(|o| o.instance = Guid([9; 16]));
+    let keyboard = offer(|o| o.interface = class::KEYBOARD);
     let mut gate = gate(Phase::Running);
-    gate.sealed = true;
-    assert_eq!(
-        judge(&payload(&offer(|_| ())), &gate, &empty())
-            .unwrap_err()
-            .rule,
-        Rule::CTL_29
-    );
+    let mut verdict = |admission, bytes: &[u8]| {
+        gate.admission = admission;
+        judge(&payload(bytes), &gate, &empty()).map_err(|v| v.rule).err()
+    };
+    let (c28, c29, c18) = (Some(Rule::CTL_28), Some(Rule::CTL_29), Some(Rule::CTL_18));
+    for (admission, verdicts) in [
+        (Admission::All, [None, None, c18]),
+        (Admission::Returning, [None, c29, c18]),
+        (Admission::Nothing, [c29, c29, c18]),
+        (Admission::Exhausted, [c28, c28, c18]),
+    ] {
+        for (bytes, wanted) in [&known, &other, &keyboard].into_iter().zip(verdicts) {
+            assert_eq!(verdict(admission, bytes), wanted, "{admission:?}");
+        }
+    }
 }
 
 #[test]

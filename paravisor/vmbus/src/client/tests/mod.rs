@@ -7,6 +7,7 @@
 )]
 
 mod channels;
+mod returns;
 mod rules;
 mod structural;
 mod sweep;
@@ -301,19 +302,6 @@ fn ctl_28_a_flood_of_offers_ends() {
     assert_eq!(run.failed(), Rule::CTL_28);
     run.tell(offer(9, NIC).as_bytes());
     run.silent();
-}
-
-#[test]
-fn ctl_29_no_hot_add_after_the_boot_time_set() {
-    let mut run = Run::connected();
-    run.tell(&words(4, &[]));
-    assert_eq!(run.event(), Event::OffersDelivered);
-    run.tell(offer(7, NIC).as_bytes());
-    assert_eq!(run.count(Rule::CTL_29), 1);
-    assert_eq!(word(&run.sent(13), 8), 7);
-    run.silent();
-    run.tell(&words(4, &[]));
-    assert_eq!(run.count(Rule::CTL_30), 1);
 }
 
 #[test]
