@@ -440,14 +440,7 @@ fn sys_14_rnd_49_a_nic_that_comes_back_with_another_address() {
 fn ctl_48_a_refused_open_is_tried_again() {
     for refusals in [1, 3, 100] {
         let mut world = World::new();
-        let mut left = refusals;
-        world.hook(move |message| {
-            let open_result = message.layer == FaultLayer::Control && message.bytes[0] == 6;
-            if open_result && left > 0 {
-                left -= 1;
-                message.bytes[16..20].copy_from_slice(&0xc000_0001_u32.to_le_bytes());
-            }
-        });
+        world.below.0.borrow_mut().faults.refuse_opens = refusals;
         world.uplink.start(world.now);
         world.turns(600);
         let ready = world.uplink.standing() == Standing::Ready { link: true };

@@ -30,7 +30,7 @@ pub use channel::{
     Attention, Channel, Drained, GeometryError, Outbound, ReceiveError, Reply, SendError, Signal,
 };
 pub use client::{
-    Action, ChannelId, Client, Config, Event, GpadlId, LateOffers, Post, RequestError, SignalTarget, Target,
-    VERSIONS,
+    Action, ChannelId, Client, Config, Event, GpadlId, LateOffers, Post, RequestError,
+    SignalTarget, Target, VERSIONS,
 };
 pub use counters::{Counters, Life, News, Traffic};

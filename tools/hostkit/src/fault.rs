@@ -66,6 +66,8 @@ pub type Hook = Box<dyn FnMut(&mut OutgoingMessage)>;
 pub struct Faults {
     /// VERSION_RESPONSE is never sent.
     pub never_answer_version: bool,
+    /// So many opens are refused; the host means it and keeps nothing.
+    pub refuse_opens: u32,
     hook: Option<Hook>,
     player: Option<Player>,
 }

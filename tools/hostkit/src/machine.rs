@@ -250,8 +250,11 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         while let Some(event) = self.server.next_event() {
             match event {
                 ServerEvent::Open(request) => {
-                    let accepted =
-                        request.relid == self.nic_relid && self.nic.open(&self.mem, &request);
+                    let refused = self.faults.refuse_opens > 0;
+                    self.faults.refuse_opens -= u32::from(refused);
+                    let accepted = !refused
+                        && request.relid == self.nic_relid
+                        && self.nic.open(&self.mem, &request);
                     let mut cx = Context {
                         mem: &self.mem,
                         partition: &mut self.partition,

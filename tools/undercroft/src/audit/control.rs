@@ -7,7 +7,8 @@ use super::memory::Pages;
 use abi::vmbus::{Features, Guid, MessageType, Version};
 use std::collections::BTreeMap;
 use validate::control::{
-    Admission, Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid, Standing,
+    Admission, Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid,
+    Standing,
 };
 
 /// State of a channel.

@@ -170,13 +170,15 @@ fn sys_14_more_cards_than_configured() {
 
 #[test]
 fn ctl_28_ctl_29_after_the_boot_time_set() {
-    let known = offer(|_| ());
+    let known = offer(|o| o.instance = NIC_A);
     let other = offer(|o| o.instance = Guid([9; 16]));
     let keyboard = offer(|o| o.interface = class::KEYBOARD);
     let mut gate = gate(Phase::Running);
     let mut verdict = |admission, bytes: &[u8]| {
         gate.admission = admission;
-        judge(&payload(bytes), &gate, &empty()).map_err(|v| v.rule).err()
+        judge(&payload(bytes), &gate, &empty())
+            .map_err(|v| v.rule)
+            .err()
     };
     let (c28, c29, c18) = (Some(Rule::CTL_28), Some(Rule::CTL_29), Some(Rule::CTL_18));
     for (admission, verdicts) in [

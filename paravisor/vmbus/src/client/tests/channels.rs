@@ -174,6 +174,7 @@ fn gpd_06_no_torndown_leaks() {
     run.wait(REQUEST_DEADLINE);
     run.client.poll(run.now);
     assert_eq!(run.event(), Event::MemoryLeaked { gpadl });
+    assert_eq!(run.event(), Event::Lost { channel });
     assert_eq!(run.count(Rule::GPD_06), 1);
     // Late: nobody waits for it any more. The channel stays closed for good.
     run.tell(&words(12, &[gpadl.number()]));
