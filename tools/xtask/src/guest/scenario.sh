@@ -8,7 +8,7 @@ export PATH=/bin
 # Seconds without a link after which none is waited for.
 PATIENCE=4
 # Longest life in seconds.
-LIFE=40
+LIFE=60
 # Bytes of the file; a word from the server stands behind them.
 PIECE=16384
 
