@@ -1,6 +1,6 @@
-//! How often a NIC may be started again.
+//! How often a NIC may be started again, and how often its frames may wake the guest.
 
-use crate::limits::{RESET_INTERVAL, RESETS_PER_INTERVAL};
+use crate::limits::{RESET_INTERVAL, RESETS_PER_INTERVAL, RX_BURSTS_PER_INTERVAL, RX_INTERVAL};
 use validate::{Rule, Violation};
 
 /// The resets of the last hour (SYS-05). A window that slides: whatever hour one
@@ -27,6 +27,46 @@ impl ResetBudget {
             next => next,
         };
         Ok(())
+    }
+}
+
+/// How often frames of the host interrupt the guest (SYS-07). The frames of one poll
+/// are one burst: the guest does not run in between, so its interrupt controller
+/// makes one interrupt of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
+    left: u32,
+    since: u64,
+}
+
+impl Pace {
+    /// Nothing came yet.
+    pub const fn new() -> Pace {
+        Pace {
+            left: RX_BURSTS_PER_INTERVAL,
+            since: 0,
+        }
+    }
+
+    /// Whether another burst may begin now.
+    pub fn allows(&mut self, now: u64) -> bool {
+        if now >= self.renewed_at() {
+            *self = Pace {
+                left: RX_BURSTS_PER_INTERVAL,
+                since: now,
+            };
+        }
+        self.left != 0
+    }
+
+    /// A burst has begun.
+    pub fn spend(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// When the next interval begins.
+    pub fn renewed_at(&self) -> u64 {
+        self.since.saturating_add(RX_INTERVAL)
     }
 }
 

@@ -34,6 +34,8 @@ use netvsc::{Delivery, Event, TransmitError};
 use validate::Violation;
 use vmbus::Signal;
 
+use budget::Pace;
+
 pub use budget::ResetBudget;
 pub use sides::{Host, InVm, NetDevice, Unplugged, Uplink};
 
@@ -48,6 +50,9 @@ pub struct Counters {
     pub rx_dropped_link_down: u64,
     /// Times that a frame had to wait for a buffer of the guest.
     pub rx_waits: u64,
+    /// Times that frames had to wait because the guest was interrupted often enough
+    /// (SYS-07).
+    pub rx_paced: u64,
     /// Frames given to the NIC.
     pub tx_frames: u64,
     /// Times that the NIC had no room for a frame.
@@ -93,6 +98,12 @@ pub struct Relay {
     held: Option<usize>,
     /// Since when the guest has no buffer.
     no_buffer_since: Option<u64>,
+    /// How often the guest may be interrupted for frames.
+    pace: Pace,
+    /// A frame of this poll has reached the guest.
+    burst: bool,
+    /// A frame waits for the next interval of the pace.
+    paced: bool,
     /// The link as the host says.
     host_link: bool,
     /// The link as the guest was told.
@@ -117,6 +128,9 @@ impl Relay {
             frame: vec![0; limits::FRAME],
             held: None,
             no_buffer_since: None,
+            pace: Pace::new(),
+            burst: false,
+            paced: false,
             host_link: false,
             guest_link: false,
             bounce: None,
@@ -135,7 +149,8 @@ impl Relay {
         let hold = self
             .no_buffer_since
             .map(|since| since.saturating_add(limits::RX_HOLD));
-        [host.next_deadline(), hold, self.bounce]
+        let pace = self.paced.then_some(self.pace.renewed_at());
+        [host.next_deadline(), hold, pace, self.bounce]
             .into_iter()
             .flatten()
             .min()
@@ -176,6 +191,8 @@ impl Relay {
         budget: usize,
     ) -> Polled {
         let before = self.counters;
+        self.burst = false;
+        self.paced = false;
         let taken = host.poll(now, |frame| self.deliver(device, frame, now));
         let mut polled = Polled {
             worked: taken.packets != 0,
@@ -216,6 +233,7 @@ impl Relay {
         self.host_link = false;
         self.bounce = None;
         self.no_buffer_since = None;
+        self.paced = false;
         if self.held.take().is_some() {
             count(&mut self.counters.tx_dropped_no_nic);
         }
@@ -240,7 +258,16 @@ impl Relay {
             count(&mut self.counters.rx_dropped_link_down);
             return Delivery::Taken;
         }
+        if !self.burst && !self.pace.allows(now) {
+            // SYS-07: it stays in the ring until the guest may be interrupted again.
+            self.paced = true;
+            count(&mut self.counters.rx_paced);
+            return Delivery::Wait;
+        }
         if device.deliver_rx(frame).is_ok() {
+            if !core::mem::replace(&mut self.burst, true) {
+                self.pace.spend();
+            }
             self.no_buffer_since = None;
             count(&mut self.counters.rx_frames);
             return Delivery::Taken;

@@ -15,6 +15,10 @@ struct Device {
     to_host: VecDeque<Vec<u8>>,
     from_host: Vec<Vec<u8>>,
     buffers: usize,
+    /// Frames that came, kept or not.
+    delivered: u64,
+    /// Counts only.
+    forget: bool,
     link: Vec<bool>,
 }
 
@@ -26,7 +30,10 @@ impl NetDevice for Device {
     }
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.buffers = self.buffers.checked_sub(1).ok_or(NoBuffer)?;
-        self.from_host.push(frame.to_vec());
+        self.delivered += 1;
+        if !self.forget {
+            self.from_host.push(frame.to_vec());
+        }
         Ok(())
     }
     fn set_link(&mut self, up: bool) {
@@ -330,4 +337,56 @@ fn a_device_that_comes_later_learns_of_the_link() {
     setup.relay.device_attached();
     let _ = setup.poll();
     assert_eq!(setup.device.link, [true]);
+}
+
+/// SYS-07: a million frames in a second, one at each poll, as from a host that
+/// signals each of them by itself.
+#[test]
+fn sys_07_the_guest_is_interrupted_at_its_own_rate() {
+    let mut setup = Setup::up();
+    setup.device.buffers = 2_000_000;
+    setup.device.forget = true;
+    const FRAMES: u64 = 100_000;
+    const STEP: u64 = 10; // A microsecond.
+    let begin = limits::RX_INTERVAL;
+    let mut interrupts = Vec::new();
+    for n in 0..FRAMES {
+        setup.now = begin + n * STEP;
+        setup.wire.arriving.push_back(frame(1));
+        let before = setup.device.delivered;
+        let _ = setup.poll();
+        if setup.device.delivered != before {
+            interrupts.push(setup.now);
+        }
+        assert!(setup.wire.arriving.len() as u64 <= limits::RX_INTERVAL / STEP);
+    }
+    // Whatever interval one looks at, two of the limiter's may meet in it.
+    let limit = limits::RX_BURSTS_PER_INTERVAL as usize;
+    for window in interrupts.windows(2 * limit + 1) {
+        assert!(window[2 * limit] - window[0] >= limits::RX_INTERVAL);
+    }
+    let intervals = FRAMES * STEP / limits::RX_INTERVAL;
+    assert_eq!(interrupts.len() as u64, intervals * limit as u64);
+    // What had to wait comes at the deadline, and nothing is lost.
+    assert!(setup.relay.counters().rx_paced > 0);
+    setup.now = setup.relay.next_deadline(&setup.wire).unwrap();
+    let _ = setup.poll();
+    assert_eq!(setup.device.delivered, FRAMES);
+    assert_eq!(setup.relay.next_deadline(&setup.wire), None);
+}
+
+/// SYS-07's neighbour: a host within the pace is not held up, and a burst is
+/// delivered whole.
+#[test]
+fn sys_07_frames_within_the_pace_do_not_wait() {
+    let mut setup = Setup::up();
+    for n in 0..u64::from(limits::RX_BURSTS_PER_INTERVAL) {
+        setup.wire.arriving.extend([frame(1), frame(2)]);
+        let _ = setup.poll();
+        assert_eq!(setup.device.delivered, 2 * (n + 1));
+    }
+    assert_eq!(setup.relay.counters().rx_paced, 0);
+    setup.wire.arriving.push_back(frame(3));
+    let _ = setup.poll();
+    assert_eq!(setup.relay.counters().rx_paced, 1);
 }

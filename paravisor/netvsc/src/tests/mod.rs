@@ -8,8 +8,10 @@
 )]
 
 mod peer;
+mod races;
 mod rules;
 mod structural;
+mod sweep;
 
 use crate::limits::{self, SECOND};
 use crate::{Config, Event, TransmitError};

@@ -8,6 +8,7 @@
 )]
 
 mod neighbours;
+mod sweep;
 
 use super::*;
 use abi::nvsp::{

@@ -45,6 +45,13 @@ rules! {
         example: "A reset under load",
         source: "own reasoning",
     }
+    SYS_07 {
+        reaction: Structural,
+        statement: "Frames interrupt the guest at most 20 times in a millisecond, however often the host signals; the rest waits in the ring",
+        danger: "The guest does nothing but take interrupts",
+        example: "A million frames of 14 bytes in a second, each with a signal",
+        source: "own reasoning",
+    }
     SYS_08 {
         reaction: Structural,
         statement: "A send section holds its message and zeros: nothing of an earlier frame stays behind a shorter one",

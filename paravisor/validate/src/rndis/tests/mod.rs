@@ -12,6 +12,7 @@ extern crate std;
 mod neighbours;
 mod packet;
 mod response;
+mod sweep;
 
 use super::*;
 use abi::rndis::{checksum, oid, ppi};
