@@ -83,13 +83,13 @@ fn ctl_40_sys_13_host_that_falls_silent_at_each_step() {
     for turns in 0..LIFE {
         let mut peer = after(turns);
         peer.mute = true;
-        if peer.nic.is_ready() {
-            let _ = peer
-                .nic
-                .transmit(&mut peer.channel, &frame(60, 0), peer.now);
-        }
         let start = peer.now;
         while ends(&peer) == 0 {
+            if peer.nic.is_ready() && peer.nic.outstanding() == 0 {
+                let _ = peer
+                    .nic
+                    .transmit(&mut peer.channel, &frame(60, 0), peer.now);
+            }
             peer.now += SECOND;
             peer.settle();
             assert!(peer.now < start + 60 * SECOND, "hangs at {turns}");
