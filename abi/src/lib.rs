@@ -1,6 +1,6 @@
 //! What crosses a boundary: layouts, numbers and sizes, one module per
 //! counterpart. No logic beyond field access, no `unsafe`, no allocation.
-//! Sizes and offsets are asserted at compile time; unknown values of an
+//! Sizes and offsets are asserted at compile time (SYS-11); unknown values of an
 //! enumeration stay representable, so that judging them is `validate`'s work.
 #![no_std]
 #![forbid(unsafe_code)]

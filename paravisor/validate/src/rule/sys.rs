@@ -73,6 +73,13 @@ rules! {
         example: "The same bytes twice",
         source: "own reasoning",
     }
+    SYS_11 {
+        reaction: Structural,
+        statement: "Every field of a message lies at a fixed offset and is little-endian; no layout depends on padding or on the machine",
+        danger: "A compiler or a target that lays structures out in another way reads other fields than those that were judged",
+        example: "Messages in which no two neighbouring bytes are alike, compared with what is read from them",
+        source: "Linux `__packed`; OpenVMM reads by zerocopy",
+    }
     SYS_12 {
         not_applicable { refused_by: CTL_06, why: "The client is never saved or moved: it requests no feature for it, keeps no state outside its memory and refuses the pause messages of the protocol" },
         statement: "State that was saved is authenticated and judged again when it is restored",
