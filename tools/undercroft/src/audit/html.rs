@@ -22,7 +22,7 @@ td.n{text-align:right}svg{width:100%;height:auto}\
 pre{background:var(--soft);padding:.6rem;overflow-x:auto;font-size:.85rem;line-height:1.4}\
 mark{background:var(--bad);color:Canvas}.bad{color:var(--bad);font-weight:600}\
 article{border-top:1px solid var(--line);padding:.6rem 0}article p,article h3{margin:.2rem 0}\
-h3{font-size:1rem}td:first-child{white-space:nowrap}dt{font-weight:600}dd{margin:0 0 .4rem}a{color:inherit}";
+.ends{display:flex;justify-content:space-between;margin:0}h3{font-size:1rem}td:first-child{white-space:nowrap}dt{font-weight:600}dd{margin:0 0 .4rem}a{color:inherit}";
 
 /// The page. `name` is the trace's.
 pub fn html(audit: &Audit, name: &str) -> String {
@@ -81,6 +81,17 @@ fn summary(out: &mut String, audit: &Audit) {
         }
     }
     out.push_str("</table></div>\n");
+    if !audit.looked_at.is_empty() {
+        let looked = audit
+            .looked_at
+            .iter()
+            .map(|(what, n)| format!("{what} {n}"));
+        let _ = writeln!(
+            out,
+            "<p>Also looked at: {}.</p>",
+            escaped(&looked.collect::<Vec<_>>().join(", "))
+        );
+    }
     if audit.unheard > 0 {
         let _ = writeln!(
             out,
@@ -104,21 +115,19 @@ fn timeline(out: &mut String, audit: &Audit) {
     let most = bars.iter().map(|(n, _)| *n).max().unwrap_or(0).max(1);
     let _ = write!(
         out,
-        "<h2>Timeline</h2><svg viewBox=\"0 0 {} 150\" role=\"img\" aria-label=\"messages over time\">",
+        "<h2>Timeline</h2><svg viewBox=\"0 0 {} 132\" role=\"img\" aria-label=\"messages over time\">",
         STEPS * 6
     );
     for (i, (n, violated)) in bars.iter().enumerate() {
-        let height = if *n == 0 {
-            0.0
-        } else {
-            (*n as f64 / most as f64 * 100.0).max(1.0)
-        };
         let x = i * 6;
-        let _ = write!(
-            out,
-            "<rect x=\"{x}\" y=\"{:.1}\" width=\"5\" height=\"{height:.1}\" fill=\"currentColor\" opacity=\".55\"/>",
-            130.0 - height
-        );
+        if *n > 0 {
+            let height = (*n as f64 / most as f64 * 100.0).max(1.0);
+            let _ = write!(
+                out,
+                "<rect x=\"{x}\" y=\"{:.1}\" width=\"5\" height=\"{height:.1}\" fill=\"currentColor\" opacity=\".55\"/>",
+                130.0 - height
+            );
+        }
         if *violated {
             let _ = write!(
                 out,
@@ -129,11 +138,12 @@ fn timeline(out: &mut String, audit: &Audit) {
     }
     let _ = writeln!(
         out,
-        "<text x=\"0\" y=\"146\" font-size=\"12\" fill=\"currentColor\">0 s</text>\
-         <text x=\"{}\" y=\"146\" font-size=\"12\" fill=\"currentColor\" text-anchor=\"end\">{:.4} s</text></svg>\
-         <p>Bars: messages, {most} at most in a step. Dots: a rule was broken.</p>",
+        "<line x1=\"0\" y1=\"131\" x2=\"{}\" y2=\"131\" stroke=\"var(--line)\"/></svg>\
+         <p class=\"ends\"><span>0 s</span><span>{:.4} s</span></p>\
+         <p>Bars: messages, {most} at most in a step of {:.4} s. Dots: a rule was broken.</p>",
         STEPS * 6,
-        span as f64 / 1e7
+        span as f64 / 1e7,
+        span as f64 / 1e7 / STEPS as f64
     );
 }
 
@@ -157,8 +167,7 @@ fn rules(out: &mut String, audit: &Audit) {
         let Some(d) = known(id) else { continue };
         let _ = writeln!(
             out,
-            "<section id=\"{id}\"><h3>{id}</h3><dl><dt>What must hold</dt><dd>{}</dd>\
-             <dt>What goes wrong without it</dt><dd>{}</dd><dt>What a malicious host sends</dt><dd>{}</dd>\
+            "<section id=\"{id}\"><h3>{id}: {}</h3><dl><dt>What goes wrong without it</dt><dd>{}</dd><dt>What a malicious host sends</dt><dd>{}</dd>\
              <dt>Source</dt><dd>{}</dd></dl></section>",
             escaped(d.statement),
             escaped(d.danger),
