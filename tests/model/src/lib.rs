@@ -26,6 +26,11 @@ pub struct Ring {
     data: Option<Vec<UnsafeCell<[u8; 8]>>>,
 }
 
+// SAFETY: the cells are reached by `put` and `get` only, which loom watches.
+unsafe impl Send for Ring {}
+// SAFETY: as above.
+unsafe impl Sync for Ring {}
+
 impl Ring {
     fn new(watched: bool) -> Ring {
         let cells = || (0..WATCHED / 8).map(|_| UnsafeCell::new([0; 8])).collect();
@@ -86,11 +91,6 @@ pub struct Shared {
     /// What [`SharedMemory::fence`] is. Without it the tests must fail.
     fences: bool,
 }
-
-// SAFETY: the cells are reached by `put` and `get` only, which loom watches.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
 
 impl Shared {
     /// Rings whose data is watched.
