@@ -154,6 +154,10 @@ fn links(places: &[Place]) -> String {
 }
 
 fn not_done(text: &mut String, catalogue: &Catalogue) {
+    if catalogue.counts.not_done == 0 {
+        text.push_str("\n## Not done\n\nNothing: every id has a declaration.\n");
+        return;
+    }
     let _ = writeln!(
         text,
         "\n## Not done\n\n\
