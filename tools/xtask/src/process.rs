@@ -50,11 +50,14 @@ pub struct Scratch(tempfile::TempDir);
 impl Scratch {
     /// A new one.
     pub fn new() -> Result<Scratch> {
+        let mut known = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        if INTERRUPTED.load(Ordering::SeqCst) {
+            bail!("interrupted");
+        }
         let dir = tempfile::Builder::new()
             .prefix("undercroft")
             .tempdir()
             .context("cannot create a temporary folder")?;
-        let mut known = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
         known.push(dir.path().to_owned());
         Ok(Scratch(dir))
     }
