@@ -7,6 +7,7 @@
 )]
 
 mod neighbours;
+mod sweep;
 
 use super::*;
 extern crate std;

@@ -8,6 +8,7 @@
 )]
 
 mod structural;
+mod sweep;
 
 use super::*;
 use crate::limits::{STORM_PERIOD, STORM_PERIODS};
