@@ -19,7 +19,9 @@ use criterion::{Criterion, Throughput};
 use std::hint::black_box;
 use std::time::Duration;
 use table::Table;
-use validate::control::{self, Gate, Known, Ledger, Outstanding, Phase, Relid, Standing};
+use validate::control::{
+    self, Admission, Gate, Known, Ledger, Outstanding, Phase, Relid, Standing,
+};
 use validate::nvsp::{self, Awaited, Carrier, InBandContext, ReceivePhase};
 use validate::rndis::{self, Context, PacketContext};
 use validate::{packet, synic};
@@ -36,6 +38,9 @@ impl Ledger for Book {
     }
     fn instance(&self, _: &Guid) -> Option<Standing> {
         None
+    }
+    fn adopted(&self, _: &Guid) -> bool {
+        false
     }
     fn has_connection(&self, id: u32) -> bool {
         id == 0x2007
@@ -56,7 +61,7 @@ const GATE: Gate = Gate {
     version: Version::V6_0,
     features: Features::empty(),
     message_connection: 4,
-    sealed: false,
+    admission: Admission::All,
     max_nics: 2,
     max_channels: 8,
 };
@@ -264,9 +269,9 @@ fn main() {
     // Where cargo lets a bench write.
     let home = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("validate");
     let mut criterion = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(200))
-        .measurement_time(Duration::from_millis(500))
+        .sample_size(50)
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(400))
         .output_directory(&home)
         .configure_from_args();
     let mut table = Table::new(home);
