@@ -28,7 +28,7 @@ fn rng_08_rng_09_rng_23_packets_of_which_the_ring_has_a_part() {
             for kind in [PacketType::IN_BAND, PacketType::COMPLETION, PacketType(9)] {
                 for available in (0..=64).step_by(8) {
                     let (mut channel, mut host) = at(place);
-                    let mut bytes = vec![0; 64];
+                    let mut bytes = [0; 64];
                     for (at, word) in [kind.0, offset8, length8].into_iter().enumerate() {
                         bytes[2 * at..][..2].copy_from_slice(&word.to_le_bytes());
                     }
