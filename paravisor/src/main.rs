@@ -59,6 +59,8 @@ mod story {
     /// Longest wait for the link of a NIC that is ready: its first indication comes
     /// with the packet filter, or the cable is out.
     const LINK_DEADLINE: u64 = 2 * 10_000_000;
+    /// Longest wait for a NIC that was taken back to return: the guest's address is its.
+    const RETURN_DEADLINE: u64 = 2 * 10_000_000;
     /// MTU that the guest's NIC has unless the host allows less.
     const MTU: u32 = 1500;
     /// Address of a guest whose host offers no NIC: locally administered.
@@ -241,6 +243,8 @@ mod story {
             what: "CPUID page",
             why: None,
         })?;
+        // A NIC that comes late must have the address that the guest is told now.
+        uplink.fix_mac(machine_config.mac);
         let machine = Machine::new(&machine_config, &cpuid);
         prepare_guest(&mut host, &ram, &config, &machine_config)?;
         window::allow_extended_state();
@@ -324,6 +328,7 @@ mod story {
         let mut deadline = begin.saturating_add(NIC_DEADLINE);
         let mut connected = false;
         let mut ready = false;
+        let mut gone_since = None;
         uplink.start(begin);
         loop {
             let pending = traps::take();
@@ -348,6 +353,8 @@ mod story {
                     ));
                 }
             }
+            let away = standing == Standing::NoNic && uplink.may_return();
+            gone_since = gone_since.or(Some(now)).filter(|_| away);
             match standing {
                 Standing::Failed if !connected => {
                     return Err(Stop {
@@ -356,6 +363,7 @@ mod story {
                         why: uplink.failure().map(Cause::Rule),
                     });
                 }
+                Standing::NoNic if away => {}
                 Standing::Failed | Standing::NoNic => break,
                 Standing::Ready { link: true } => {
                     out::mark("link-up");
@@ -367,14 +375,15 @@ mod story {
                 }
                 _ => {}
             }
-            if now >= deadline {
+            let limit = gone_since.map_or(deadline, |since| {
+                deadline.min(since.saturating_add(RETURN_DEADLINE))
+            });
+            if now >= limit {
                 log::warn!("the guest starts without a link");
                 break;
             }
             if !polled.more {
-                let wake = polled
-                    .deadline
-                    .map_or(deadline, |first| first.min(deadline));
+                let wake = polled.deadline.map_or(limit, |first| first.min(limit));
                 watch.ensure(host, now, wake).chapter("timer")?;
                 out::flush(host, 4096);
                 host.wait();

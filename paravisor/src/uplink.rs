@@ -155,6 +155,8 @@ pub struct Uplink<B: Backing, const N: usize> {
     connected: bool,
     failed: Option<Violation>,
     offers_complete: bool,
+    /// A NIC was offered, if only once.
+    offered: bool,
     mac: Option<[u8; 6]>,
     relay: Relay,
     /// A channel has been opened before.
@@ -199,6 +201,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             connected: false,
             failed: None,
             offers_complete: false,
+            offered: false,
             mac: config.mac,
             relay: Relay::new(),
             opened_once: false,
@@ -240,6 +243,16 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// The rule that ended the connection.
     pub fn failure(&self) -> Option<Violation> {
         self.failed
+    }
+
+    /// There is no NIC at the moment, but there was one, and it may return.
+    pub fn may_return(&self) -> bool {
+        self.offered && matches!(self.state, State::Waiting)
+    }
+
+    /// The address that the guest was told: from now on no NIC may have another.
+    pub fn fix_mac(&mut self, mac: [u8; 6]) {
+        self.mac = Some(mac);
     }
 
     /// The NIC's address, once known.

@@ -28,6 +28,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     );
                 }
                 Event::Offered { channel, .. } => {
+                    self.offered = true;
                     if matches!(self.state, State::Waiting) {
                         self.open(channel, now)?;
                     }
