@@ -211,6 +211,23 @@ fn syn_24_elements_processed_stay_within_the_request_and_grow() {
     let (result, asked) = call_with(set, &[r(status::TIMEOUT, 1), r(0, 2)]);
     assert!(result.is_ok());
     assert_eq!(asked, [set.0, set.with_rep_start(1).0]);
+    // Whatever the status: more than was asked for, or less than was done ("SYN-24"),
+    // ends the call there.
+    for results in [
+        &[r(status::TIMEOUT, 3)][..],
+        &[r(status::INVALID_PARAMETER, 3)],
+        &[r(status::TIMEOUT, 1), r(status::TIMEOUT, 0)],
+        &[r(status::TIMEOUT, 1), r(status::INVALID_PARAMETER, 0)],
+    ] {
+        let (result, asked) = call_with(set, results);
+        assert!(
+            matches!(result, Err(Error::Malformed { .. })),
+            "{results:x?}"
+        );
+        assert_eq!(asked.len(), results.len());
+    }
+    // Stopping at the element that was wrong is an honest answer.
+    assert!(call_with(set, &[r(status::INVALID_PARAMETER, 1)]).0.is_ok());
 }
 
 #[test]

@@ -419,6 +419,21 @@ fn ctl_59_news_that_nobody_fetches() {
     assert_eq!(run.count(Rule::CTL_59), 0);
 }
 
+/// The queue of posts has an end of its own ("CTL-59"), behind the limits of channels
+/// and of refused offers.
+#[test]
+fn ctl_59_answers_that_the_host_does_not_take() {
+    let mut outbox = Outbox::default();
+    for relid in 0..MAX_QUEUED_POSTS as u32 {
+        assert_eq!(outbox.push(Request::Release { relid }), Ok(()));
+    }
+    let refused = outbox.push(Request::Release { relid: 7 });
+    assert_eq!(
+        refused.map_err(|violation| violation.rule),
+        Err(Rule::CTL_59)
+    );
+}
+
 #[test]
 fn ctl_60_refused_messages_leave_nothing_behind() {
     let (mut run, channel, gpadl) = Run::open();
