@@ -82,7 +82,7 @@ rules! {
     }
     GPD_12 {
         reaction: Fail,
-        statement: "A range has at most 8190 page numbers; header and bodies carry 26 + 28 n",
+        statement: "A shared buffer is described by at most 8190 page numbers: 26 in the first message about it, 28 in each that follows",
         danger: "The length is cut off, and the host maps fewer pages than the client uses",
         example: "A buffer of 33 MiB in one request",
         source: "own reasoning",

@@ -8,6 +8,7 @@ mod markdown;
 #[cfg(test)]
 mod scan;
 mod text;
+mod words;
 
 pub use markdown::markdown;
 pub use text::{explain, list};

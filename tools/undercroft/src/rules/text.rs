@@ -103,6 +103,13 @@ pub fn explain(rule: &Entry) -> String {
                 &format!("{by} (see `undercroft rules {by}`)."),
             );
         }
+        let words = super::words::words_of(rule);
+        if !words.is_empty() {
+            let words = words
+                .iter()
+                .map(|(word, means)| format!("{word}: {means}."));
+            part("Words", &words.collect::<Vec<_>>().join("\n"));
+        }
         let about = about_reaction(said.reaction);
         part("What happens then", &format!("{}: {about}.", said.reaction));
         part("Where the rule comes from", &format!("{}.", said.source));
@@ -213,18 +220,20 @@ pub(super) fn about_reaction(reaction: &str) -> &'static str {
 /// Lines of at most 78 columns, indented by two.
 fn wrapped(text: &str) -> String {
     let mut out = String::new();
-    let mut line = String::from(" ");
-    for word in text.split_whitespace() {
-        if line.chars().count() + 1 + word.chars().count() > 78 {
-            out.push_str(&line);
-            out.push('\n');
-            line = String::from(" ");
+    for paragraph in text.lines() {
+        let mut line = String::from(" ");
+        for word in paragraph.split_whitespace() {
+            if line.chars().count() + 1 + word.chars().count() > 78 {
+                out.push_str(&line);
+                out.push('\n');
+                line = String::from(" ");
+            }
+            line.push(' ');
+            line.push_str(word);
         }
-        line.push(' ');
-        line.push_str(word);
+        out.push_str(&line);
+        out.push('\n');
     }
-    out.push_str(&line);
-    out.push('\n');
     out
 }
 
