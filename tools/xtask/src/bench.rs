@@ -22,9 +22,6 @@ pub enum Bench {
 /// What `bench validate` takes.
 #[derive(Args)]
 pub struct ValidateArgs {
-    /// Compile as the image is compiled: small first, in place of fast first
-    #[arg(long)]
-    firmware: bool,
     /// Write the table to this file (JSON)
     #[arg(long, value_name = "FILE")]
     report: Option<std::path::PathBuf>,
@@ -65,9 +62,6 @@ pub fn bench(bench: &Bench) -> Result<()> {
 fn validate(args: &ValidateArgs) -> Result<()> {
     let mut command = firmware::cargo();
     command.args(["bench", "-p", "undercroft-tests", "--bench", "validate"]);
-    if args.firmware {
-        command.args(["--profile", "firmware"]);
-    }
     if let Some(file) = &args.report {
         let file = std::path::absolute(file)
             .with_context(|| format!("cannot make a full path of {}", file.display()))?;
