@@ -8,7 +8,6 @@
 #![allow(unsafe_code)]
 
 use crate::{OutOfRange, PAGE_SIZE, SharedMemory, check};
-use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -80,33 +79,23 @@ impl SharedMemory for RawShared {
 
     fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
         let from = self.at(offset, dst.len())?;
-        // SAFETY: `from` is good for `dst.len()` bytes, `dst` is exclusive
-        // private memory; the direction flag is clear by the ABI.
-        unsafe {
-            asm!("rep movsb", inout("rcx") dst.len() => _, inout("rsi") from => _,
-                 inout("rdi") dst.as_mut_ptr() => _, options(nostack, preserves_flags));
-        }
+        // SAFETY: `from` is good for `dst.len()` bytes, `dst` is exclusive private
+        // memory.
+        unsafe { string::copy_in(from, dst) };
         Ok(())
     }
 
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
         let to = self.at(offset, src.len())?;
-        // SAFETY: `to` is good for `src.len()` bytes, `src` is private memory;
-        // the direction flag is clear by the ABI.
-        unsafe {
-            asm!("rep movsb", inout("rcx") src.len() => _, inout("rsi") src.as_ptr() => _,
-                 inout("rdi") to => _, options(nostack, preserves_flags));
-        }
+        // SAFETY: `to` is good for `src.len()` bytes, `src` is private memory.
+        unsafe { string::copy_out(src, to) };
         Ok(())
     }
 
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
         let to = self.at(offset, len)?;
-        // SAFETY: `to` is good for `len` bytes; the direction flag is clear.
-        unsafe {
-            asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") 0_u8,
-                 options(nostack, preserves_flags));
-        }
+        // SAFETY: `to` is good for `len` bytes.
+        unsafe { string::zero(to, len) };
         Ok(())
     }
 
@@ -137,6 +126,64 @@ impl SharedMemory for RawShared {
 
     fn fence(&self) {
         fence(Ordering::SeqCst);
+    }
+}
+
+/// Bulk accesses to shared bytes, each made once and in full. The pointer to shared
+/// memory must be good for all of them.
+#[cfg(not(miri))]
+mod string {
+    use core::arch::asm;
+
+    pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
+        // SAFETY: by the caller; the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep movsb", inout("rcx") dst.len() => _, inout("rsi") from => _,
+                 inout("rdi") dst.as_mut_ptr() => _, options(nostack, preserves_flags));
+        }
+    }
+
+    pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
+        // SAFETY: by the caller; the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep movsb", inout("rcx") src.len() => _, inout("rsi") src.as_ptr() => _,
+                 inout("rdi") to => _, options(nostack, preserves_flags));
+        }
+    }
+
+    pub(super) unsafe fn zero(to: *mut u8, len: usize) {
+        // SAFETY: by the caller; the direction flag is clear by the ABI.
+        unsafe {
+            asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") 0_u8,
+                 options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// The same for Miri, which cannot run assembly: one volatile access per byte, in the
+/// order of the string instructions. (Not atomics: Miri's model of them does not bear
+/// several sizes at one place.)
+#[cfg(miri)]
+mod string {
+    pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
+        for (at, byte) in dst.iter_mut().enumerate() {
+            // SAFETY: by the caller.
+            *byte = unsafe { from.add(at).read_volatile() };
+        }
+    }
+
+    pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
+        for (at, byte) in src.iter().enumerate() {
+            // SAFETY: by the caller.
+            unsafe { to.add(at).write_volatile(*byte) };
+        }
+    }
+
+    pub(super) unsafe fn zero(to: *mut u8, len: usize) {
+        for at in 0..len {
+            // SAFETY: by the caller.
+            unsafe { to.add(at).write_volatile(0) };
+        }
     }
 }
 

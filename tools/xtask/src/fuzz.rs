@@ -80,7 +80,8 @@ fn missing() -> Option<&'static str> {
     None
 }
 
-fn nightly(program: &str, args: &[&str]) -> Command {
+/// A program of the nightly toolchain.
+pub fn nightly(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", program]).args(args);
     // What the cargo that runs us has set is for the pinned toolchain.

@@ -8,6 +8,7 @@ mod guest;
 mod http;
 mod lint;
 mod machine;
+mod miri;
 mod panics;
 mod paths;
 mod plain;
@@ -68,6 +69,8 @@ enum Chore {
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
+    /// Run what is nearest to shared memory under Miri (needs nightly)
+    Miri,
     /// Check that every panic that is left in the firmware has its reason
     Panics(panics::PanicsArgs),
     /// Print sizes: image, memory, crates, unsafe blocks
@@ -182,6 +185,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Test(args) => test::test(&args),
         Chore::Fuzz(args) => fuzz::fuzz(&args),
         Chore::Bench(bench) => bench::bench(&bench),
+        Chore::Miri => miri::miri(),
         Chore::Panics(args) => panics::panics(&args),
         Chore::Size { json } => size::size(json),
     }
