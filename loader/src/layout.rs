@@ -32,8 +32,11 @@ pub struct Range {
 }
 
 impl Range {
-    /// `size` bytes from `start`. For constants: overflow stops the compiler.
-    #[allow(clippy::arithmetic_side_effects)]
+    /// `size` bytes from `start`. For constants.
+    #[allow(
+        clippy::arithmetic_side_effects,
+        reason = "called in constants only, where overflow stops the compiler"
+    )]
     const fn sized(start: u64, size: u64) -> Range {
         Range {
             start,
@@ -91,7 +94,10 @@ pub const SIZE: u64 = 0x0100_0000;
 pub const REGION: Range = Range::sized(BASE, SIZE);
 
 /// `size` bytes at `offset` in the region. For constants, like [`Range::sized`].
-#[allow(clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "called in constants only, where overflow stops the compiler"
+)]
 const fn at(offset: u64, size: u64) -> Range {
     Range::sized(BASE + offset, size)
 }
@@ -199,8 +205,11 @@ pub const DISJOINT: [Range; 20] = [
     INITRD,
 ];
 
-// Evaluated by the compiler: what is out of bounds or overflows is a build error.
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler: what is out of bounds or overflows is a build error"
+)]
 const _: () = {
     let mut i = 0;
     while i < DISJOINT.len() {

@@ -156,9 +156,12 @@ struct Builder {
     c: u64,
 }
 
-// Indices are constants or quotients of addresses which `build` has checked
-// against the layout; sums stay far below 2^52.
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "runs in the image builder: indices are constants or quotients of addresses \
+              which `build` has checked against the layout; sums stay far below 2^52"
+)]
 impl Builder {
     /// Entry for the table with this number.
     fn pointer(&self, table: usize) -> u64 {

@@ -2,6 +2,13 @@
 //! the loop that runs the guest. What each chapter does lies in a module of its own;
 //! this file says in which order, and why.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
 
 #[cfg(target_os = "none")]
 extern crate alloc;
@@ -16,14 +23,6 @@ fn main() {
 
 #[cfg(target_os = "none")]
 mod story {
-    #![deny(
-        clippy::indexing_slicing,
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::arithmetic_side_effects
-    )]
-
     use crate::arch::memory::{GuestRam, POOL_PAGES, POOL_PFN, PoolBacking};
     use crate::arch::{heap, log as out, memory as window, tables, traps, tsc};
     use abi::hyperv::msr;

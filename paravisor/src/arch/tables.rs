@@ -33,9 +33,9 @@ pub fn load() {
         let mut table = tss.interrupt_stack_table;
         for (index, slot) in table.iter_mut().take(traps::STACKS).enumerate() {
             // SAFETY: only the address of the static is taken; `index` is below its
-            // length.
-            let base = unsafe { addr_of!(STACKS).cast::<Stack>().add(index) };
-            *slot = VirtAddr::from_ptr(base) + STACK_SIZE as u64;
+            // length, and a stack's end is at most the static's.
+            let end = unsafe { addr_of!(STACKS).cast::<Stack>().add(index).add(1) };
+            *slot = VirtAddr::from_ptr(end);
         }
         tss.interrupt_stack_table = table;
         tss

@@ -175,8 +175,10 @@ static IDT: Once<InterruptDescriptorTable> = Once::new();
 pub(super) fn load_idt() {
     let idt = IDT.call_once(|| {
         let mut idt = InterruptDescriptorTable::new();
-        let first = VirtAddr::from_ptr(&raw const trap_stubs);
-        let stub = |vector: u8| first + u64::from(vector) * STUB_SIZE as u64;
+        let first = (&raw const trap_stubs).cast::<u8>();
+        let stub = |vector: u8| {
+            VirtAddr::from_ptr(first.wrapping_add(usize::from(vector).wrapping_mul(STUB_SIZE)))
+        };
         macro_rules! exceptions {
             ($($field:ident = $vector:expr),+ $(,)?) => {$(
                 // SAFETY: the stub for this vector expects what the processor

@@ -21,6 +21,7 @@ mod setup;
 mod size;
 mod tally;
 mod test;
+mod texts;
 mod ui;
 mod unsafe_scan;
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::setup::{self, KernelVersion, Pretend};
 use crate::tally::Tally;
-use crate::{firmware, fuzz, lint, panics, process};
+use crate::{firmware, fuzz, lint, panics, process, texts};
 
 /// Tells the end-to-end tests which program to call.
 const XTASK: &str = "UNDERCROFT_XTASK";
@@ -64,6 +64,10 @@ pub fn test(args: &TestArgs) -> Result<()> {
         if let Err(why) = panics::test(&built) {
             eprintln!("{why:#}");
             failed.push("panics in the firmware");
+        }
+        if let Err(why) = texts::test(&built) {
+            eprintln!("{why:#}");
+            failed.push("texts in the firmware");
         }
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = firmware::cargo();

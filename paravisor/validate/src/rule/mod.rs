@@ -153,8 +153,10 @@ static REACTIONS: [Option<Reaction>; Rule::COUNT] = Rule::REACTIONS;
 /// By index: `RND-16`.
 static IDS: [[u8; 6]; Rule::COUNT] = Rule::IDS;
 
-// Indexing in `const` items fails the build, not the program.
-#[allow(clippy::indexing_slicing)]
+#[allow(
+    clippy::indexing_slicing,
+    reason = "indexing in `const` items fails the build, not the program"
+)]
 impl Rule {
     /// Number of ids that the catalogue has given out; [`Rule::index`] is below it.
     pub const COUNT: usize = {
