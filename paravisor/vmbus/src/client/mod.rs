@@ -294,7 +294,9 @@ impl Client {
         match self.config.late_offers {
             _ if !self.sealed => Admission::All,
             LateOffers::Nothing => Admission::Nothing,
-            _ if late.count() >= LATE_OFFERS => Admission::Exhausted,
+            _ if late.fold(0, |count: usize, _| count.saturating_add(1)) >= LATE_OFFERS => {
+                Admission::Exhausted
+            }
             LateOffers::Returning => Admission::Returning,
             LateOffers::Anything => Admission::All,
         }
