@@ -24,6 +24,8 @@ pub mod pio;
 pub mod record;
 pub mod report;
 pub mod run;
+#[cfg(test)]
+mod sweeps;
 pub mod synic;
 #[cfg(test)]
 mod testing;

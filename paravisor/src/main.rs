@@ -39,7 +39,7 @@ mod story {
     use paravisor_core::guest_boot::{self, BadBoot};
     use paravisor_core::isolation;
     use paravisor_core::record::Line;
-    use paravisor_core::report::Summary;
+    use paravisor_core::report::{SharedPages, Summary, shared_pages};
     use paravisor_core::run::{End, Network, Pending, Polled, Reason, Surroundings, Vp, Why};
     use paravisor_core::synic::{self, SynicError, Timer};
     use paravisor_core::time::Clock;
@@ -267,7 +267,12 @@ mod story {
         if console && matches!(end.why, Why::Exit { .. }) {
             log::info!("{:?}", end.why);
         }
-        report(&mut vp);
+        let pages = shared_pages(vp.network.uplink.pool(), 1);
+        // A host that fails requests would fail this one, too.
+        if !matches!(end.why, Why::Platform(_)) {
+            take_leave(&mut vp);
+        }
+        report(&mut vp, pages);
         out::end(end.outcome, format_args!("{}", end.why))
     }
 
@@ -385,7 +390,7 @@ mod story {
                 let wake = polled.deadline.map_or(limit, |first| first.min(limit));
                 watch.ensure(host, now, wake).chapter("timer")?;
                 out::flush(host, 4096);
-                host.wait();
+                rest(host, clock, wake);
             }
         }
         if let Some(mac) = uplink.mac() {
@@ -399,6 +404,44 @@ mod story {
             out::record(&Line::text_value("nvsp_version", format_args!("{version}")));
         }
         Ok(())
+    }
+
+    /// Lets the host's interrupts in until one has come or `wake` is past. No HLT:
+    /// a host that raises nothing at all, not even the timer that it was asked for,
+    /// must not turn a deadline into a wait for ever.
+    fn rest(host: &mut Host, clock: &Clock, wake: u64) {
+        while !traps::pending() && clock.reference(clock.ns(tsc())) < wake {
+            host.take_interrupts();
+            core::hint::spin_loop();
+        }
+    }
+
+    /// UNLOAD: the host forgets our channels and pages before the VM ends, or has
+    /// not answered by its deadline (CTL-54, SYS-17). The messages are copied and
+    /// judged like all others.
+    fn take_leave(vp: &mut Vp<Host, GuestRam, Line1, Image>) {
+        let Vp {
+            platform: host,
+            network: Line1 { uplink },
+            clock,
+            ..
+        } = vp;
+        let begin = clock.reference(clock.ns(tsc()));
+        if !uplink.leave(begin) {
+            return;
+        }
+        let last = begin.saturating_add(vmbus::limits::UNLOAD_DEADLINE);
+        while !uplink.has_left() {
+            let sint = traps::take().sint;
+            let now = clock.reference(clock.ns(tsc()));
+            let polled = uplink.turn(host, &mut Unplugged, sint, now);
+            out::found(uplink.take_findings());
+            let Ok(polled) = polled else { return };
+            if !polled.more && !uplink.has_left() {
+                let wake = polled.deadline.map_or(last, |first| first.min(last));
+                rest(host, clock, wake);
+            }
+        }
     }
 
     /// ACPI, zero page, command line, page tables, registers.
@@ -484,7 +527,7 @@ mod story {
     }
 
     /// All counters, at the end.
-    fn report(vp: &mut Vp<Host, GuestRam, Line1, Image>) {
+    fn report(vp: &mut Vp<Host, GuestRam, Line1, Image>, shared_pages: SharedPages) {
         let Vp {
             platform,
             machine,
@@ -498,7 +541,7 @@ mod story {
             hypercalls: platform.hypercall_counts(),
             devices: machine.counters(),
             foreign_interrupts: traps::spurious(),
-            ghcb_pages: 1,
+            shared_pages,
             heap_used: heap::usage().0 as u64,
             records_lost: out::lost(),
         };

@@ -4,9 +4,12 @@
 use crate::record::Line;
 use crate::run::Stats;
 use crate::uplink::{Totals, Uplink};
-use memory::{Backing, Purpose};
+use memory::{Backing, Purpose, SharedPool};
 use platform::Exit;
 use validate::{Layer, Rule};
+
+/// Shared pages, by what they are for.
+pub type SharedPages = [(Purpose, u64); Purpose::ALL.len()];
 
 /// What `main` and the loop have counted.
 pub struct Summary<'a, B: Backing, const N: usize> {
@@ -20,12 +23,22 @@ pub struct Summary<'a, B: Backing, const N: usize> {
     pub devices: devices::Counters,
     /// Interrupts on vectors that nobody asked for (SYN-19).
     pub foreign_interrupts: u64,
-    /// Shared pages outside of the pool: the GHCB.
-    pub ghcb_pages: u64,
+    /// Shared pages by purpose, from before the host was left.
+    pub shared_pages: SharedPages,
     /// Bytes of heap in use.
     pub heap_used: u64,
     /// Records that were lost because the queue was full.
     pub records_lost: u64,
+}
+
+/// Shared pages by purpose: those of the pool that are in use or lost, and `ghcb`
+/// pages outside of it.
+pub fn shared_pages<B: Backing, const N: usize>(pool: &SharedPool<B, N>, ghcb: u64) -> SharedPages {
+    Purpose::ALL.map(|purpose| {
+        let pages = pool.used(purpose).saturating_add(pool.leaked(purpose)) as u64;
+        let own = if purpose == Purpose::Ghcb { ghcb } else { 0 };
+        (purpose, pages.saturating_add(own))
+    })
 }
 
 impl<B: Backing, const N: usize> Summary<'_, B, N> {
@@ -77,15 +90,7 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
                 emit(&Line::count("violation", format_args!("{rule}"), count));
             }
         }
-        for purpose in Purpose::ALL {
-            let pool = self.uplink.pool();
-            let pages = pool.used(purpose).saturating_add(pool.leaked(purpose)) as u64;
-            let own = if purpose == Purpose::Ghcb {
-                self.ghcb_pages
-            } else {
-                0
-            };
-            let pages = pages.saturating_add(own);
+        for (purpose, pages) in self.shared_pages {
             emit(&Line::count(
                 "shared_page",
                 format_args!("{}", purpose.name()),

@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
 use platform::{Error, Platform};
-use relay::{NetDevice, Relay, ResetBudget, limits::TX_PER_POLL};
+use relay::{NetDevice, Relay, ResetBudget, Unplugged, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
@@ -170,6 +170,8 @@ pub struct Uplink<B: Backing, const N: usize> {
     guest_acted: bool,
     /// What the last look at the rings has left to do.
     moved: Polled,
+    /// The connection has ended, by UNLOAD or by a broken rule.
+    ended: bool,
     retired: Totals,
     /// The host's number of the channel in use, for the audit.
     channel_number: Option<u16>,
@@ -210,6 +212,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             attention: None,
             guest_acted: false,
             moved: Polled::default(),
+            ended: false,
             retired: Totals::default(),
             channel_number: None,
             findings: Vec::new(),
@@ -220,6 +223,20 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     pub fn start(&mut self, now: u64) {
         // Fails only if it was called before.
         let _ = self.client.start(now);
+    }
+
+    /// Takes leave of the host: no NIC any more, and UNLOAD as the last word. Turns
+    /// go on until [`Uplink::has_left`], within the client's deadline (CTL-54). Whether
+    /// there is a connection to take leave of.
+    pub fn leave(&mut self, now: u64) -> bool {
+        let said = self.client.unload(now).is_ok();
+        self.dismantle(&mut Unplugged, now);
+        said
+    }
+
+    /// Whether the connection has ended: the host knows, or will never answer.
+    pub fn has_left(&self) -> bool {
+        self.ended
     }
 
     /// Where things stand.

@@ -262,6 +262,43 @@ fn syn_11_flood_of_messages_is_cut_into_turns() {
     assert_eq!(world.ledger.borrow().refused, 0);
 }
 
+/// Both ends of the last word: a host that answers UNLOAD gets its pages back to
+/// the pool, one that does not has them for ever, and the wait ends.
+#[test]
+fn ctl_53_ctl_54_leave_is_answered_or_ends_by_its_deadline() {
+    let mut world = World::new();
+    world.bring_up();
+    assert!(world.uplink.leave(world.now));
+    world.turns(4);
+    assert!(world.uplink.has_left());
+    assert_eq!(world.used(), 0);
+    assert_eq!(world.uplink.totals().validation.violations().count(), 0);
+    // Nothing is left to take leave of.
+    assert!(!world.uplink.leave(world.now));
+
+    let mut world = World::new();
+    world.bring_up();
+    let shared = world.used();
+    world.hook(|message| {
+        if message.layer == FaultLayer::Control {
+            message.copies = 0;
+        }
+    });
+    let begin = world.now;
+    assert!(world.uplink.leave(begin));
+    while !world.uplink.has_left() {
+        world.now += vmbus::limits::SECOND;
+        world.turn();
+        assert!(world.now - begin < 2 * vmbus::limits::UNLOAD_DEADLINE);
+    }
+    let totals = world.uplink.totals();
+    assert_eq!(totals.validation.of(Rule::CTL_54), 1);
+    assert_eq!(totals.validation.of(Rule::CTL_53), 0);
+    let pool = world.uplink.pool();
+    let leaked: usize = Purpose::ALL.into_iter().map(|p| pool.leaked(p)).sum();
+    assert_eq!(leaked, shared);
+}
+
 /// The host raises the channel's flag all the time, and there is nothing in the
 /// rings: they are looked at by the clock, and the guest's own work is not held up.
 #[test]

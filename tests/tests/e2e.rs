@@ -409,6 +409,14 @@ fn scenario_that_cannot_be_played_is_refused() {
     assert!(words(&played["wrong"]).join("; ").contains("scenario:2:"));
 }
 
+/// Not even the timer that the paravisor asks for: its deadlines hold all the same.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn host_that_raises_no_interrupt_is_given_up() {
+    let report = refused(&["--fault", "never-interrupt"], &["host-failure", "CTL-13"]);
+    assert_eq!(report["outcome"], "host-failure");
+}
+
 /// Ctrl-C on the command ends QEMU too.
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]

@@ -60,6 +60,8 @@ mod msr;
 mod pci;
 mod power;
 mod rtc;
+#[cfg(test)]
+mod sweeps;
 #[cfg(any(test, feature = "test-support"))]
 pub mod test_support;
 mod uart;

@@ -274,10 +274,9 @@ impl Machine {
             },
         };
         self.update_lines();
-        match size {
-            1 | 2 | 4 => value & u64::from(low_bytes(size)),
-            _ => value,
-        }
+        // No more bits than the access has, whatever its width is.
+        let unused = 64u32.saturating_sub(u32::from(size).saturating_mul(8));
+        value & u64::MAX.checked_shr(unused).unwrap_or(0)
     }
 
     /// A write to an address that is not RAM. Needs no guest memory: a doorbell

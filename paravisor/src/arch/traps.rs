@@ -50,6 +50,13 @@ pub fn take() -> Pending {
     }
 }
 
+/// Whether an interrupt of ours waits to be taken.
+pub fn pending() -> bool {
+    [&SINT, &TIMER, &WATCH]
+        .into_iter()
+        .any(|flag| flag.load(Ordering::SeqCst))
+}
+
 /// Interrupts on vectors that nobody asked for.
 pub fn spurious() -> u64 {
     SPURIOUS.load(Ordering::Relaxed)

@@ -79,10 +79,14 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         self.pool.leak(memory);
                     }
                 }
-                Event::Unloaded { .. } => self.abandon(device, now),
+                Event::Unloaded { .. } => {
+                    self.ended = true;
+                    self.abandon(device, now);
+                }
                 Event::Failed { violation } => {
                     log::error!("VMBus connection ended: {violation}");
                     self.failed = Some(violation);
+                    self.ended = true;
                     self.abandon(device, now);
                 }
             }
@@ -294,7 +298,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     }
 
     /// Takes channel and NIC apart: counters are kept, memory is parked.
-    fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
+    pub(super) fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
         self.attention = None;
         self.moved = Polled::default();
         // The guest's link goes down, whatever the NIC had to say.

@@ -68,6 +68,8 @@ pub struct Faults {
     pub never_answer_version: bool,
     /// So many opens are refused; the host means it and keeps nothing.
     pub refuse_opens: u32,
+    /// No interrupt is ever raised: neither messages nor timers are announced.
+    pub never_interrupt: bool,
     hook: Option<Hook>,
     player: Option<Player>,
 }
@@ -77,21 +79,25 @@ impl core::fmt::Debug for Faults {
         let hook = self.hook.is_some();
         write!(
             f,
-            "Faults {{ never_answer_version: {}, hook: {hook} }}",
-            self.never_answer_version
+            "Faults {{ never_answer_version: {}, never_interrupt: {}, hook: {hook} }}",
+            self.never_answer_version, self.never_interrupt
         )
     }
 }
 
 impl Faults {
     /// Names that [`from_word`](Self::from_word) knows.
-    pub const WORDS: [&'static str; 1] = ["never-answer-version"];
+    pub const WORDS: [&'static str; 2] = ["never-answer-version", "never-interrupt"];
 
     /// The fault with this name, as given by `fault=` on the rig's command line.
     pub fn from_word(word: &str) -> Option<Faults> {
         match word {
             "never-answer-version" => Some(Faults {
                 never_answer_version: true,
+                ..Faults::default()
+            }),
+            "never-interrupt" => Some(Faults {
+                never_interrupt: true,
                 ..Faults::default()
             }),
             _ => None,

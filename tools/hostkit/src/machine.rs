@@ -174,7 +174,8 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
 
     /// Vector that may go into `vp` now.
     pub fn pending_vector(&self, vp: u32) -> Option<u8> {
-        self.partition.pending_vector(vp)
+        let vector = self.partition.pending_vector(vp);
+        vector.filter(|_| !self.faults.never_interrupt)
     }
 
     /// `vp` took `vector`.
