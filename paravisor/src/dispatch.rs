@@ -4,6 +4,7 @@
 use crate::mmio::{self, Decoded, Refusal};
 use crate::pio;
 use crate::walk::WalkError;
+use abi::snp::exit as exit_code;
 use devices::{CpuidState, Machine};
 use memory::GuestMemory;
 use platform::{Exit, Reg, Registers};
@@ -12,7 +13,9 @@ const UD: u8 = 6;
 const GP: u8 = 13;
 const PF: u8 = 14;
 /// Nested page fault, for the record of one that nobody can answer.
-const NPF: u64 = abi::snp::exit::NPF;
+const NPF: u64 = exit_code::NPF;
+const EXCEPTION_BP: u64 = exit_code::EXCEPTION + 3;
+const EXCEPTION_OF: u64 = exit_code::EXCEPTION + 4;
 
 /// What the loop does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,12 +124,27 @@ pub fn dispatch(
                 info2: 0,
             };
         }
-        // A host that intercepts INT1, which needs no privilege: a program of the
-        // guest's must not be able to end its VM.
-        Exit::Unknown {
-            code: abi::snp::exit::ICEBP,
-            ..
-        } if vp.cpl() == 3 => vp.raise(UD, None),
+        // While another event is delivered: the guest's stack or tables are of no use,
+        // and which of both events counts is beyond what can be told from here.
+        Exit::Exception { vector, .. } if vp.event_pending() => {
+            return Next::Unknown {
+                code: exit_code::EXCEPTION.wrapping_add(u64::from(*vector)),
+                info1: 0,
+                info2: 0,
+            };
+        }
+        Exit::Exception {
+            vector,
+            error,
+            address,
+        } => exception(vp, *vector, *error, *address),
+        // A host that intercepts an instruction which needs no privilege (INT1, RDTSC,
+        // SIDT): a program of the guest's must not be able to end its VM by it.
+        Exit::Unknown { code, .. }
+            if vp.cpl() == 3 && !vp.event_pending() && of_an_instruction(*code) =>
+        {
+            vp.raise(UD, None);
+        }
         Exit::Unknown { code, info1, info2 } => {
             return Next::Unknown {
                 code: *code,
@@ -136,6 +154,28 @@ pub fn dispatch(
         }
     }
     Next::Run
+}
+
+/// Whether an exit is of an instruction that the guest was about to execute, and not
+/// of something that came from outside.
+fn of_an_instruction(code: u64) -> bool {
+    matches!(
+        code,
+        exit_code::CR_READ..exit_code::EXCEPTION
+            | EXCEPTION_BP
+            | EXCEPTION_OF
+            | exit_code::CR0_SEL_WRITE..exit_code::TASK_SWITCH
+            | exit_code::VMRUN..=exit_code::RDPRU
+            | exit_code::INVLPGB..=exit_code::TLBSYNC
+    )
+}
+
+/// Delivers an exception that the host has held up.
+fn exception(vp: &mut impl Registers, vector: u8, error: Option<u32>, address: u64) {
+    if vector == PF {
+        vp.set(Reg::Cr2, address);
+    }
+    vp.raise(vector, error);
 }
 
 /// Whether the guest's own memory lies at `gpa`.
@@ -429,6 +469,65 @@ mod tests {
         vp.cpl = 3;
         let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
         assert_eq!((next, vp.raised), (Next::Run, Some((UD, None))));
+    }
+
+    #[test]
+    fn exceptions_that_a_host_intercepts_reach_the_guest() {
+        for (vector, error, rip, cr2) in [
+            (1, None, 0x8000, 0),
+            (14, Some(2), 0x8000, 0x7000),
+            (17, Some(0), 0x8000, 0),
+        ] {
+            let (mut vp, guest, mut machine) = world();
+            let exit = Exit::Exception {
+                vector,
+                error,
+                address: 0x7000,
+            };
+            let mut run =
+                |vp: &mut _| dispatch(&exit, vp, &guest, &mut machine, &mut Decoded::new(), 0);
+            assert_eq!(run(&mut vp), Next::Run);
+            assert_eq!(vp.raised, Some((vector, error)));
+            assert_eq!((vp.get(Reg::Rip), vp.get(Reg::Cr2)), (rip, cr2));
+            // A second one while the first is delivered.
+            assert!(matches!(run(&mut vp), Next::Unknown { .. }));
+        }
+    }
+
+    #[test]
+    fn program_of_the_guest_cannot_end_the_vm_by_any_instruction() {
+        for code in (0..0x40)
+            .chain([0x43, 0x44])
+            .chain(0x65..0x7d)
+            .chain(0x80..=0x8e)
+            .chain([0xa2])
+        {
+            let (mut vp, guest, mut machine) = world();
+            vp.cpl = 3;
+            let exit = Exit::Unknown {
+                code,
+                info1: 0,
+                info2: 0,
+            };
+            let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
+            assert_eq!(
+                (next, vp.raised),
+                (Next::Run, Some((UD, None))),
+                "{code:#x}"
+            );
+        }
+        // Not the program's doing: SMI, INIT, a write trap, a bus lock.
+        for code in [0x62, 0x63, 0x8f, 0x90, 0xa5, 0x401] {
+            let (mut vp, guest, mut machine) = world();
+            vp.cpl = 3;
+            let exit = Exit::Unknown {
+                code,
+                info1: 0,
+                info2: 0,
+            };
+            let next = dispatch(&exit, &mut vp, &guest, &mut machine, &mut Decoded::new(), 0);
+            assert!(matches!(next, Next::Unknown { .. }), "{code:#x}");
+        }
     }
 
     #[test]

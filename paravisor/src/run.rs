@@ -403,10 +403,13 @@ where
         if !vp.event_pending() && self.machine.take_nmi() {
             vp.inject_nmi();
         }
+        // CR8 and the local APIC's task priority are one register: the guest may have
+        // written the latter, and will perhaps write the former. The processor compares.
         let offered = self
             .machine
-            .pending_interrupt()
+            .requested_interrupt()
             .map(|interrupt| interrupt.vector);
+        vp.set_task_priority(self.machine.task_priority());
         vp.offer_interrupt(offered);
         let exit = self.platform.enter();
         let now = self.clock.ns(self.surroundings.tsc());
@@ -417,6 +420,7 @@ where
             self.machine.accept_interrupt(vector);
         }
         vp.offer_interrupt(None);
+        self.machine.set_task_priority(vp.task_priority());
         if let Some(count) = self.stats.exits.get_mut(exit.index()) {
             *count = count.saturating_add(1);
         }

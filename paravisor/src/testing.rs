@@ -18,6 +18,7 @@ pub struct FakeVp {
     pub offered: Option<u8>,
     pub raised: Option<(u8, Option<u32>)>,
     pub shadow: bool,
+    pub priority: u8,
 }
 
 impl FakeVp {
@@ -29,6 +30,7 @@ impl FakeVp {
             offered: None,
             raised: None,
             shadow: false,
+            priority: 0,
         };
         vp.set(Reg::Cr0, 1 << 31 | 1 << 16 | 1);
         vp.set(Reg::Cr3, cr3);
@@ -66,6 +68,12 @@ impl Registers for FakeVp {
     }
     fn interrupt_offered(&self) -> bool {
         self.offered.is_some()
+    }
+    fn task_priority(&self) -> u8 {
+        self.priority
+    }
+    fn set_task_priority(&mut self, class: u8) {
+        self.priority = class;
     }
     fn raise(&mut self, vector: u8, error_code: Option<u32>) {
         self.raised = Some((vector, error_code));
@@ -107,6 +115,8 @@ pub struct FakePlatform {
     pub vp: FakeVp,
     /// Whether the guest takes an interrupt that is offered.
     pub takes_interrupts: bool,
+    /// What it writes to CR8 in its next turn.
+    pub cr8: Option<u8>,
     /// Vectors that it took.
     pub taken: Vec<u8>,
     /// Times that it was left to sleep.
@@ -125,6 +135,7 @@ impl Default for FakePlatform {
             exits: VecDeque::new(),
             vp: FakeVp::long_mode(0x1000),
             takes_interrupts: true,
+            cr8: None,
             taken: Vec::new(),
             waits: 0,
             registers: HashMap::new(),
@@ -138,8 +149,13 @@ impl Platform for FakePlatform {
     type Vp = FakeVp;
 
     fn enter(&mut self) -> Exit {
+        if let Some(class) = self.cr8.take() {
+            self.vp.priority = class;
+        }
         if self.takes_interrupts && self.vp.interrupts_enabled() {
-            self.taken.extend(self.vp.offered.take());
+            let priority = self.vp.priority;
+            self.taken
+                .extend(self.vp.offered.take_if(|vector| *vector >> 4 > priority));
         }
         self.exits.pop_front().unwrap()
     }

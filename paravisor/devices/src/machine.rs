@@ -360,6 +360,22 @@ impl Machine {
         self.lapic.pending()
     }
 
+    /// The most urgent interrupt above those in service, whatever the task priority:
+    /// for a processor that compares with the task priority by itself.
+    pub fn requested_interrupt(&self) -> Option<PendingInterrupt> {
+        self.lapic.requested()
+    }
+
+    /// Class of vectors that the task priority holds back, as in CR8.
+    pub fn task_priority(&self) -> u8 {
+        self.lapic.task_priority()
+    }
+
+    /// The guest has written CR8, which is the same register.
+    pub fn set_task_priority(&mut self, class: u8) {
+        self.lapic.set_task_priority(class);
+    }
+
     /// The guest has taken (or will surely take) this interrupt: it moves from
     /// requested to in service.
     pub fn accept_interrupt(&mut self, vector: u8) {

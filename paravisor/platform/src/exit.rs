@@ -64,6 +64,16 @@ pub enum Exit {
     /// MONITOR, MWAIT, INVLPGB and other instructions that a guest is told not to
     /// have.
     Undefined,
+    /// An exception of the guest that the host wants to know about (`#AC` and `#DB`, lest
+    /// the guest keep the processor in a loop of them). It was not delivered.
+    Exception {
+        /// Its vector.
+        vector: u8,
+        /// Its error code, if it brings one.
+        error: Option<u32>,
+        /// The address of a page fault; CR2 is unchanged.
+        address: u64,
+    },
     /// The hardware refused to enter the guest.
     EntryRefused {
         /// The code it gave.
@@ -97,13 +107,14 @@ impl Exit {
             Exit::CacheFlush => "wbinvd",
             Exit::Nothing => "pause",
             Exit::Undefined => "undefined",
+            Exit::Exception { .. } => "exception",
             Exit::EntryRefused { .. } => "refused",
             Exit::Unknown { .. } => "unknown",
         }
     }
 
     /// All names, in the order of [`Exit::index`].
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 16] = [
         "cpuid",
         "ioio",
         "msr",
@@ -119,6 +130,7 @@ impl Exit {
         "undefined",
         "refused",
         "unknown",
+        "exception",
     ];
 
     /// Position of the name in [`Exit::NAMES`], for counters.
@@ -139,6 +151,7 @@ impl Exit {
             Exit::Undefined => 12,
             Exit::EntryRefused { .. } => 13,
             Exit::Unknown { .. } => 14,
+            Exit::Exception { .. } => 15,
         }
     }
 }
@@ -158,6 +171,11 @@ mod tests {
                 fetch: false,
             },
             Exit::Xsetbv,
+            Exit::Exception {
+                vector: 1,
+                error: None,
+                address: 0,
+            },
             Exit::Unknown {
                 code: 0,
                 info1: 0,

@@ -126,6 +126,10 @@ pub trait Registers {
     fn offer_interrupt(&mut self, vector: Option<u8>);
     /// Whether the offer of the last entry is still open (not yet taken).
     fn interrupt_offered(&self) -> bool;
+    /// Class of vectors that the guest holds back (CR8), 0 to 15.
+    fn task_priority(&self) -> u8;
+    /// Sets it.
+    fn set_task_priority(&mut self, class: u8);
     /// Raises an exception at the next entry.
     fn raise(&mut self, vector: u8, error_code: Option<u32>);
     /// Delivers a non-maskable interrupt at the next entry, unless another event

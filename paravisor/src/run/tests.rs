@@ -170,6 +170,32 @@ fn interrupt_that_was_not_taken_is_offered_again() {
     assert_eq!(vp.platform.taken, [VECTOR]);
 }
 
+/// CR8 and the local APIC's register are one: what the guest writes to either holds
+/// interrupts back, and both read the same.
+#[test]
+fn task_priority_is_the_same_in_cr8_and_in_the_apic() {
+    const TASK_PRIORITY: u64 = 0xfee0_0080;
+    let (mut vp, tsc) = vp(&[Exit::Interrupted; 4]);
+    arm_apic_timer(&mut vp, 10);
+    tsc.set(1_000_000);
+    let class = VECTOR >> 4;
+    vp.machine
+        .mmio_write(TASK_PRIORITY, 4, u64::from(class) << 4 | 3, 0);
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.vp.priority, class);
+    // Offered, so that the processor can let it in without an exit, and not taken.
+    assert!(vp.platform.taken.is_empty());
+    assert!(vp.machine.pending_interrupt().is_none());
+    // MOV CR8 makes no exit of its own.
+    vp.platform.cr8 = Some(0);
+    vp.turn().unwrap();
+    assert_eq!(vp.platform.taken, [VECTOR]);
+    assert_eq!(vp.machine.mmio_read(TASK_PRIORITY, 4, 0), 0);
+    vp.platform.cr8 = Some(9);
+    vp.turn().unwrap();
+    assert_eq!(vp.machine.mmio_read(TASK_PRIORITY, 4, 0), 0x90);
+}
+
 #[test]
 fn network_has_a_turn_for_a_reason_only() {
     let (mut vp, tsc) = vp(&[Exit::Interrupted; 8]);

@@ -37,12 +37,15 @@ pub enum View {
     PrivateBit(u32),
     /// The bit makes an address shared (virtual top of memory of VMPL2).
     SharedBit(u32),
+    /// Every address is private (a virtual top of memory above all of them).
+    Private,
 }
 
 impl View {
     fn bit(self) -> u64 {
         match self {
             View::PrivateBit(b) | View::SharedBit(b) => 1 << b,
+            View::Private => 0,
         }
     }
 
@@ -52,6 +55,7 @@ impl View {
         let private = match self {
             View::PrivateBit(_) => set,
             View::SharedBit(_) => !set,
+            View::Private => true,
         };
         (address & !self.bit(), private)
     }
@@ -344,5 +348,7 @@ mod tests {
         assert_eq!(v.split(TOM | 0x1000), (0x1000, false));
         assert_eq!(v.join(0x1000, true), 0x1000);
         assert_eq!(v.join(0x1000, false), TOM | 0x1000);
+        // Nothing is shared, and what was an alias is memory that does not exist.
+        assert_eq!(View::Private.split(TOM | 0x1000), (TOM | 0x1000, true));
     }
 }

@@ -71,8 +71,9 @@ pub fn check_vmpl0(v: &Vmsa) -> Result<(), Refused> {
 }
 
 /// Checks the VMSA of VMPL2, which reflects and injects through itself.
-/// `virtual_tom` is the address from which on pages are shared.
-pub fn check_vmpl2(v: &Vmsa, virtual_tom: u64) -> Result<(), Refused> {
+/// `shared` is the least address from which on pages can be shared. A VMSA may name a
+/// higher one (whole 2 MiB): then no address is.
+pub fn check_vmpl2(v: &Vmsa, shared: u64) -> Result<(), Refused> {
     if v.efer & EFER_SVME == 0 {
         return Err(Refused::NoSvme);
     }
@@ -91,7 +92,7 @@ pub fn check_vmpl2(v: &Vmsa, virtual_tom: u64) -> Result<(), Refused> {
     if v.vmpl != 2 {
         return Err(Refused::Vmpl(v.vmpl));
     }
-    if v.virtual_tom != virtual_tom {
+    if v.virtual_tom < shared || !v.virtual_tom.is_multiple_of(2 << 20) {
         return Err(Refused::VirtualTom(v.virtual_tom));
     }
     if v.vintr_ctrl & vintr::BUSY != 0 {

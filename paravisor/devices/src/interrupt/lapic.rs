@@ -427,6 +427,30 @@ impl Lapic {
         (priority > self.processor_priority() >> 4).then_some(PendingInterrupt { vector, priority })
     }
 
+    /// The highest request above what is in service.
+    pub(crate) fn requested(&self) -> Option<PendingInterrupt> {
+        if !self.enabled() {
+            return None;
+        }
+        let vector = self.irr.highest()?;
+        let priority = vector >> 4;
+        let in_service = self.isr.highest().unwrap_or(0) >> 4;
+        (priority > in_service).then_some(PendingInterrupt { vector, priority })
+    }
+
+    /// Bits 7:4 of the task priority.
+    pub(crate) fn task_priority(&self) -> u8 {
+        self.tpr >> 4
+    }
+
+    /// Writes them; the lower half becomes 0, as with CR8 (APM volume 2, 16.6.4). The
+    /// same class leaves the register alone.
+    pub(crate) fn set_task_priority(&mut self, class: u8) {
+        if class & 0xf != self.task_priority() {
+            self.tpr = class << 4;
+        }
+    }
+
     /// Moves a request into service.
     pub(crate) fn accept(&mut self, vector: u8) {
         if self.irr.has(vector) {

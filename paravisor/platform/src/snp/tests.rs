@@ -318,7 +318,9 @@ fn guest_starts_in_the_64_bit_boot_protocol_state() {
     );
     assert_eq!(vmsa.vmpl, 2);
     assert_eq!(vmsa.sev_features, 0b11_0111);
-    assert_eq!(vmsa.virtual_tom, 1 << 46);
+    // No address of 51 bits is shared, and the boundary is one that exists.
+    assert!(vmsa.virtual_tom > 1 << 51 && vmsa.virtual_tom < 1 << 52);
+    assert!(vmsa.virtual_tom.is_multiple_of(2 << 20));
     assert_eq!(vmsa.efer & 1 << 12, 1 << 12);
     assert_eq!(snp.vp().get(Reg::Efer) & 1 << 12, 0, "SVME is hidden");
 }
@@ -429,4 +431,37 @@ fn offered_interrupt_is_open_until_the_processor_takes_it() {
     assert!(!state.interrupt_offered());
     state.offer_interrupt(None);
     assert_eq!(state.page().vintr_ctrl, 0);
+}
+
+#[test]
+fn exceptions_that_the_host_intercepts_are_decoded() {
+    let exception = |vector, error, address| Exit::Exception {
+        vector,
+        error,
+        address,
+    };
+    let decode = |vector: u64| vmsa::decode(exit::EXCEPTION + vector, 0x1_0000_0003, 0x7000);
+    assert_eq!(decode(1), exception(1, None, 0x7000));
+    assert_eq!(decode(14), exception(14, Some(3), 0x7000));
+    assert_eq!(decode(17), exception(17, Some(3), 0x7000));
+    // What cannot be injected: #BP, #OF. Nothing of a guest's own: NMI, #MC, #HV, #VC,
+    // #SX and what is reserved.
+    for vector in [3, 4, 2, 9, 15, 18, 20, 22, 27, 28, 29, 30, 31] {
+        assert!(matches!(decode(vector), Exit::Unknown { .. }), "{vector}");
+    }
+}
+
+#[test]
+fn task_priority_is_the_guests_own_and_holds_an_offer_back() {
+    let mut vmsa = Box::new(Vmsa::new_zeroed());
+    let mut state = VmplState::new(&mut vmsa);
+    state.set_task_priority(0x15);
+    assert_eq!(state.task_priority(), 5);
+    state.offer_interrupt(Some(0x61));
+    let word = state.page().vintr_ctrl;
+    assert_eq!(word & (vintr::TPR_MASK | vintr::IGNORE_TPR), 5);
+    assert_eq!(vintr::vector(word), 0x61);
+    assert_eq!((word & vintr::PRIORITY_MASK) >> vintr::PRIORITY_SHIFT, 6);
+    state.offer_interrupt(None);
+    assert_eq!(state.task_priority(), 5);
 }

@@ -12,8 +12,11 @@ use abi::snp::{SevFeatures, SevStatus, Vmsa, attrib, event, exit, npf, reset, vi
 use abi::svm::{self, MSR_INFO_WRITE, ioio};
 use zerocopy::FromZeros;
 
-/// The guest-physical bit above which the guest's memory is shared (vTOM).
-const VTOM: u64 = 1 << 46;
+/// From this address on the guest's memory would be shared (vTOM; whole 2 MiB). It
+/// is above every address that a page table entry can hold but the last 2 MiB of 52
+/// bits, so the guest can name no shared page: neither the paravisor's rings and
+/// slots nor any of its own. It has no use for one, its devices being the paravisor's.
+const VTOM: u64 = (1 << 52) - (2 << 20);
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
@@ -70,6 +73,21 @@ fn io_access(info1: u64) -> Option<IoAccess> {
     })
 }
 
+/// Last of the 32 exit codes of intercepted exceptions.
+const LAST_EXCEPTION: u64 = exit::EXCEPTION + 31;
+
+/// Whether an exception of the guest's own brings an error code (APM volume 2, table
+/// 8-1). `None` for what cannot be injected under alternate injection (#BP, #OF), and
+/// for what no instruction of a guest raises: NMI, #MC, the exceptions between guest
+/// and hypervisor, and vectors that are reserved.
+fn exception_error(vector: u8) -> Option<bool> {
+    match vector {
+        0 | 1 | 5..=7 | 16 | 19 => Some(false),
+        8 | 10..=14 | 17 | 21 => Some(true),
+        _ => None,
+    }
+}
+
 /// What an exit code with its details means.
 pub fn decode(code: u64, info1: u64, info2: u64) -> Exit {
     let unknown = Exit::Unknown { code, info1, info2 };
@@ -87,6 +105,17 @@ pub fn decode(code: u64, info1: u64, info2: u64) -> Exit {
         exit::INTR | exit::NMI | exit::VINTR => Exit::Interrupted,
         exit::VMMCALL => Exit::Hypercall,
         exit::SHUTDOWN => Exit::Shutdown,
+        exit::EXCEPTION..=LAST_EXCEPTION => {
+            let vector = (code & 0x1f) as u8;
+            match exception_error(vector) {
+                Some(has_code) => Exit::Exception {
+                    vector,
+                    error: has_code.then_some(info1 as u32),
+                    address: info2,
+                },
+                None => unknown,
+            }
+        }
         exit::XSETBV => Exit::Xsetbv,
         exit::RDPMC => Exit::Rdpmc,
         exit::WBINVD | exit::INVD => Exit::CacheFlush,
@@ -332,8 +361,19 @@ impl Registers for VmplState<'_> {
         let word = &mut self.page.vintr_ctrl;
         *word &= !(vintr::V_IRQ | vintr::VECTOR_MASK | vintr::PRIORITY_MASK | vintr::IGNORE_TPR);
         if let Some(vector) = vector {
-            *word |= vintr::pending(vector);
+            // The processor compares with V_TPR, which the guest can change by CR8
+            // without an exit.
+            *word |= vintr::pending(vector) & !vintr::IGNORE_TPR;
         }
+    }
+
+    fn task_priority(&self) -> u8 {
+        (self.page.vintr_ctrl & 0xf) as u8
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        let word = &mut self.page.vintr_ctrl;
+        *word = *word & !vintr::TPR_MASK | u64::from(class & 0xf);
     }
 
     fn interrupt_offered(&self) -> bool {

@@ -6,6 +6,7 @@ use super::{LOWER, UPPER, VTOM_BIT, Vm};
 use crate::metal::svm;
 use abi::record::Outcome;
 use abi::svm::{event, exit, ioio, npf, vintr};
+use rig::npt::View;
 use rig::rmp::{Access, Verdict};
 use rig::vmsa::Exit;
 use zerocopy::IntoBytes;
@@ -45,6 +46,11 @@ impl Vm {
         self.sync(UPPER);
         self.live = None;
         let ctx = &mut self.ctx[LOWER];
+        ctx.npt.view = if self.vmsa.virtual_tom > 1 << VTOM_BIT {
+            View::Private
+        } else {
+            View::SharedBit(VTOM_BIT)
+        };
         rig::vmsa::load(&self.vmsa, &mut ctx.vmcb.save, &mut ctx.regs);
         ctx.vmsa_gfn = gfn;
         let c = &mut ctx.vmcb.control;
