@@ -19,6 +19,8 @@ pub struct FakeVp {
     pub raised: Vec<(u8, Option<u32>)>,
     /// Offered vector.
     pub offered: Option<u8>,
+    /// Class of vectors held back.
+    pub priority: u8,
 }
 
 impl FakeVp {
@@ -32,6 +34,7 @@ impl FakeVp {
             next_rip: 0,
             raised: Vec::new(),
             offered: None,
+            priority: 0,
         };
         vp.set(Reg::Cr0, 1 << 31 | 1 << 16 | 1);
         vp.set(Reg::Cr3, cr3);
@@ -69,6 +72,12 @@ impl Registers for FakeVp {
     }
     fn interrupt_offered(&self) -> bool {
         self.offered.is_some()
+    }
+    fn task_priority(&self) -> u8 {
+        self.priority
+    }
+    fn set_task_priority(&mut self, class: u8) {
+        self.priority = class;
     }
     fn raise(&mut self, vector: u8, error_code: Option<u32>) {
         self.raised.push((vector, error_code));

@@ -147,6 +147,10 @@ impl Registers for NoVp {
     fn interrupt_offered(&self) -> bool {
         unreachable!()
     }
+    fn task_priority(&self) -> u8 {
+        unreachable!()
+    }
+    fn set_task_priority(&mut self, _: u8) {}
     fn raise(&mut self, _: u8, _: Option<u32>) {}
     fn inject_nmi(&mut self) {}
     fn event_pending(&self) -> bool {

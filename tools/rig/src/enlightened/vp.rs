@@ -3,7 +3,7 @@
 
 use crate::metal::svm;
 use crate::vm::context::Context;
-use abi::svm::{attrib, event, msr::EFER_SVME};
+use abi::svm::{attrib, event, msr::EFER_SVME, vintr};
 use platform::{Reg, Registers, Seg, Segment};
 
 /// One virtual processor.
@@ -129,6 +129,15 @@ impl Registers for Vp {
 
     fn interrupt_offered(&self) -> bool {
         false
+    }
+
+    fn task_priority(&self) -> u8 {
+        (self.ctx.vmcb.control.vintr & 0xf) as u8
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        let word = &mut self.ctx.vmcb.control.vintr;
+        *word = *word & !vintr::TPR_MASK | u64::from(class & 0xf);
     }
 
     fn raise(&mut self, vector: u8, error_code: Option<u32>) {
