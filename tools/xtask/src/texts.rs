@@ -1,7 +1,8 @@
-//! The rules' texts are for the catalogue: the firmware has the ids only.
+//! What the firmware does not hold: the rules' texts, which are for the catalogue (it has
+//! the ids), and names of the builder's folders, which would give everybody another digest.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +10,8 @@ use object::{Object, ObjectSection, SectionKind};
 use serde::Deserialize;
 
 use crate::firmware::Built;
-use crate::process;
+use crate::setup::target::cargo_home;
+use crate::{paths, process};
 
 /// Shorter texts may be in there for another reason.
 const LONG: usize = 40;
@@ -28,13 +30,19 @@ struct Rule {
     source: Option<String>,
 }
 
-/// Looks for the texts of all rules in what is loaded of the paravisor.
+/// Looks for the texts of all rules and for folders of this machine in what is loaded of
+/// the paravisor and its stage.
 pub fn test(built: &Built) -> Result<()> {
     let json = process::output(Command::new(&built.tool).args(["rules", "--json"]))?;
     let catalogue: Catalogue = serde_json::from_str(&json).context("not the catalogue")?;
     let loaded = loaded(&built.paravisor)?;
     let report = look(&loaded, &catalogue.rules)?;
     println!("paravisor: {report}");
+    let folders = [cargo_home(), paths::root(), paths::target()];
+    for (name, elf) in [("paravisor", &built.paravisor), ("stage", &built.stage)] {
+        folder(&self::loaded(elf)?, &folders).with_context(|| name)?;
+    }
+    println!("paravisor, stage: no folder of this machine");
     Ok(())
 }
 
@@ -85,6 +93,22 @@ fn look(loaded: &[u8], rules: &[Rule]) -> Result<String> {
     ))
 }
 
+/// Looks for the name of a folder.
+fn folder(loaded: &[u8], folders: &[PathBuf]) -> Result<()> {
+    for folder in folders {
+        let name = folder.as_os_str().as_encoded_bytes();
+        ensure!(name.len() > 1, "a folder without a name");
+        if loaded.windows(name.len()).any(|bytes| bytes == name) {
+            bail!(
+                "the firmware holds the name of a folder of this machine, {}: elsewhere \
+                 its digest would be another one",
+                folder.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +137,13 @@ mod tests {
         let why = look(&[b'x'; 100], &rules).unwrap_err().to_string();
         assert!(why.contains("ids"), "{why}");
         assert!(look(ids.as_bytes(), &rules[..9]).is_err());
+    }
+
+    #[test]
+    fn a_folder_of_this_machine_is_found() {
+        let folders = [PathBuf::from("/home/a"), PathBuf::from("/src/undercroft")];
+        assert!(folder(b"paravisor/src/main.rs /crates/x-1.0.0/src", &folders).is_ok());
+        let why = folder(b"/home/a/.cargo/registry", &folders).unwrap_err();
+        assert!(why.to_string().contains("/home/a"), "{why}");
     }
 }

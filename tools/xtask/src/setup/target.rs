@@ -30,6 +30,15 @@ impl Target {
     /// Adds what `cargo build` needs for the target.
     pub fn apply(&self, command: &mut Command) {
         command.args(["--target", TRIPLE]);
+        let flags: Vec<String> = self
+            .renamed()
+            .iter()
+            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+            .collect();
+        // Cargo joins this list to that of `.cargo/config.toml`.
+        command
+            .arg("--config")
+            .arg(format!("target.{TRIPLE}.rustflags={flags:?}"));
         if let Some(source) = &self.source {
             command
                 .env("RUSTC_BOOTSTRAP", "1")
@@ -38,6 +47,38 @@ impl Target {
                 .arg("-Zbuild-std-features=compiler-builtins-mem");
         }
     }
+}
+
+impl Target {
+    /// Folders of the builder's machine, and what panic messages in the image call them
+    /// instead: who builds elsewhere, or gets crates from a mirror, gets the same bytes.
+    /// Of two that match, rustc takes the later one.
+    fn renamed(&self) -> Vec<(PathBuf, &'static str)> {
+        let home = cargo_home();
+        let mut out = vec![(home.clone(), "/cargo")];
+        // A folder for each registry, named after its host.
+        let registries = std::fs::read_dir(home.join("registry/src"));
+        let mut registries: Vec<PathBuf> = registries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        registries.sort();
+        out.extend(registries.into_iter().map(|dir| (dir, "/crates")));
+        if let Some(source) = &self.source {
+            out.push((source.clone(), "/rust/library"));
+        }
+        out
+    }
+}
+
+/// Cargo's own folder.
+pub fn cargo_home() -> PathBuf {
+    let home = || std::env::home_dir().map(|home| home.join(".cargo"));
+    std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_default()
 }
 
 /// Finds a way to build for the target.
