@@ -4,7 +4,8 @@
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    clippy::arithmetic_side_effects
+    clippy::arithmetic_side_effects,
+    reason = "a test: it may panic, and that is what it is for"
 )]
 
 use crate::dispatch::{Next, dispatch};

@@ -6,7 +6,8 @@
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    clippy::arithmetic_side_effects
+    clippy::arithmetic_side_effects,
+    reason = "a test: it may panic, and that is what it is for"
 )]
 
 use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, config, config_read, config_write};
