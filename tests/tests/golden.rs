@@ -15,7 +15,7 @@ fn bytes<const N: usize>() -> [u8; N] {
 /// What `len` bytes at `offset` are as a little-endian number.
 fn at(offset: u64, len: u32) -> u64 {
     (0..u64::from(len))
-        .map(|n| (offset + n + 1 & 0xff) << (8 * n))
+        .map(|n| ((offset + n + 1) & 0xff) << (8 * n))
         .sum()
 }
 
