@@ -134,8 +134,9 @@ pub struct Timer {
     count: u32,
     /// Deadline to which it is set, in reference time.
     armed: Option<u64>,
-    /// Earliest deadline that a later write replaced. Its interrupt may have been
-    /// on its way already, so one more than was asked for can come, and honestly.
+    /// Earliest deadline that a later write has replaced or may replace. Its
+    /// interrupt may have been on its way already, so one more than was asked for can
+    /// come, and honestly.
     superseded: Option<u64>,
 }
 
@@ -185,8 +186,17 @@ impl Timer {
     /// for ever.
     pub fn expired<P: Platform>(&mut self, platform: &mut P, now: u64) -> Result<bool, Error> {
         platform.write_register(msr::EOI, 0)?;
-        let due = self.armed.take().is_some_and(|armed| armed <= now);
-        Ok(due || self.superseded.take_if(|old| *old <= now).is_some())
+        let armed = self.armed.take();
+        if armed.is_some_and(|armed| armed <= now) {
+            return Ok(true);
+        }
+        let replaced = self.superseded.take_if(|old| *old <= now).is_some();
+        if replaced {
+            // It was the replaced one's. The other still runs, and is written again
+            // as soon as the loop asks: it may expire before that.
+            self.superseded = armed;
+        }
+        Ok(replaced)
     }
 }
 
@@ -328,6 +338,30 @@ mod tests {
         assert!(timer.expired(&mut platform, 520).unwrap());
         timer.ensure(&mut platform, 520, 900).unwrap();
         assert!(!timer.expired(&mut platform, 530).unwrap());
+    }
+
+    #[test]
+    fn syn_34_a_lost_interrupt_that_comes_first_does_not_make_the_next_one_early() {
+        let mut platform = platform();
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
+        timer.ensure(&mut platform, 0, 500).unwrap();
+        // Taken for lost; another deadline is set, and then the old one's comes.
+        let now = 500 + TIMER_LOST;
+        timer.ensure(&mut platform, now, now + 7).unwrap();
+        assert!(timer.expired(&mut platform, now + 5).unwrap());
+        // The new one expires before the loop sets the next.
+        timer.ensure(&mut platform, now + 8, now + 900).unwrap();
+        assert!(timer.expired(&mut platform, now + 9).unwrap());
+        // That explains one interrupt, and only after its time.
+        timer.ensure(&mut platform, now + 9, now + 900).unwrap();
+        assert!(!timer.expired(&mut platform, now + 10).unwrap());
+        // The other way round: the replaced one stays due, the next one is early.
+        let mut timer = Timer::new(&mut platform, 0, 0x50).unwrap();
+        timer.ensure(&mut platform, 0, 500).unwrap();
+        timer.ensure(&mut platform, now, now + 7).unwrap();
+        assert!(timer.expired(&mut platform, now + 5).unwrap());
+        timer.ensure(&mut platform, now + 5, now + 7).unwrap();
+        assert!(!timer.expired(&mut platform, now + 6).unwrap());
     }
 
     #[test]
