@@ -28,14 +28,15 @@ pub const STORM_PERIODS: u32 = 5000;
 pub const MAX_CHANNELS: usize = 8;
 /// GPADLs that exist at a time: ring, receive and send buffer per channel.
 pub const MAX_GPADLS: usize = 4 * MAX_CHANNELS;
-/// Refused offers before the connection ends (CTL-28). A host offers some
-/// twenty classes that we do not take, each once.
-pub const MAX_REFUSED_OFFERS: u32 = 256;
+/// Refused offers in an interval before the connection ends (CTL-28). A host offers
+/// some twenty classes that we do not take, once at the boot and once more when the
+/// VM has moved: that is a dozen moves in an interval.
+pub const REFUSED_OFFERS: usize = 256;
 /// Cards taken after the boot-time set, in an interval (CTL-28). More than the
 /// relay would open again, less than what would keep anybody busy.
 pub const LATE_OFFERS: usize = 16;
-/// That interval: an hour.
-pub const LATE_OFFERS_INTERVAL: u64 = 3600 * SECOND;
+/// The interval of both, which slides: an hour.
+pub const OFFERS_INTERVAL: u64 = 3600 * SECOND;
 /// Messages that wait to be posted; a large GPADL counts as one. Beyond it the
 /// host makes us answer faster than it takes our answers (CTL-59).
 pub const MAX_QUEUED_POSTS: usize = 512;

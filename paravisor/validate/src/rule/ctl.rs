@@ -194,7 +194,7 @@ rules! {
     }
     CTL_28 {
         reaction: Drop,
-        statement: "The numbers of live channels, of late offers in an hour and of refused offers are bounded; refused offers beyond the bound end the connection",
+        statement: "The numbers of live channels and, in an hour, of late offers and of refused offers are bounded; refused offers beyond the bound end the connection",
         danger: "Memory runs out, or the client is kept busy for ever",
         example: "100000 offers of random devices",
         source: "own reasoning",

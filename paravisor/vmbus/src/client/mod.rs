@@ -16,8 +16,8 @@ mod words;
 
 use crate::counters::{Counters, Life, News};
 use crate::limits::{
-    CONTACT_DEADLINE, LATE_OFFERS, LATE_OFFERS_INTERVAL, MAX_CHANNELS, MAX_QUEUED_EVENTS,
-    MAX_REFUSED_OFFERS, MESSAGES_PER_WAKE, OFFERS_DEADLINE, SPENT_BUDGETS, UNLOAD_DEADLINE,
+    CONTACT_DEADLINE, LATE_OFFERS, MAX_CHANNELS, MAX_QUEUED_EVENTS, MESSAGES_PER_WAKE,
+    OFFERS_DEADLINE, OFFERS_INTERVAL, REFUSED_OFFERS, SPENT_BUDGETS, UNLOAD_DEADLINE,
 };
 use crate::synic::{Drain, FlagSet};
 use abi::hyperv::MESSAGE_SLOT;
@@ -54,7 +54,8 @@ pub struct Client {
     asked: bool,
     /// The boot-time set is complete.
     sealed: bool,
-    refused_offers: u32,
+    /// When offers were refused, oldest first, at most an hour ago.
+    refused_offers: VecDeque<u64>,
     /// When cards were taken since then, at most an hour ago.
     late_offers: VecDeque<u64>,
     /// Wake-ups in a row that have used their whole budget.
@@ -80,7 +81,7 @@ impl Client {
             deadline: None,
             asked: false,
             sealed: false,
-            refused_offers: 0,
+            refused_offers: VecDeque::new(),
             late_offers: VecDeque::new(),
             spent_budgets: 0,
             last_open_id: 0,
@@ -120,7 +121,7 @@ impl Client {
                 let listening = matches!(gate.phase, Phase::RequestingOffers | Phase::Running);
                 let relid = droppable_relid(&payload, &self.table).filter(|_| listening);
                 if let Some(relid) = relid {
-                    self.refuse_offer(relid.number());
+                    self.refuse_offer(relid.number(), now);
                 }
             }
         }
@@ -289,7 +290,7 @@ impl Client {
 
     /// Which offers are taken at this time.
     fn admission(&self, now: u64) -> Admission {
-        let hour_ago = now.saturating_sub(LATE_OFFERS_INTERVAL);
+        let hour_ago = now.saturating_sub(OFFERS_INTERVAL);
         let late = self.late_offers.iter().filter(|time| **time > hour_ago);
         match self.config.late_offers {
             _ if !self.sealed => Admission::All,
@@ -421,11 +422,13 @@ impl Client {
     }
 
     /// Releases the relid of a refused offer, within limits (CTL-28).
-    fn refuse_offer(&mut self, relid: u32) {
-        self.refused_offers = self.refused_offers.saturating_add(1);
-        if self.refused_offers > MAX_REFUSED_OFFERS {
-            return self.fail(Violation::new(Rule::CTL_28, 0, self.refused_offers));
+    fn refuse_offer(&mut self, relid: u32, now: u64) {
+        let old = |time: &mut u64| now.saturating_sub(*time) >= OFFERS_INTERVAL;
+        while self.refused_offers.pop_front_if(old).is_some() {}
+        if self.refused_offers.len() >= REFUSED_OFFERS {
+            return self.fail(Violation::new(Rule::CTL_28, 0, REFUSED_OFFERS as u64));
         }
+        self.refused_offers.push_back(now);
         self.say(Request::Release { relid });
     }
 

@@ -294,11 +294,30 @@ fn ctl_23_relid_in_use_ends_the_connection() {
 #[test]
 fn ctl_28_a_flood_of_offers_ends() {
     let mut run = Run::connected();
-    for _ in 0..=MAX_REFUSED_OFFERS {
-        let mut other = offer(9, NIC);
-        other.interface = class::VSS;
-        run.tell(other.as_bytes());
-    }
+    run.tell(&words(4, &[]));
+    assert_eq!(run.event(), Event::OffersDelivered);
+    let mut other = offer(9, NIC);
+    other.interface = class::VSS;
+    let offers = |run: &mut Run, count: usize| {
+        for _ in 0..count {
+            run.tell(other.as_bytes());
+            while run.client.poll(run.now).is_some() {
+                run.client.on_post_result(status::SUCCESS, run.now);
+            }
+        }
+    };
+    // A neighbour: as many as the limit in an hour, and again in the next.
+    offers(&mut run, 1);
+    run.now += OFFERS_INTERVAL / 2;
+    offers(&mut run, REFUSED_OFFERS - 1);
+    run.now += OFFERS_INTERVAL / 2;
+    offers(&mut run, 1);
+    run.now += OFFERS_INTERVAL / 2;
+    offers(&mut run, REFUSED_OFFERS - 1);
+    assert_eq!(run.client.failure, None);
+    // One more, although the first of them is long past.
+    run.now += OFFERS_INTERVAL / 2 - 1;
+    offers(&mut run, 1);
     assert_eq!(run.failed(), Rule::CTL_28);
     run.tell(offer(9, NIC).as_bytes());
     run.silent();

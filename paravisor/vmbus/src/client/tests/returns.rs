@@ -118,13 +118,13 @@ fn ctl_28_cards_come_back_so_often_in_an_hour() {
         }
         take_back(&mut run, 7);
         refused(&mut run, 7, NIC, Rule::CTL_28);
-        run.now += LATE_OFFERS_INTERVAL - 1;
+        run.now += OFFERS_INTERVAL - 1;
         refused(&mut run, 7, NIC, Rule::CTL_28);
         // A neighbour: the hour is over.
         run.now += 1;
         run.tell(offer(7, NIC).as_bytes());
         assert!(matches!(run.event(), Event::Offered { .. }));
-        run.now += LATE_OFFERS_INTERVAL;
+        run.now += OFFERS_INTERVAL;
     }
 }
 
