@@ -11,7 +11,8 @@
 //!    ^                 |                  |                       |
 //!    └── closed ── Closing <── failed, rescinded ─────────────────┘
 //! ```
-//! After too many openings in an hour ([`ResetBudget`]), or when the connection has
+//! A channel that could not be opened waits a while before the next try
+//! ([`State::Pausing`]). After too many openings in an hour ([`ResetBudget`]), or when the connection has
 //! ended, it stays [`State::Gone`]: the guest goes on with its link down.
 
 mod gone;
@@ -87,6 +88,8 @@ enum State<R> {
     },
     /// The channel is being closed, after which it may be opened again.
     Closing { id: ChannelId },
+    /// The channel could not be opened and is closed again; there is a next try.
+    Pausing { id: ChannelId, until: u64 },
     /// There will be no NIC any more.
     Gone,
 }
@@ -162,6 +165,8 @@ pub struct Uplink<B: Backing, const N: usize> {
     /// A channel has been opened before.
     opened_once: bool,
     resets: ResetBudget,
+    /// Failures to open the channel, in a row.
+    failed_opens: u32,
     /// A budget has ended the last look at the message slot (SYN-11).
     messages_left: bool,
     /// When the rings are looked at next, while events bring nothing (SYN-18).
@@ -208,6 +213,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             relay: Relay::new(),
             opened_once: false,
             resets: ResetBudget::default(),
+            failed_opens: 0,
             messages_left: false,
             attention: None,
             guest_acted: false,
@@ -338,7 +344,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 add_channel(&mut totals, &link.channel);
                 add_nic(&mut totals, nic);
             }
-            State::Waiting | State::Closing { .. } | State::Gone => {}
+            State::Waiting | State::Closing { .. } | State::Pausing { .. } | State::Gone => {}
         }
         totals
     }
@@ -365,7 +371,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     self.find(self.channel_number, news);
                 }
             }
-            State::Waiting | State::Closing { .. } | State::Gone => {}
+            State::Waiting | State::Closing { .. } | State::Pausing { .. } | State::Gone => {}
         }
         core::mem::take(&mut self.findings)
     }
@@ -393,6 +399,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             self.take_flags(now);
         }
         let mut more = self.messages_left;
+        self.end_pause(now)?;
         self.work_client(platform, now)?;
         self.handle_events(device, now)?;
         let moved = self.attend(platform, device, now)?;
@@ -401,7 +408,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         // refused message ends the connection) does not wait for another turn.
         self.work_client(platform, now)?;
         self.handle_events(device, now)?;
-        let deadlines = [self.client.deadline(), moved.deadline];
+        let deadlines = [self.client.deadline(), moved.deadline, self.pause_end()];
         Ok(Polled {
             more,
             deadline: deadlines.into_iter().flatten().min(),
@@ -445,9 +452,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         for signalled in self.client.on_event_flags(&set) {
             let link = match &mut self.state {
                 State::Sharing { link, .. } | State::Running { link, .. } => link,
-                State::Waiting | State::Opening { .. } | State::Closing { .. } | State::Gone => {
-                    continue;
-                }
+                _ => continue,
             };
             if link.id == signalled {
                 // An error: the channel is dead, and its NIC notices in its turn.

@@ -107,11 +107,32 @@ fn ctl_48_a_refused_open_is_tried_again() {
         let mut world = World::new();
         world.below.0.borrow_mut().faults.refuse_opens = refusals;
         world.uplink.start(world.now);
+        let tries = 1 + relay::limits::RESETS_PER_INTERVAL as u32;
+        let mut pause = relay::limits::OPEN_PAUSE;
+        for seen in 1..=refusals.min(tries) {
+            let refused = |world: &World| world.uplink.totals().validation.of(Rule::CTL_48);
+            world.turns(400);
+            // Not at once, however often the host is heard meanwhile; and not late.
+            assert_eq!(refused(&world), seen, "{refusals}");
+            assert_eq!(world.used(), 0);
+            if seen < tries {
+                let until = world.deadline.unwrap();
+                assert!(
+                    until - world.now < pause
+                        && until + 40 * vmbus::limits::MILLISECOND > world.now + pause
+                );
+                world.now = until - 2000;
+                world.turn();
+                assert_eq!(world.used(), 0);
+                world.turn();
+                assert!(world.used() > 0);
+                pause *= 2;
+            }
+        }
         world.turns(600);
         let ready = world.uplink.standing() == Standing::Ready { link: true };
         assert_eq!(ready, refusals < 100, "{refusals}");
         let totals = world.uplink.totals();
-        let tries = 1 + relay::limits::RESETS_PER_INTERVAL as u32;
         assert_eq!(totals.validation.of(Rule::CTL_48), refusals.min(tries));
         assert_eq!(world.used() == 0, !ready);
     }

@@ -30,6 +30,12 @@ pub const RESETS_PER_INTERVAL: usize = 6;
 /// One hour.
 pub const RESET_INTERVAL: u64 = 3600 * SECOND;
 
+/// Pause before a channel that could not be opened is opened again (CTL-48). Doubled
+/// with each failure in a row: the tries of an hour then last some sixteen seconds,
+/// in which a host whose service starts anew is there again. Without a pause they
+/// would be over in milliseconds, and the link with them.
+pub const OPEN_PAUSE: u64 = 250 * MILLISECOND;
+
 /// Bursts of frames per [`RX_INTERVAL`] that the guest is interrupted for, however
 /// often the host signals (SYS-07): 20000 a second, which is where Linux's e1000e
 /// driver holds its hardware by default while latency matters. A burst holds up to

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use memory::{Backing, Owned, PoolError, Purpose};
 use netvsc::{Nic, limits as nic_limits};
 use relay::NetDevice;
+use relay::limits::OPEN_PAUSE;
 use validate::{Rule, Violation};
 use vmbus::{Channel, ChannelId, Event, GpadlId, RequestError, SignalTarget};
 
@@ -39,6 +40,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     log::warn!("channel could not be opened: {violation}");
                     if self.channel_id() == Some(channel) {
                         // The client closes it by itself; then once more (CTL-48).
+                        self.failed_opens = self.failed_opens.saturating_add(1);
                         self.dismantle(device, now);
                         self.state = State::Closing { id: channel };
                     }
@@ -57,11 +59,18 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 Event::Closed { channel } => {
                     // Once more, if there is reason to hope.
                     if matches!(self.state, State::Closing { id } if id == channel) {
-                        self.open(channel, now)?;
+                        match self.pause() {
+                            0 => self.open(channel, now)?,
+                            pause => {
+                                let until = now.saturating_add(pause);
+                                self.state = State::Pausing { id: channel, until };
+                            }
+                        }
                     }
                 }
                 Event::Released { channel } | Event::Lost { channel } => {
-                    if matches!(self.state, State::Closing { id } if id == channel) {
+                    if matches!(self.state, State::Closing { id } | State::Pausing { id, .. } if id == channel)
+                    {
                         self.state = State::Waiting;
                         // It may have been offered anew already.
                         if let Some(next) = self.client.on_offer() {
@@ -98,7 +107,31 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         match &self.state {
             State::Opening { id, .. } | State::Closing { id } => Some(*id),
             State::Sharing { link, .. } | State::Running { link, .. } => Some(link.id),
-            State::Waiting | State::Gone => None,
+            State::Waiting | State::Pausing { .. } | State::Gone => None,
+        }
+    }
+
+    /// How long to wait before the next try to open the channel (CTL-48).
+    fn pause(&self) -> u64 {
+        match self.failed_opens.checked_sub(1) {
+            Some(doubled) => OPEN_PAUSE.saturating_mul(2_u64.saturating_pow(doubled)),
+            None => 0,
+        }
+    }
+
+    /// When the pause before the next try is over.
+    pub(super) fn pause_end(&self) -> Option<u64> {
+        match self.state {
+            State::Pausing { until, .. } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Tries again, when it is time.
+    pub(super) fn end_pause(&mut self, now: u64) -> Result<(), End> {
+        match self.state {
+            State::Pausing { id, until } if until <= now => self.open(id, now),
+            _ => Ok(()),
         }
     }
 
@@ -177,6 +210,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 return Ok(());
             }
         };
+        self.failed_opens = 0;
         let link = Link {
             id,
             ring,
@@ -333,7 +367,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 self.park(receive, receive_memory);
                 self.park(send, send_memory);
             }
-            State::Waiting | State::Closing { .. } | State::Gone => {}
+            State::Waiting | State::Closing { .. } | State::Pausing { .. } | State::Gone => {}
         }
     }
 

@@ -243,6 +243,8 @@ pub struct World {
     pub ledger: Rc<RefCell<Ledger>>,
     pub memory: PlainShared,
     pub now: u64,
+    /// When the uplink wants its next turn.
+    pub deadline: Option<u64>,
 }
 
 impl World {
@@ -285,6 +287,7 @@ impl World {
             ledger,
             memory,
             now: 1000,
+            deadline: None,
         }
     }
 
@@ -306,14 +309,14 @@ impl World {
             vector
         };
         assert!(vector.is_none_or(|vector| vector == VECTOR));
-        self.uplink
-            .turn(
-                &mut self.below,
-                &mut self.device,
-                vector.is_some(),
-                self.now,
-            )
-            .map(drop)
+        let polled = self.uplink.turn(
+            &mut self.below,
+            &mut self.device,
+            vector.is_some(),
+            self.now,
+        )?;
+        self.deadline = polled.deadline;
+        Ok(())
     }
 
     pub fn turns(&mut self, count: usize) {

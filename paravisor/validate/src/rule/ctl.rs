@@ -334,7 +334,7 @@ rules! {
     }
     CTL_48 {
         reaction: Fail,
-        statement: "An open that the host refuses: the ring GPADL is torn down, the channel stays closed",
+        statement: "An open that the host refuses: the ring GPADL is torn down, the channel stays closed; the next try comes after a pause",
         danger: "A ring is used that the host refused",
         example: "OPEN_RESULT with status 0xC0000001",
         source: "Linux `__vmbus_open`; OpenVMM",
