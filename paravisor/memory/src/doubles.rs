@@ -142,6 +142,17 @@ impl SharedMemory for PlainShared {
     }
 
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        if offset.is_multiple_of(8) && len.is_multiple_of(8) {
+            // Whole words: megabytes of them in many a test.
+            check(self.len, offset, len)?;
+            let first = self.start.wrapping_add(offset) / 8;
+            let words = self.words.get(first..first.wrapping_add(len / 8));
+            let words = words.ok_or(OutOfRange)?;
+            words
+                .iter()
+                .for_each(|word| word.store(0, Ordering::Release));
+            return Ok(());
+        }
         self.write_words(offset, len, |_| [0; 8])
     }
 

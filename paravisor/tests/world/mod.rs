@@ -27,6 +27,19 @@ pub const FIRST_PFN: u64 = 0x8801;
 pub const PAGES: usize = 1024;
 pub const VECTOR: u8 = 0x60;
 
+thread_local! {
+    /// The paravisor's own code runs, not the host's or the guest's.
+    pub static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what is the paravisor's (`true`), or what it calls and is not.
+fn side<T>(inside: bool, run: impl FnOnce() -> T) -> T {
+    let before = INSIDE.replace(inside);
+    let result = run();
+    INSIDE.set(before);
+    result
+}
+
 /// Pages that were shared with the host, and the host's accesses to others.
 #[derive(Default)]
 pub struct Ledger {
@@ -100,12 +113,14 @@ impl VmMemory for HostView {
 impl Backing for HostView {
     type Region = PlainShared;
     fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
-        let mut ledger = self.ledger.borrow_mut();
-        if ledger.stubborn {
-            return Err(ShareFailed);
-        }
-        ledger.shared.extend((first_pfn..).take(pages));
-        Ok(())
+        side(false, || {
+            let mut ledger = self.ledger.borrow_mut();
+            if ledger.stubborn {
+                return Err(ShareFailed);
+            }
+            ledger.shared.extend((first_pfn..).take(pages));
+            Ok(())
+        })
     }
     fn region(&mut self, first_pfn: u64, pages: usize) -> Option<PlainShared> {
         let at = (first_pfn - FIRST_PFN) as usize * 4096;
@@ -173,22 +188,19 @@ impl Platform for Below {
             return Err(error);
         }
         let mut host = self.0.borrow_mut();
-        Ok(CallResult(host.hypercall(
-            &mut NoHook,
-            0,
-            control.0,
-            input,
-            &mut [],
-        )))
+        let call = || host.hypercall(&mut NoHook, 0, control.0, input, &mut []);
+        Ok(CallResult(side(false, call)))
     }
     fn hypercall_counts(&self) -> &[(u16, u64)] {
         &[]
     }
     fn read_register(&mut self, register: u32) -> Result<u64, Error> {
-        Ok(self.0.borrow_mut().msr_read(0, register).unwrap())
+        let mut host = self.0.borrow_mut();
+        Ok(side(false, || host.msr_read(0, register)).unwrap())
     }
     fn write_register(&mut self, register: u32, value: u64) -> Result<(), Error> {
-        self.0.borrow_mut().msr_write(0, register, value).unwrap();
+        let mut host = self.0.borrow_mut();
+        side(false, || host.msr_write(0, register, value)).unwrap();
         Ok(())
     }
     fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
@@ -228,11 +240,11 @@ impl NetDevice for Device {
         Some(frame.len())
     }
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
-        self.received.push(frame.to_vec());
+        side(false, || self.received.push(frame.to_vec()));
         Ok(())
     }
     fn set_link(&mut self, up: bool) {
-        self.link.push(up);
+        side(false, || self.link.push(up));
     }
 }
 
@@ -254,8 +266,12 @@ impl World {
 
     /// A world in which `taken` pages of the pool are lost already.
     pub fn with_pages_taken(taken: usize) -> World {
+        World::over(PlainShared::new(PAGES, FIRST_PFN), taken)
+    }
+
+    /// As above, over memory in which something may stand already.
+    pub fn over(memory: PlainShared, taken: usize) -> World {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
-        let memory = PlainShared::new(PAGES, FIRST_PFN);
         let view = HostView {
             memory: memory.clone(),
             ledger: ledger.clone(),
@@ -279,7 +295,7 @@ impl World {
             mtu: 1500,
             seed: 7,
         };
-        let uplink = Uplink::new(config, pool, messages, flags);
+        let uplink = side(true, || Uplink::new(config, pool, messages, flags));
         World {
             below,
             uplink,
@@ -309,12 +325,15 @@ impl World {
             vector
         };
         assert!(vector.is_none_or(|vector| vector == VECTOR));
-        let polled = self.uplink.turn(
-            &mut self.below,
-            &mut self.device,
-            vector.is_some(),
-            self.now,
-        )?;
+        let World {
+            uplink,
+            below,
+            device,
+            ..
+        } = self;
+        let polled = side(true, || {
+            uplink.turn(below, device, vector.is_some(), self.now)
+        })?;
         self.deadline = polled.deadline;
         Ok(())
     }
