@@ -167,6 +167,12 @@ impl Faults {
         self.player.as_ref().is_some_and(Player::nic_is_silent)
     }
 
+    /// Whether no interrupt reaches the guest at the moment.
+    pub(crate) fn withholds_interrupts(&self) -> bool {
+        let player = self.player.as_ref();
+        self.never_interrupt || player.is_some_and(Player::withholds_interrupts)
+    }
+
     /// Whether the bus takes no messages at the moment.
     pub(crate) fn bus_is_silent(&self) -> bool {
         self.player.as_ref().is_some_and(Player::bus_is_silent)

@@ -175,7 +175,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
     /// Vector that may go into `vp` now.
     pub fn pending_vector(&self, vp: u32) -> Option<u8> {
         let vector = self.partition.pending_vector(vp);
-        vector.filter(|_| !self.faults.never_interrupt)
+        vector.filter(|_| !self.faults.withholds_interrupts())
     }
 
     /// `vp` took `vector`.

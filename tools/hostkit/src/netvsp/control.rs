@@ -134,7 +134,10 @@ impl Channel {
     fn value(&self, env: &mut Env<'_>, oid: u32, input: &[u8]) -> Option<Bytes> {
         let word = |w: u32| Some(w.to_le_bytes().to_vec());
         match oid {
-            oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS => Some(env.backend.mac().to_vec()),
+            oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS => {
+                let mac = self.config.mac.unwrap_or_else(|| env.backend.mac());
+                Some(mac.to_vec())
+            }
             oid::MAXIMUM_FRAME_SIZE => word(self.mtu - 14),
             oid::MAXIMUM_TOTAL_SIZE => word(self.mtu),
             oid::LINK_SPEED => word(self.config.link_speed),

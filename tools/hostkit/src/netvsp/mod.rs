@@ -40,6 +40,8 @@ pub struct NicConfig {
     pub link_speed: u32,
     /// Instance id of the offer.
     pub instance: Guid,
+    /// Address that the guest is told, if it is not the backend's.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl Default for NicConfig {
@@ -51,6 +53,7 @@ impl Default for NicConfig {
             whole_slot: false,
             link_speed: 100_000_000,
             instance: Guid::new(0x5563_1bd9, 0x0b4e, 0x4d7d, 0x9a3e_21f0_c4a8_6e10),
+            mac: None,
         }
     }
 }
@@ -165,6 +168,11 @@ impl Nic {
     /// What to offer for it.
     pub fn offer_params(&self) -> OfferParams {
         OfferParams::new(class::NIC, self.config.instance)
+    }
+
+    /// Tells the guest this address from now on, in place of the backend's.
+    pub fn set_mac(&mut self, mac: [u8; 6]) {
+        self.config.mac = Some(mac);
     }
 
     /// Why the channel was stopped, if it was.

@@ -172,8 +172,8 @@ impl Change {
 pub enum Action {
     /// Takes the NIC's offer back.
     Rescind,
-    /// Offers the NIC anew.
-    OfferNic,
+    /// Offers the NIC anew, with another address if one is given.
+    OfferNic(Option<[u8; 6]>),
     /// Offers a device of a class.
     Offer(Guid),
     /// Sends something that was made up.
@@ -190,6 +190,8 @@ pub enum Action {
     SilentNic(u64),
     /// The bus takes no message for so long.
     SilentBus(u64),
+    /// No interrupt of any kind for so long: of messages, channels and timers.
+    NoInterrupts(u64),
     /// An interrupt on a vector that nobody gave.
     Vector(u8),
 }

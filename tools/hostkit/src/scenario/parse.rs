@@ -414,7 +414,12 @@ fn change(words: &mut Words<'_>, kind: Option<Kind>) -> Parsed<Change> {
         ("rescind", _) => Ok(Change::Act(Action::Rescind)),
         ("offer", _) => {
             if words.take("again") {
-                return Ok(Change::Act(Action::OfferNic));
+                let mac = if words.take("mac") {
+                    Some(words.read("an address such as 02:15:5d:00:00:07", mac)?)
+                } else {
+                    None
+                };
+                return Ok(Change::Act(Action::OfferNic(mac)));
             }
             let all: Vec<&str> = names::device_classes().collect();
             let what = format!("'again' or a device class: {}", all.join(", "));
@@ -433,8 +438,10 @@ fn change(words: &mut Words<'_>, kind: Option<Kind>) -> Parsed<Change> {
                 Ok(Change::Act(Action::SilentNic(words.time()?)))
             } else if words.take("bus") {
                 Ok(Change::Act(Action::SilentBus(words.time()?)))
+            } else if words.take("interrupts") {
+                Ok(Change::Act(Action::NoInterrupts(words.time()?)))
             } else {
-                Err(words.expected("nic or bus"))
+                Err(words.expected("nic, bus or interrupts"))
             }
         }
         _ => {
@@ -494,6 +501,19 @@ fn hex(word: &str) -> Option<Vec<u8>> {
         .step_by(2)
         .map(|at| u8::from_str_radix(word.get(at..at + 2)?, 16).ok())
         .collect()
+}
+
+/// Six bytes in hex with colons between them.
+fn mac(word: &str) -> Option<[u8; 6]> {
+    let mut bytes = word.split(':').map(|part| {
+        let two = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+        u8::from_str_radix(part, 16).ok().filter(|_| two)
+    });
+    let mut mac = [0; 6];
+    for byte in &mut mac {
+        *byte = bytes.next()??;
+    }
+    bytes.next().is_none().then_some(mac)
 }
 
 fn poke(words: &mut Words<'_>) -> Parsed<Action> {

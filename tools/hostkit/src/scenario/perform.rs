@@ -75,7 +75,10 @@ fn act<M: VmMemory, B: Backend>(machine: &mut Machine<M, B>, action: &Action) ->
     let relid = machine.nic_relid;
     match action {
         Action::Rescind => machine.rescind_nic(),
-        Action::OfferNic => {
+        Action::OfferNic(mac) => {
+            if let Some(mac) = mac {
+                machine.nic.set_mac(*mac);
+            }
             machine.offer_nic();
         }
         Action::Offer(interface) => {
@@ -106,7 +109,10 @@ fn act<M: VmMemory, B: Backend>(machine: &mut Machine<M, B>, action: &Action) ->
             (0..EVENT_FLAGS as u16).for_each(|flag| server.raise_flag(cx, flag));
         }),
         Action::Vector(vector) => machine.partition.inject_vector(0, *vector),
-        Action::Storm(_) | Action::SilentNic(_) | Action::SilentBus(_) => {}
+        Action::Storm(_)
+        | Action::SilentNic(_)
+        | Action::SilentBus(_)
+        | Action::NoInterrupts(_) => {}
     }
     true
 }

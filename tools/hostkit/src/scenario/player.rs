@@ -81,6 +81,7 @@ pub struct Player {
     storm_until: u64,
     silent_nic: u64,
     silent_bus: u64,
+    no_interrupts: u64,
 }
 
 impl Player {
@@ -104,6 +105,7 @@ impl Player {
             storm_until: 0,
             silent_nic: 0,
             silent_bus: 0,
+            no_interrupts: 0,
         }
     }
 
@@ -115,13 +117,24 @@ impl Player {
     /// Whether every line has happened and nothing waits for its time.
     pub fn is_over(&self) -> bool {
         let idle = self.late.is_empty() && self.acts.is_empty() && self.late_signal.is_none();
-        let quiet = self.now >= self.storm_until.max(self.silent_nic).max(self.silent_bus);
+        let states = [
+            self.storm_until,
+            self.silent_nic,
+            self.silent_bus,
+            self.no_interrupts,
+        ];
+        let quiet = states.into_iter().all(|until| self.now >= until);
         idle && quiet && self.lines.iter().all(|p| p.happened > 0)
     }
 
     /// The NIC does nothing at the moment.
     pub(crate) fn nic_is_silent(&self) -> bool {
         self.now < self.silent_nic
+    }
+
+    /// No interrupt reaches the guest at the moment.
+    pub(crate) fn withholds_interrupts(&self) -> bool {
+        self.now < self.no_interrupts
     }
 
     /// The bus takes no messages at the moment.
@@ -200,6 +213,7 @@ impl Player {
             Action::Storm(time) => self.storm_until = self.now.saturating_add(*time),
             Action::SilentNic(time) => self.silent_nic = self.now.saturating_add(*time),
             Action::SilentBus(time) => self.silent_bus = self.now.saturating_add(*time),
+            Action::NoInterrupts(time) => self.no_interrupts = self.now.saturating_add(*time),
             // The NIC would write its own index over it before the guest has looked.
             Action::Poke(..) => {
                 let until = self.now.saturating_add(POKE_STANDS);
@@ -221,7 +235,7 @@ impl Player {
             };
             from.filter(|_| wanted).map(|at| at.saturating_add(plus))
         });
-        let states = [self.silent_nic, self.silent_bus].into_iter();
+        let states = [self.silent_nic, self.silent_bus, self.no_interrupts].into_iter();
         let now = self.now;
         let storm = (now < self.storm_until).then_some(now + 1000);
         late.chain(waits)

@@ -27,6 +27,15 @@ fn a_file_is_read_as_it_is_written() {
     assert_eq!(s.expect[1], (5, Expect::Guest(Guest::Back)));
 }
 
+#[test]
+fn the_nic_may_come_back_with_another_address() {
+    let text = "about x\nwhen after 1 s do offer again and offer again mac 02:15:5D:00:00:07\n\
+                expect guest up\n";
+    let offers = [None, Some([2, 0x15, 0x5d, 0, 0, 7])];
+    let offers = offers.map(|mac| Change::Act(Action::OfferNic(mac)));
+    assert_eq!(parse(text).unwrap().lines[0].changes, offers);
+}
+
 fn refused(line: &str) -> String {
     let text = format!("about x\n{line}\nexpect guest up\n");
     parse(&text).unwrap_err().to_string()
@@ -72,6 +81,21 @@ fn errors_name_the_place_and_what_was_expected() {
             "wenn each rndis.packet do drop",
             "2:1:",
             "about, play, seed, when or expect",
+        ),
+        (
+            "when after 0 us do offer again mac 02:15:5d:00:00",
+            "2:36:",
+            "02:15:5d:00:00:07",
+        ),
+        (
+            "when after 0 us do offer again mac 2:15:5d:0:0:7",
+            "2:36:",
+            "02:15:5d:00:00:07",
+        ),
+        (
+            "when after 0 us do silence all 2 s",
+            "2:28:",
+            "nic, bus or interrupts",
         ),
         ("expect rule RND16", "2:13:", "RND-16"),
         ("expect outcome bliss", "2:16:", "power-off"),
