@@ -1,5 +1,8 @@
 //! What the audit says of one host message, and the totals.
 
+use abi::nvsp;
+use abi::rndis::{self, ppi};
+use abi::vmbus::{MessageHeader, PacketDescriptor};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use validate::{Layer, Violation};
@@ -33,13 +36,35 @@ impl Finding {
         }
     }
 
-    /// How many of `bytes` from `offset` on make up the value: the offending ones.
+    /// How many of `bytes` from `offset` on make up the value: the offending ones. Of
+    /// something whose value is a count (bytes that are left, elements that were
+    /// seen), its header.
     pub fn width(&self, bytes: &[u8]) -> usize {
         let field = bytes.get(self.offset as usize..).unwrap_or_default();
-        [4, 2, 8, 1]
-            .into_iter()
-            .find(|width| field.get(..*width).map(super::file::little) == Some(self.value))
-            .unwrap_or(usize::from(!field.is_empty()))
+        let holds =
+            |width: &usize| field.get(..*width).map(super::file::little) == Some(self.value);
+        let width = match self.rule {
+            // A whole register.
+            "SYN-20" | "SYN-22" | "SYN-26" | "SYN-28" => 8,
+            "RND-20" => ppi::HEADER_SIZE,
+            _ => [4, 2, 8, 1]
+                .into_iter()
+                .find(holds)
+                .unwrap_or_else(|| self.header()),
+        };
+        width.min(field.len())
+    }
+
+    /// Bytes of the header of what starts at `offset`.
+    fn header(&self) -> usize {
+        match (self.rule, self.rule.get(..3), self.offset) {
+            ("RND-16", ..) => ppi::HEADER_SIZE,
+            (_, Some("CTL" | "GPD"), 0) => size_of::<MessageHeader>(),
+            (_, Some("PKT" | "RNG"), 0) => size_of::<PacketDescriptor>(),
+            (_, Some("NVS"), 0) => size_of::<nvsp::Header>(),
+            (_, Some("RND"), 0) => size_of::<rndis::Header>(),
+            _ => 1,
+        }
     }
 }
 
@@ -163,5 +188,39 @@ impl Audit {
         if violated || self.keep_all {
             self.messages.push(verdict);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use validate::Rule;
+
+    fn width(rule: Rule, offset: usize, value: u64, bytes: &[u8]) -> usize {
+        Finding::new(Violation::new(rule, offset, value)).width(bytes)
+    }
+
+    #[test]
+    fn the_offending_bytes_are_marked() {
+        let mut bytes = [0; 64];
+        bytes[8..12].copy_from_slice(&0x77_u32.to_le_bytes());
+        bytes[12] = 1;
+        // A field, by its value; of a register all of it, zeros too.
+        assert_eq!(width(Rule::CTL_22, 8, 0x77, &bytes), 4);
+        assert_eq!(width(Rule::CTL_22, 12, 1, &bytes), 4);
+        assert_eq!(width(Rule::SYN_20, 0, 0x5000, &0x5000_u64.to_le_bytes()), 8);
+        assert_eq!(width(Rule::SYN_22, 0, 0, &[0; 8]), 8);
+        // A count: the header of what was counted, as far as there is one.
+        assert_eq!(width(Rule::RND_20, 44, 17, &bytes), 12);
+        assert_eq!(width(Rule::RND_16, 56, 9, &bytes), 8);
+        assert_eq!(width(Rule::RND_02, 0, 7, &bytes[..7]), 7);
+        assert_eq!(width(Rule::RND_02, 0, 13, &bytes[..13]), 8);
+        assert_eq!(width(Rule::CTL_02, 0, 64, &bytes), 8);
+        assert_eq!(width(Rule::NVS_01, 0, 3, &bytes), 4);
+        assert_eq!(width(Rule::PKT_04, 0, 0xffff_ffff, &bytes), 16);
+        // Something computed, in the middle; nothing at all.
+        assert_eq!(width(Rule::RND_07, 16, 0x1234, &bytes), 1);
+        assert_eq!(width(Rule::RND_07, 64, 0x1234, &bytes), 0);
+        assert_eq!(width(Rule::RND_07, 65, 0x1234, &bytes), 0);
     }
 }
