@@ -7,10 +7,9 @@ use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr
 use abi::vmbus::{Features, Version};
 use hostkit::backend::Loopback;
 use hostkit::hv::NoHook;
-use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::{DoubleFetch, PlainShared};
-use memory::{OutOfRange, SharedMemory};
+use undercroft_tests::HostView;
 use validate::packet::{Kind, Policy};
 use validate::{Layer, Rule};
 use vmbus::synic::{EventFlags, MessageSlot};
@@ -33,55 +32,6 @@ const POLICY: Policy = Policy {
     max_ranges: 375,
 };
 
-/// The VM's memory as the host may see it. The rest is private: touching it
-/// fails the test.
-#[derive(Clone)]
-struct HostView(PlainShared);
-
-impl HostView {
-    fn at(&self, gpa: u64, len: usize) -> usize {
-        let at = gpa as usize;
-        let shared = [
-            (SIMP, 2 * PAGE),
-            (RINGS, 2 * RING_PAGES * PAGE),
-            (BUFFER, BUFFER_PAGES * PAGE),
-        ];
-        let inside = shared
-            .iter()
-            .any(|(start, size)| *start <= at && at + len <= start + size);
-        assert!(inside, "the host touched private memory at {gpa:#x}");
-        at
-    }
-}
-
-fn fault<T>(gpa: u64, result: Result<T, OutOfRange>) -> Result<T, MemoryFault> {
-    result.map_err(|OutOfRange| MemoryFault::Unmapped(gpa))
-}
-
-impl VmMemory for HostView {
-    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), MemoryFault> {
-        fault(gpa, self.0.copy_in(self.at(gpa, dst.len()), dst))
-    }
-    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), MemoryFault> {
-        fault(gpa, self.0.copy_out(self.at(gpa, src.len()), src))
-    }
-    fn load_u32(&self, gpa: u64) -> Result<u32, MemoryFault> {
-        fault(gpa, self.0.load_u32(self.at(gpa, 4)))
-    }
-    fn store_u32(&self, gpa: u64, value: u32) -> Result<(), MemoryFault> {
-        fault(gpa, self.0.store_u32(self.at(gpa, 4), value))
-    }
-    fn fetch_or_u32(&self, gpa: u64, bits: u32) -> Result<u32, MemoryFault> {
-        fault(gpa, self.0.fetch_or_u32(self.at(gpa, 4), bits))
-    }
-    fn compare_exchange_u32(&self, gpa: u64, from: u32, to: u32) -> Result<bool, MemoryFault> {
-        fault(gpa, self.0.compare_exchange_u32(self.at(gpa, 4), from, to))
-    }
-    fn fence(&self) {
-        self.0.fence();
-    }
-}
-
 /// Client and host with one memory between them.
 struct Bus {
     host: Machine<HostView, Loopback>,
@@ -92,6 +42,7 @@ struct Bus {
     events: Vec<Event>,
     signalled: Vec<ChannelId>,
     now: u64,
+    view: HostView,
 }
 
 impl Bus {
@@ -105,7 +56,11 @@ impl Bus {
         let mut config = Config::new(target);
         change(&mut machine, &mut config);
         let memory = PlainShared::new(SIZE / PAGE, 0);
-        let mut host = Machine::new(HostView(memory.clone()), Loopback::default(), machine);
+        let view = HostView::new(memory.clone());
+        for (start, pages) in [(SIMP, 2), (RINGS, 2 * RING_PAGES), (BUFFER, BUFFER_PAGES)] {
+            view.share((start / PAGE) as u64, pages);
+        }
+        let mut host = Machine::new(view.clone(), Loopback::default(), machine);
         for (register, value) in [
             (msr::GUEST_OS_ID, 1 << 63),
             (msr::SIMP, SIMP as u64 | 1),
@@ -129,6 +84,7 @@ impl Bus {
             events: Vec::new(),
             signalled: Vec::new(),
             now: 0,
+            view,
         }
     }
 
@@ -139,6 +95,7 @@ impl Bus {
             idle += 1;
             self.now += 100;
             let _ = self.host.poll(self.now);
+            assert_eq!(self.view.refused(), 0, "the host touched private memory");
             if let Some(vector) = self.host.pending_vector(0) {
                 assert_eq!(vector, VECTOR);
                 self.host.accept_vector(0, vector);

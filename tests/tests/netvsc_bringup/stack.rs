@@ -6,14 +6,11 @@
 use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr};
 use hostkit::backend::{Backend, Loopback};
 use hostkit::hv::NoHook;
-use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::{Machine, MachineConfig};
-use memory::SharedMemory;
 use memory::doubles::{DoubleFetch, PlainShared};
 use netvsc::{Config, Delivery, Event as NicEvent, Nic};
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::rc::Rc;
+use undercroft_tests::HostView;
 use vmbus::synic::{EventFlags, MessageSlot};
 use vmbus::{Action, Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
 use zerocopy::{FromZeros, IntoBytes};
@@ -30,75 +27,6 @@ const RECEIVE: usize = 0x10_0000;
 const SEND: usize = 0x40_0000;
 const SIZE: usize = 0x60_0000;
 const VECTOR: u8 = 0x50;
-
-/// The VM's memory as the host sees it: what is shared, and nothing else.
-#[derive(Clone)]
-pub struct HostView {
-    memory: PlainShared,
-    refused: Rc<Cell<u64>>,
-}
-
-impl HostView {
-    fn check(&self, gpa: u64, len: usize) -> Result<usize, MemoryFault> {
-        let at = gpa as usize;
-        let shared = [
-            (SIMP, 2 * PAGE),
-            (RINGS, 2 * RING_PAGES * PAGE),
-            (RECEIVE, netvsc::limits::RECEIVE_BUFFER),
-            (SEND, netvsc::limits::SEND_BUFFER),
-        ];
-        if shared
-            .iter()
-            .any(|(start, size)| *start <= at && at + len <= start + size)
-        {
-            return Ok(at);
-        }
-        self.refused.set(self.refused.get() + 1);
-        Err(MemoryFault::Private(gpa))
-    }
-}
-
-impl VmMemory for HostView {
-    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), MemoryFault> {
-        let at = self.check(gpa, dst.len())?;
-        self.memory
-            .copy_in(at, dst)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), MemoryFault> {
-        let at = self.check(gpa, src.len())?;
-        self.memory
-            .copy_out(at, src)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn load_u32(&self, gpa: u64) -> Result<u32, MemoryFault> {
-        let at = self.check(gpa, 4)?;
-        self.memory
-            .load_u32(at)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn store_u32(&self, gpa: u64, value: u32) -> Result<(), MemoryFault> {
-        let at = self.check(gpa, 4)?;
-        self.memory
-            .store_u32(at, value)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn fetch_or_u32(&self, gpa: u64, bits: u32) -> Result<u32, MemoryFault> {
-        // One thread: nothing comes between.
-        let old = self.load_u32(gpa)?;
-        self.store_u32(gpa, old | bits)?;
-        Ok(old)
-    }
-    fn compare_exchange_u32(&self, gpa: u64, from: u32, to: u32) -> Result<bool, MemoryFault> {
-        let at = self.check(gpa, 4)?;
-        self.memory
-            .compare_exchange_u32(at, from, to)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn fence(&self) {
-        self.memory.fence();
-    }
-}
 
 /// Both sides and what passed between them.
 pub struct Stack<B: Backend = Loopback> {
@@ -121,19 +49,23 @@ pub struct Stack<B: Backend = Loopback> {
     memory: PlainShared,
     message_page: Shared,
     flag_page: Shared,
-    refused: Rc<Cell<u64>>,
+    view: HostView,
     sint: u8,
 }
 
 impl<B: Backend> Stack<B> {
     pub fn new(config: MachineConfig, backend: B, target: Target) -> Stack<B> {
         let memory = PlainShared::new(SIZE / PAGE, 0);
-        let refused = Rc::new(Cell::new(0));
-        let view = HostView {
-            memory: memory.clone(),
-            refused: refused.clone(),
-        };
-        let mut host = Machine::new(view, backend, config);
+        let view = HostView::new(memory.clone());
+        for (start, size) in [
+            (SIMP, 2 * PAGE),
+            (RINGS, 2 * RING_PAGES * PAGE),
+            (RECEIVE, netvsc::limits::RECEIVE_BUFFER),
+            (SEND, netvsc::limits::SEND_BUFFER),
+        ] {
+            view.share((start / PAGE) as u64, size / PAGE);
+        }
+        let mut host = Machine::new(view.clone(), backend, config);
         for (register, value) in [
             (msr::GUEST_OS_ID, 1 << 63),
             (msr::SIMP, SIMP as u64 | 1),
@@ -166,14 +98,14 @@ impl<B: Backend> Stack<B> {
             message_page: DoubleFetch::message_page(window(SIMP, PAGE)),
             flag_page: DoubleFetch::new(window(SIEFP, PAGE), &[]),
             memory,
-            refused,
+            view,
             sint: target.sint,
         }
     }
 
     /// Accesses of the host side to pages that are not shared.
     pub fn refused(&self) -> u64 {
-        self.refused.get()
+        self.view.refused()
     }
 
     pub fn nic(&mut self) -> &mut Nic<Shared> {

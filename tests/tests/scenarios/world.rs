@@ -7,11 +7,10 @@ use abi::record::Outcome;
 use devices::NoBuffer;
 use hostkit::backend::Loopback;
 use hostkit::hv::NoHook;
-use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::scenario::{Guest, Observed, Player, Scenario};
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::{DoubleFetch, PlainShared};
-use memory::{Backing, Purpose, ShareFailed, SharedMemory, SharedPool};
+use memory::{Backing, Purpose, ShareFailed, SharedPool};
 use paravisor_core::synic;
 use paravisor_core::time::Clock;
 use paravisor_core::uplink::{Config, Standing, Uplink};
@@ -20,6 +19,7 @@ use relay::NetDevice;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
 use std::rc::Rc;
+use undercroft_tests::HostView;
 use vmbus::Target;
 
 const FIRST_PFN: u64 = 0x8801;
@@ -29,84 +29,17 @@ const TSC_HZ: u64 = 2_000_000_000;
 /// Header page and data of both rings, as the uplink asks for them.
 const RING_PAGES: usize = 17;
 
-/// Pages that were shared with the host, and the host's accesses to others.
-#[derive(Default)]
-pub struct Ledger {
-    pub shared: HashSet<u64>,
-    pub refused: u64,
-}
+/// What the paravisor's pool gets its pages from.
+struct Pages(HostView);
 
-/// The pool's memory as the host sees it.
-#[derive(Clone)]
-pub struct HostView {
-    pub memory: PlainShared,
-    pub ledger: Rc<RefCell<Ledger>>,
-}
-
-impl HostView {
-    fn at(&self, gpa: u64, len: usize) -> Result<usize, MemoryFault> {
-        let mut ledger = self.ledger.borrow_mut();
-        let pages = (gpa >> 12)..=((gpa + len.max(1) as u64 - 1) >> 12);
-        if !pages.clone().all(|pfn| ledger.shared.contains(&pfn)) {
-            ledger.refused += 1;
-            return Err(MemoryFault::Private(gpa));
-        }
-        Ok((gpa - (FIRST_PFN << 12)) as usize)
-    }
-}
-
-impl VmMemory for HostView {
-    fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), MemoryFault> {
-        let at = self.at(gpa, dst.len())?;
-        self.memory
-            .copy_in(at, dst)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn write(&self, gpa: u64, src: &[u8]) -> Result<(), MemoryFault> {
-        let at = self.at(gpa, src.len())?;
-        self.memory
-            .copy_out(at, src)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn load_u32(&self, gpa: u64) -> Result<u32, MemoryFault> {
-        let at = self.at(gpa, 4)?;
-        self.memory
-            .load_u32(at)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn store_u32(&self, gpa: u64, value: u32) -> Result<(), MemoryFault> {
-        let at = self.at(gpa, 4)?;
-        self.memory
-            .store_u32(at, value)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn fetch_or_u32(&self, gpa: u64, bits: u32) -> Result<u32, MemoryFault> {
-        // One thread: nothing comes between.
-        let old = self.load_u32(gpa)?;
-        self.store_u32(gpa, old | bits)?;
-        Ok(old)
-    }
-    fn compare_exchange_u32(&self, gpa: u64, from: u32, to: u32) -> Result<bool, MemoryFault> {
-        let at = self.at(gpa, 4)?;
-        self.memory
-            .compare_exchange_u32(at, from, to)
-            .map_err(|_| MemoryFault::Unmapped(gpa))
-    }
-    fn fence(&self) {
-        self.memory.fence();
-    }
-}
-
-impl Backing for HostView {
+impl Backing for Pages {
     type Region = DoubleFetch<PlainShared>;
     fn share(&mut self, first_pfn: u64, pages: usize) -> Result<(), ShareFailed> {
-        let pages = (first_pfn..).take(pages);
-        self.ledger.borrow_mut().shared.extend(pages);
+        self.0.share(first_pfn, pages);
         Ok(())
     }
     fn region(&mut self, first_pfn: u64, pages: usize) -> Option<Self::Region> {
-        let at = (first_pfn - FIRST_PFN) as usize * 4096;
-        let window = self.memory.window(at, pages * 4096)?;
+        let window = self.0.window(first_pfn, pages)?;
         // The SynIC's message page is the first that the pool gives, and rings are
         // the only piece of their size.
         Some(if first_pfn == FIRST_PFN {
@@ -121,7 +54,7 @@ impl Backing for HostView {
 
 pub type Host = Machine<HostView, Loopback>;
 
-/// The platform, as far as the uplink uses it: the fake host itself, and how itself.
+/// The platform, as far as the uplink uses it: the fake host itself.
 #[derive(Clone)]
 pub struct Below(pub Rc<RefCell<Host>>);
 
@@ -280,12 +213,7 @@ const PATIENCE: u64 = 60 * 10_000_000;
 
 /// Plays a scenario.
 pub fn play(scenario: &Scenario) -> Observed {
-    let ledger = Rc::new(RefCell::new(Ledger::default()));
-    let memory = PlainShared::new(PAGES, FIRST_PFN);
-    let view = HostView {
-        memory,
-        ledger: ledger.clone(),
-    };
+    let view = HostView::new(PlainShared::new(PAGES, FIRST_PFN));
     let mut config = MachineConfig::default();
     config.partition.tsc_hz = TSC_HZ;
     let mut host = Machine::new(view.clone(), Loopback::default(), config);
@@ -299,14 +227,14 @@ pub fn play(scenario: &Scenario) -> Observed {
         private_refused: 0,
         happened: Vec::new(),
     };
-    if let Err(why) = run(&mut below, view, &mut rules, &mut seen) {
+    if let Err(why) = run(&mut below, Pages(view.clone()), &mut rules, &mut seen) {
         // What the image would say as its last word.
         rules.extend(named_in(&why));
     }
     let host = below.0.borrow();
     seen.happened = host.faults.player().unwrap().happened().collect();
     seen.rules = rules.into_iter().collect();
-    seen.private_refused = ledger.borrow().refused;
+    seen.private_refused = view.refused();
     seen
 }
 
@@ -322,11 +250,11 @@ fn named_in(text: &str) -> Vec<String> {
 
 fn run(
     below: &mut Below,
-    view: HostView,
+    pages: Pages,
     rules: &mut BTreeSet<String>,
     seen: &mut Observed,
 ) -> Result<(), String> {
-    let mut pool: SharedPool<HostView, PAGES> = SharedPool::new(view, FIRST_PFN);
+    let mut pool: SharedPool<Pages, PAGES> = SharedPool::new(pages, FIRST_PFN);
     let messages = pool.take(1, Purpose::Synic).unwrap();
     let flags = pool.take(1, Purpose::Synic).unwrap();
     let target = Target::REDIRECTED;
@@ -342,7 +270,7 @@ fn run(
         seed: 7,
         enforce_unmeasured: false,
     };
-    let mut uplink: Uplink<HostView, PAGES> = Uplink::new(config, pool, messages, flags);
+    let mut uplink: Uplink<Pages, PAGES> = Uplink::new(config, pool, messages, flags);
     let mut guest = Talker {
         mac: hostkit::backend::DEFAULT_MAC,
         ..Talker::default()
