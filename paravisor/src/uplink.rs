@@ -11,8 +11,8 @@
 //!    ^                 |                  |                       |
 //!    └── closed ── Closing <── failed, rescinded ─────────────────┘
 //! ```
-//! A channel that could not be opened waits a while before the next try
-//! ([`State::Pausing`]). After too many openings in an hour ([`ResetBudget`]), or when the connection has
+//! A channel that could not be opened rests before the next try ([`State::Pausing`]).
+//! After too many openings in an hour ([`ResetBudget`]), or when the connection has
 //! ended, it stays [`State::Gone`]: the guest goes on with its link down.
 
 mod gone;
