@@ -16,6 +16,7 @@ use crate::trace::{Recorded, Recorder, significant};
 use crate::vmbus::{Context, Server, ServerConfig, ServerEvent};
 use abi::hyperv::{Control, msr};
 use abi::trace::Kind;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -44,8 +45,10 @@ pub struct Machine<M, B> {
     pub server: Server,
     /// The NIC.
     pub nic: Nic,
-    /// Relid of the NIC's channel.
+    /// Relid of the NIC's primary channel.
     pub nic_relid: u32,
+    /// Indices of its sub-channels, by relid.
+    pub subs: BTreeMap<u32, u16>,
     /// The network.
     pub backend: B,
     /// What goes wrong.
@@ -72,6 +75,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             server,
             nic,
             nic_relid,
+            subs: BTreeMap::new(),
             backend,
             faults,
         }
@@ -238,8 +242,9 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
                     self.server_events();
                 }
                 Inbound::Event { connection } => {
-                    if self.server.signalled_channel(connection) == Some(self.nic_relid) {
-                        self.nic.signalled();
+                    let relid = self.server.signalled_channel(connection);
+                    if let Some(index) = relid.and_then(|relid| self.index_of(relid)) {
+                        self.nic.signalled(index);
                     }
                 }
             }
@@ -254,8 +259,11 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
                     let refused = self.faults.refuse_opens > 0;
                     self.faults.refuse_opens -= u32::from(refused);
                     let accepted = !refused
-                        && request.relid == self.nic_relid
-                        && self.nic.open(&self.mem, &request);
+                        && match self.index_of(request.relid) {
+                            None => false,
+                            Some(0) => self.nic.open(&self.mem, &request),
+                            Some(index) => self.nic.open_sub(&self.mem, &request, index),
+                        };
                     let mut cx = Context {
                         mem: &self.mem,
                         partition: &mut self.partition,
@@ -264,12 +272,69 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
                     self.server.open_result(&mut cx, request.relid, accepted);
                 }
                 ServerEvent::Close { relid } => {
-                    if relid == self.nic_relid {
-                        self.nic.close();
+                    match self.index_of(relid) {
+                        Some(0) => {
+                            self.nic.close();
+                            self.rescind_subs();
+                        }
+                        Some(index) => self.nic.close_sub(index),
+                        None => {}
                     }
                     self.server.channel_closed(relid);
                 }
             }
+        }
+    }
+
+    /// Which of the NIC's channels this is: 0 is the primary.
+    fn index_of(&self, relid: u32) -> Option<u16> {
+        match relid == self.nic_relid {
+            true => Some(0),
+            false => self.subs.get(&relid).copied(),
+        }
+    }
+
+    /// Offers sub-channels that were granted.
+    fn offer_subs(&mut self) {
+        for index in 1..=self.nic.take_granted() {
+            self.offer_sub(index);
+        }
+    }
+
+    /// Offers a sub-channel of the NIC, whether it was granted or not.
+    pub fn offer_sub(&mut self, index: u16) -> u32 {
+        let offer = self.nic.sub_offer_params(index);
+        let mut cx = Context {
+            mem: &self.mem,
+            partition: &mut self.partition,
+            faults: &mut self.faults,
+        };
+        let relid = self.server.offer(&mut cx, offer);
+        self.subs.insert(relid, index);
+        relid
+    }
+
+    /// Takes the offer of one channel of the NIC back, and nothing else.
+    pub fn rescind(&mut self, relid: u32) {
+        let mut cx = Context {
+            mem: &self.mem,
+            partition: &mut self.partition,
+            faults: &mut self.faults,
+        };
+        self.server.rescind(&mut cx, relid);
+        self.server_events();
+        self.subs.remove(&relid);
+    }
+
+    /// The primary channel is gone, and its sub-channels with it.
+    fn rescind_subs(&mut self) {
+        let mut cx = Context {
+            mem: &self.mem,
+            partition: &mut self.partition,
+            faults: &mut self.faults,
+        };
+        for relid in core::mem::take(&mut self.subs).into_keys() {
+            self.server.rescind(&mut cx, relid);
         }
     }
 
@@ -282,6 +347,7 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             backend,
             faults,
             nic_relid,
+            ..
         } = self;
         let relid = *nic_relid;
         if faults.nic_is_silent() {
@@ -294,26 +360,25 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
             gpadl: &|id| server.gpadl(relid, id),
         };
         let polled = nic.poll(&mut cx);
-        if polled.signal && faults.signal() {
-            let mut cx = Context {
-                mem,
-                partition,
-                faults,
-            };
-            server.signal_guest(&mut cx, relid);
+        for relid in polled.signals {
+            if faults.signal() {
+                let mut cx = Context {
+                    mem,
+                    partition,
+                    faults,
+                };
+                server.signal_guest(&mut cx, relid);
+            }
         }
+        self.offer_subs();
         polled.more
     }
 
-    /// Takes the NIC's offer back.
+    /// Takes the NIC's offer back: first those of its sub-channels.
     pub fn rescind_nic(&mut self) {
-        let mut cx = Context {
-            mem: &self.mem,
-            partition: &mut self.partition,
-            faults: &mut self.faults,
-        };
-        self.server.rescind(&mut cx, self.nic_relid);
+        self.rescind_subs();
         self.server_events();
+        self.rescind(self.nic_relid);
     }
 
     /// Offers the NIC anew, under a new relid.
@@ -367,6 +432,16 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         row("channel_signal_out", String::new(), nic.signals_sent);
         row("frame", String::from("rx"), nic.frames_rx);
         row("frame", String::from("tx"), nic.frames_tx);
+        let lanes = [
+            ("frame_rx_on", &nic.channel_rx),
+            ("frame_tx_on", &nic.channel_tx),
+        ];
+        for (name, lanes) in lanes {
+            // Without sub-channels there is nothing to tell apart.
+            for (index, n) in lanes.iter().filter(|_| lanes.len() > 1) {
+                row(name, alloc::format!("{index}"), *n);
+            }
+        }
         row("frame_bytes", String::from("rx"), nic.bytes_rx);
         row("frame_bytes", String::from("tx"), nic.bytes_tx);
         row("transmit", String::from("section"), nic.tx_sections);

@@ -1,6 +1,7 @@
 //! The open channel: the loop over ring packets, and NVSP.
 use super::control::Rndis;
 use super::receive::ReceiveBuffer;
+use super::steering::Steering;
 use super::transmit::{self, SEND_SECTION};
 use super::{Bytes, Env, NicConfig, NicError, NicState, PACKETS_PER_POLL, Polled, parse};
 use crate::fault::Layer;
@@ -9,13 +10,13 @@ use crate::pages::PageList;
 use crate::ring::{InRing, OutRing, Packet, packet};
 use crate::vmbus::RingRequest;
 use abi::nvsp::{
-    self, Init, InitComplete, ReceiveSection, SendBuffer, SendNdisConfig, SendNdisVersion,
-    SendReceiveBufferComplete, SendRndisPacket, SendRndisPacketComplete, SendSendBufferComplete,
-    SendVfAssociation, SubChannelComplete, SubChannelRequest, capability, channel_type, message,
-    status, version,
+    self, Init, InitComplete, ReceiveSection, SendBuffer, SendIndirectionTable, SendNdisConfig,
+    SendNdisVersion, SendReceiveBufferComplete, SendRndisPacket, SendRndisPacketComplete,
+    SendSendBufferComplete, SendVfAssociation, SubChannelComplete, SubChannelRequest, capability,
+    channel_type, message, status, version,
 };
 use abi::vmbus::{PACKET_FLAG_COMPLETION_REQUESTED, PacketType};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use zerocopy::{Immutable, IntoBytes};
@@ -35,20 +36,63 @@ const MAX_MDL_CHAIN: u32 = 34;
 const LEGACY_SIZE: usize = 28;
 /// Transaction id of the VF association (OpenVMM).
 const VF_TRANSACTION: u64 = 1 << 63;
+/// Operation of a sub-channel request.
+const SUB_CHANNEL_ALLOCATE: u32 = 1;
 /// Completions that may wait for ring space before reading stops.
 const MAX_WAITING: usize = 64;
 
-/// An open channel.
+/// One of the NIC's VMBus channels: its rings and what waits for them.
 #[derive(Debug)]
-pub(super) struct Channel {
+pub(super) struct Port {
     pub relid: u32,
-    pub config: NicConfig,
+    /// 0 for the primary channel.
+    pub index: u16,
     in_ring: InRing,
     out_ring: OutRing,
     pub signalled: bool,
     backlog: bool,
     /// Packets that wait for ring space.
     pub out_queue: VecDeque<Bytes>,
+    /// RNDIS messages with frames that were steered here.
+    pub frames: VecDeque<Bytes>,
+    signal: bool,
+}
+
+impl Port {
+    fn open(mem: &dyn VmMemory, request: &RingRequest, index: u16) -> Option<Self> {
+        let in_ring = InRing::new(&request.ring, request.downstream_offset)?;
+        let out_ring = OutRing::new(&request.ring, request.downstream_offset)?;
+        out_ring.start(mem).ok()?;
+        Some(Port {
+            relid: request.relid,
+            index,
+            in_ring,
+            out_ring,
+            signalled: false,
+            backlog: false,
+            out_queue: VecDeque::new(),
+            frames: VecDeque::new(),
+            signal: false,
+        })
+    }
+}
+
+/// The NIC behind an open primary channel. Its sub-channels share buffers and
+/// RNDIS; whatever is done at a time is done for the channel in `port`.
+#[derive(Debug)]
+pub(super) struct Channel {
+    /// The channel at hand; the primary between two polls.
+    pub port: Port,
+    /// The sub-channels that are open, by index from 1 on.
+    pub subs: BTreeMap<u16, Port>,
+    /// Sub-channels that were granted, once.
+    pub granted: Option<u16>,
+    /// Sub-channels that are to be offered.
+    pub to_offer: u16,
+    pub steering: Steering,
+    /// The indirection table for the guest's frames is due.
+    table_due: bool,
+    pub config: NicConfig,
     /// RNDIS control messages that wait for a receive slot.
     pub control_queue: VecDeque<Bytes>,
     /// RNDIS messages of a scenario that wait for a receive slot, past its hooks.
@@ -62,22 +106,18 @@ pub(super) struct Channel {
     pub receive: Option<ReceiveBuffer>,
     send: Option<Arc<PageList>>,
     pub rndis: Rndis,
-    signal: bool,
 }
 
 impl Channel {
     pub fn open(mem: &dyn VmMemory, request: &RingRequest, config: &NicConfig) -> Option<Self> {
-        let in_ring = InRing::new(&request.ring, request.downstream_offset)?;
-        let out_ring = OutRing::new(&request.ring, request.downstream_offset)?;
-        out_ring.start(mem).ok()?;
         Some(Channel {
-            relid: request.relid,
+            port: Port::open(mem, request, 0)?,
+            subs: BTreeMap::new(),
+            granted: None,
+            to_offer: 0,
+            steering: Steering::default(),
+            table_due: false,
             config: *config,
-            in_ring,
-            out_ring,
-            signalled: false,
-            backlog: false,
-            out_queue: VecDeque::new(),
             control_queue: VecDeque::new(),
             late_queue: VecDeque::new(),
             version: None,
@@ -88,7 +128,6 @@ impl Channel {
             receive: None,
             send: None,
             rndis: Rndis::default(),
-            signal: false,
         })
     }
 
@@ -99,31 +138,93 @@ impl Channel {
             rndis: self.rndis.initialized,
             filter: self.rndis.filter,
             slots_in_flight: self.receive.as_ref().map_or(0, ReceiveBuffer::in_flight),
+            sub_channels: self.subs.len(),
         }
     }
 
+    /// One turn of every channel that is open. `polled` gets those whose guest
+    /// side wants a signal.
     pub fn poll(&mut self, env: &mut Env<'_>, polled: &mut Polled) -> Result<(), NicError> {
-        self.signal = false;
-        let result = self.step(env, polled);
-        polled.signal = self.signal;
+        let turns = self.subs.len();
+        let mut result = self.turn(env, polled);
+        for turn in 0..turns {
+            if result.is_err() {
+                break;
+            }
+            let Some(index) = self.subs.keys().nth(turn).copied() else {
+                break;
+            };
+            let turn = self.with_port(index, |channel| channel.turn(env, polled));
+            result = turn.unwrap_or(Ok(()));
+        }
         result
     }
 
+    fn turn(&mut self, env: &mut Env<'_>, polled: &mut Polled) -> Result<(), NicError> {
+        self.port.signal = false;
+        let result = self.step(env, polled);
+        if self.port.signal {
+            polled.signals.push(self.port.relid);
+        }
+        result
+    }
+
+    /// Does something for a sub-channel instead of the primary.
+    fn with_port<T>(&mut self, index: u16, f: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let port = self.subs.remove(&index)?;
+        let primary = core::mem::replace(&mut self.port, port);
+        let result = f(self);
+        let port = core::mem::replace(&mut self.port, primary);
+        self.subs.insert(index, port);
+        Some(result)
+    }
+
+    /// Opens a sub-channel that was granted. `false` refuses.
+    pub fn open_sub(&mut self, mem: &dyn VmMemory, request: &RingRequest, index: u16) -> bool {
+        let granted = self.granted.unwrap_or(0);
+        if !(1..=granted).contains(&index) || self.subs.contains_key(&index) {
+            return false;
+        }
+        let Some(port) = Port::open(mem, request, index) else {
+            return false;
+        };
+        self.subs.insert(index, port);
+        if self.subs.len() == usize::from(granted) {
+            self.table_due = true;
+        }
+        true
+    }
+
+    /// A sub-channel is gone. Frames for it go to the primary from now on; those
+    /// that waited for it are lost, and their number is returned.
+    pub fn close_sub(&mut self, index: u16) -> usize {
+        let Some(port) = self.subs.remove(&index) else {
+            return 0;
+        };
+        if let Some(buffer) = &mut self.receive {
+            buffer.abandon(index);
+        }
+        port.frames.len()
+    }
+
     fn step(&mut self, env: &mut Env<'_>, polled: &mut Polled) -> Result<(), NicError> {
-        let waited = self.out_ring.is_blocked();
-        if waited && !self.signalled {
+        let waited = self.port.out_ring.is_blocked();
+        if waited && !self.port.signalled {
             // The guest owes a signal once there is room; a real host waits for it.
             return Ok(());
         }
         self.flush(env)?;
-        let signalled = core::mem::take(&mut self.signalled);
-        if signalled || self.backlog {
+        let signalled = core::mem::take(&mut self.port.signalled);
+        if signalled || self.port.backlog {
             self.drain(env, signalled, waited)?;
         }
-        self.rndis_poll(env)?;
+        if self.port.index == 0 {
+            self.rndis_poll(env)?;
+            self.send_table(env);
+        }
         self.receive_poll(env)?;
         self.flush(env)?;
-        polled.more = self.backlog && self.out_queue.is_empty();
+        polled.more |= self.port.backlog && self.port.out_queue.is_empty();
         Ok(())
     }
 
@@ -132,13 +233,13 @@ impl Channel {
     fn drain(&mut self, env: &mut Env<'_>, signalled: bool, waited: bool) -> Result<(), NicError> {
         let mut budget = PACKETS_PER_POLL;
         let mut first = true;
-        self.in_ring.set_mask(env.mem, true)?;
+        self.port.in_ring.set_mask(env.mem, true)?;
         loop {
-            if budget == 0 || self.out_queue.len() >= MAX_WAITING {
-                self.backlog = true;
+            if budget == 0 || self.port.out_queue.len() >= MAX_WAITING {
+                self.port.backlog = true;
                 break;
             }
-            match self.in_ring.next(env.mem)? {
+            match self.port.in_ring.next(env.mem)? {
                 Some(packet) => {
                     if core::mem::take(&mut first) && signalled {
                         env.counters.signals_needed += 1;
@@ -147,20 +248,20 @@ impl Channel {
                     self.packet(env, packet)?;
                 }
                 None => {
-                    self.signal |= self.in_ring.publish(env.mem)?;
-                    self.in_ring.set_mask(env.mem, false)?;
-                    self.backlog = false;
-                    if !self.in_ring.has_data(env.mem)? {
+                    self.port.signal |= self.port.in_ring.publish(env.mem)?;
+                    self.port.in_ring.set_mask(env.mem, false)?;
+                    self.port.backlog = false;
+                    if !self.port.in_ring.has_data(env.mem)? {
                         break;
                     }
-                    self.in_ring.set_mask(env.mem, true)?;
+                    self.port.in_ring.set_mask(env.mem, true)?;
                 }
             }
         }
-        self.signal |= self.in_ring.publish(env.mem)?;
+        self.port.signal |= self.port.in_ring.publish(env.mem)?;
         if first && signalled {
             // Room in a full ring is a reason to signal, too.
-            if waited && !self.out_ring.is_blocked() {
+            if waited && !self.port.out_ring.is_blocked() {
                 env.counters.signals_needed += 1;
             } else {
                 env.counters.signals_not_needed += 1;
@@ -171,38 +272,38 @@ impl Channel {
 
     /// Moves waiting packets into the ring and shows them to the guest.
     pub fn flush(&mut self, env: &mut Env<'_>) -> Result<(), NicError> {
-        while let Some(front) = self.out_queue.front() {
-            if !self.out_ring.write(env.mem, front)? {
+        while let Some(front) = self.port.out_queue.front() {
+            if !self.port.out_ring.write(env.mem, front)? {
                 break;
             }
             let kind = front
                 .get(..2)
                 .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
             *env.counters.packets_out.entry(kind).or_default() += 1;
-            self.out_queue.pop_front();
+            self.port.out_queue.pop_front();
         }
-        self.signal |= self.out_ring.publish(env.mem)?;
+        self.port.signal |= self.port.out_ring.publish(env.mem)?;
         Ok(())
     }
 
     /// Queues a packet to the guest, as often as the faults want it.
     pub fn queue(&mut self, env: &mut Env<'_>, bytes: Bytes) {
-        let passed = env.faults.pass(Layer::Packet, self.relid, bytes);
+        let passed = env.faults.pass(Layer::Packet, self.port.relid, bytes);
         let (bytes, copies) = (passed.bytes, passed.copies);
         for _ in 1..copies {
-            self.out_queue.push_back(bytes.clone());
+            self.port.out_queue.push_back(bytes.clone());
         }
         if copies > 0 {
-            self.out_queue.push_back(bytes);
+            self.port.out_queue.push_back(bytes);
         }
     }
 
     /// Writes over a word of a ring's control page.
     pub fn poke(&self, mem: &dyn VmMemory, incoming: bool, at: usize, value: u32) {
         let done = if incoming {
-            self.out_ring.poke(mem, at, value)
+            self.port.out_ring.poke(mem, at, value)
         } else {
-            self.in_ring.poke(mem, at, value)
+            self.port.in_ring.poke(mem, at, value)
         };
         if let Err(e) = done {
             log::warn!("scenario: poke: {e:?}");
@@ -262,7 +363,7 @@ impl Channel {
         let freed = self
             .receive
             .as_mut()
-            .is_some_and(|r| r.complete(p.transaction_id));
+            .is_some_and(|r| r.complete(p.transaction_id, self.port.index));
         if freed {
             Ok(())
         } else {
@@ -276,6 +377,9 @@ impl Channel {
         *env.counters.nvsp_in.entry(kind).or_default() += 1;
         if self.version.is_none() && kind != message::INIT {
             return Err(NicError::Protocol("nvsp-before-init"));
+        }
+        if self.port.index != 0 && kind != message::SEND_RNDIS_PACKET {
+            return Err(NicError::Protocol("nvsp-on-sub-channel"));
         }
         if p.kind == PacketType::GPA_DIRECT && kind != message::SEND_RNDIS_PACKET {
             return Err(NicError::Protocol("nvsp-not-in-band"));
@@ -304,17 +408,7 @@ impl Channel {
                 Ok(())
             }
             message::SEND_RNDIS_PACKET => self.rndis_packet(env, p),
-            message::SUB_CHANNEL => {
-                let _: SubChannelRequest = parse(p.payload(), "sub-channel-short")?;
-                let answer = SubChannelComplete {
-                    message_type: message::SUB_CHANNEL.into(),
-                    status: status::FAILURE.into(),
-                    count: 0.into(),
-                };
-                let bytes = self.nvsp(&answer);
-                self.complete(env, p, &bytes);
-                Ok(())
-            }
+            message::SUB_CHANNEL => self.sub_channels(env, p),
             message::SWITCH_DATA_PATH => {
                 self.complete(env, p, &[]);
                 Ok(())
@@ -415,6 +509,53 @@ impl Channel {
         Ok(())
     }
 
+    /// Grants as many sub-channels as there may be, once. They are offered after
+    /// the answer (OpenVMM, Linux `netvsc_sc_open`).
+    fn sub_channels(&mut self, env: &mut Env<'_>, p: &Packet) -> Result<(), NicError> {
+        let m: SubChannelRequest = parse(p.payload(), "sub-channel-short")?;
+        if self.version < Some(version::V5) || m.operation.get() != SUB_CHANNEL_ALLOCATE {
+            return Err(NicError::Protocol("sub-channel-order"));
+        }
+        let most = u32::from(self.config.max_sub_channels);
+        let count = m.count.get().min(most) as u16;
+        let fresh = count != 0 && self.granted.is_none();
+        if fresh {
+            self.granted = Some(count);
+            self.to_offer = count;
+        }
+        let answer = SubChannelComplete {
+            message_type: message::SUB_CHANNEL.into(),
+            status: if fresh {
+                status::SUCCESS
+            } else {
+                status::FAILURE
+            }
+            .into(),
+            count: if fresh { u32::from(count) } else { 0 }.into(),
+        };
+        let bytes = self.nvsp(&answer);
+        self.complete(env, p, &bytes);
+        Ok(())
+    }
+
+    /// Tells the guest by which hash it is to send on which channel, once all that
+    /// were granted are open.
+    fn send_table(&mut self, env: &mut Env<'_>) {
+        if !core::mem::take(&mut self.table_due) {
+            return;
+        }
+        let head = SendIndirectionTable {
+            message_type: message::SEND_INDIRECTION_TABLE.into(),
+            count: nvsp::INDIRECTION_ENTRIES.into(),
+            offset: (size_of::<SendIndirectionTable>() as u32).into(),
+        };
+        let channels = self.subs.len() as u32 + 1;
+        let mut bytes = head.as_bytes().to_vec();
+        let entries = (0..nvsp::INDIRECTION_ENTRIES).map(|i| i % channels);
+        bytes.extend(entries.flat_map(u32::to_le_bytes));
+        self.queue(env, packet(PacketType::IN_BAND, 0, 0, &[], &bytes));
+    }
+
     /// RNDIS in a section of the send buffer or in pages that the packet names.
     fn rndis_packet(&mut self, env: &mut Env<'_>, p: &Packet) -> Result<(), NicError> {
         let m: SendRndisPacket = parse(p.payload(), "rndis-packet-short")?;
@@ -444,7 +585,15 @@ impl Channel {
             bytes
         };
         match m.channel_type.get() {
-            channel_type::DATA => transmit::frames(env, &self.rndis, self.mtu, &bytes)?,
+            channel_type::CONTROL if self.port.index != 0 => {
+                return Err(NicError::Protocol("control-on-sub-channel"));
+            }
+            channel_type::DATA => {
+                let before = env.counters.frames_tx;
+                transmit::frames(env, &self.rndis, self.mtu, &bytes)?;
+                let count = env.counters.frames_tx - before;
+                *env.counters.channel_tx.entry(self.port.index).or_default() += count;
+            }
             channel_type::CONTROL => self.control(env, &bytes)?,
             _ => return Err(NicError::Protocol("rndis-channel-type")),
         }

@@ -1,10 +1,12 @@
 //! RNDIS control messages: initialise, query, set, keepalive, halt, indicate.
 use super::channel::Channel;
+use super::steering::{Steering, TABLE_ENTRIES};
 use super::transmit::MAX_PACKETS;
 use super::{Bytes, Env, NicError, parse, part};
 use abi::rndis::{
     self, Header, IndicateStatus, Initialize, InitializeComplete, LinkState, ObjectHeader, Offload,
-    QueryComplete, Request, StatusComplete, message, object, oid, revision, status,
+    QueryComplete, Request, RssCapabilities, StatusComplete, hash, message, object, oid, revision,
+    status,
 };
 use alloc::vec::Vec;
 use zerocopy::{Immutable, IntoBytes};
@@ -13,6 +15,8 @@ use zerocopy::{Immutable, IntoBytes};
 const MAX_TRANSFER: u32 = 0x4000;
 /// Power of two that messages in one buffer are aligned to.
 const ALIGNMENT_FACTOR: u32 = 3;
+/// Hashes in the RSS capabilities: over TCP and IP of both versions.
+const HASHES: u32 = hash::TOEPLITZ | hash::IPV4 | hash::TCP_IPV4 | hash::IPV6 | hash::TCP_IPV6;
 /// Control answers that may wait for a slot.
 const MAX_CONTROL: usize = 64;
 /// Size of OFFLOAD_PARAMETERS, first revision.
@@ -65,6 +69,7 @@ impl Channel {
             message::KEEPALIVE_COMPLETE => Ok(()),
             message::HALT => {
                 self.rndis = Rndis::default();
+                self.steering = Steering::default();
                 Ok(())
             }
             _ => Err(NicError::Protocol("control-type")),
@@ -146,6 +151,20 @@ impl Channel {
             oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES | oid::TCP_OFFLOAD_CURRENT_CONFIG => {
                 Some(offload(input))
             }
+            oid::RECEIVE_SCALE_CAPABILITIES if self.config.max_sub_channels > 0 => {
+                let capabilities = RssCapabilities {
+                    header: ObjectHeader {
+                        object_type: object::RSS_CAPABILITIES,
+                        revision: 2,
+                        size: (size_of::<RssCapabilities>() as u16).into(),
+                    },
+                    flags: HASHES.into(),
+                    interrupt_messages: 1.into(),
+                    receive_queues: (u32::from(self.config.max_sub_channels) + 1).into(),
+                    table_entries: (TABLE_ENTRIES as u16).into(),
+                };
+                Some(capabilities.as_bytes().to_vec())
+            }
             oid::LINK_STATE => {
                 let speed = u64::from(self.config.link_speed) * 100;
                 let state = LinkState {
@@ -190,6 +209,14 @@ impl Channel {
             (oid::TCP_OFFLOAD_PARAMETERS, _) => {
                 offloads_set = true;
                 status::SUCCESS
+            }
+            (oid::RECEIVE_SCALE_PARAMETERS, p) if self.config.max_sub_channels > 0 => {
+                let channels = self.granted.unwrap_or(0) + 1;
+                if self.steering.set(p, channels)? {
+                    status::SUCCESS
+                } else {
+                    status::INVALID_DATA
+                }
             }
             (oid::OFFLOAD_ENCAPSULATION | oid::RNDIS_CONFIG_PARAMETER, _) => status::SUCCESS,
             _ => status::NOT_SUPPORTED,

@@ -1,11 +1,12 @@
-//! The NIC provider: NVSP and RNDIS as Hyper-V's virtual switch speaks them, one
-//! primary channel. Facts: Linux `drivers/net/hyperv`, OpenVMM `netvsp`.
+//! The NIC provider: NVSP and RNDIS as Hyper-V's virtual switch speaks them, over
+//! a primary channel and as many sub-channels as the guest asks for. Facts: Linux `drivers/net/hyperv`, OpenVMM `netvsp`.
 //!
 //! A guest that breaks the protocol stops its channel: [`Nic::error`] says why,
 //! and nothing is read or written any more until the channel is opened anew.
 mod channel;
 mod control;
 mod receive;
+mod steering;
 mod transmit;
 
 use crate::backend::Backend;
@@ -42,6 +43,8 @@ pub struct NicConfig {
     pub instance: Guid,
     /// Address that the guest is told, if it is not the backend's.
     pub mac: Option<[u8; 6]>,
+    /// Most sub-channels that are granted; with 0 there is no receive scaling.
+    pub max_sub_channels: u16,
 }
 
 impl Default for NicConfig {
@@ -54,6 +57,8 @@ impl Default for NicConfig {
             link_speed: 100_000_000,
             instance: Guid::new(0x5563_1bd9, 0x0b4e, 0x4d7d, 0x9a3e_21f0_c4a8_6e10),
             mac: None,
+            // Linux `VRSS_CHANNEL_MAX` is 64 with the primary.
+            max_sub_channels: 63,
         }
     }
 }
@@ -112,6 +117,10 @@ pub struct NicCounters {
     pub tx_direct: u64,
     /// Those out of the send buffer that went on in pages.
     pub tx_mixed: u64,
+    /// Frames to the guest by channel.
+    pub channel_rx: BTreeMap<u16, u64>,
+    /// Frames of the guest by channel.
+    pub channel_tx: BTreeMap<u16, u64>,
     /// Frames for the guest that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Guest errors by name.
@@ -126,7 +135,7 @@ pub struct NicContext<'a> {
     pub faults: &'a mut Faults,
     /// The network.
     pub backend: &'a mut dyn Backend,
-    /// GPADLs of this channel by id.
+    /// GPADLs of the primary channel by id.
     pub gpadl: &'a dyn Fn(u32) -> Option<Arc<PageList>>,
 }
 
@@ -152,6 +161,8 @@ pub struct NicState {
     pub filter: u32,
     /// Slots of the receive buffer that the guest holds.
     pub slots_in_flight: usize,
+    /// Sub-channels that are open.
+    pub sub_channels: usize,
 }
 
 impl Nic {
@@ -173,6 +184,14 @@ impl Nic {
     /// Tells the guest this address from now on, in place of the backend's.
     pub fn set_mac(&mut self, mac: [u8; 6]) {
         self.config.mac = Some(mac);
+    }
+
+    /// What to offer for one of its sub-channels.
+    pub fn sub_offer_params(&self, index: u16) -> OfferParams {
+        OfferParams {
+            sub_channel_index: index,
+            ..self.offer_params()
+        }
     }
 
     /// Why the channel was stopped, if it was.
@@ -204,17 +223,44 @@ impl Nic {
         self.channel = None;
     }
 
-    /// The guest signalled the channel.
-    pub fn signalled(&mut self) {
-        if let Some(c) = &mut self.channel {
-            c.signalled = true;
+    /// The guest opens a sub-channel. `false` refuses.
+    pub fn open_sub(&mut self, mem: &dyn VmMemory, request: &RingRequest, index: u16) -> bool {
+        let channel = self.channel.as_mut();
+        channel.is_some_and(|c| c.open_sub(mem, request, index))
+    }
+
+    /// A sub-channel is gone.
+    pub fn close_sub(&mut self, index: u16) {
+        let lost = self.channel.as_mut().map_or(0, |c| c.close_sub(index));
+        if lost > 0 {
+            *self.counters.dropped.entry("channel-closed").or_default() += lost as u64;
+        }
+    }
+
+    /// Sub-channels to be offered now: those from 1 to this number, once.
+    pub fn take_granted(&mut self) -> u16 {
+        let channel = self.channel.as_mut();
+        channel.map_or(0, |c| core::mem::take(&mut c.to_offer))
+    }
+
+    /// The guest signalled the channel with this index.
+    pub fn signalled(&mut self, index: u16) {
+        let Some(c) = &mut self.channel else {
+            return;
+        };
+        let port = match index {
+            0 => Some(&mut c.port),
+            index => c.subs.get_mut(&index),
+        };
+        if let Some(port) = port {
+            port.signalled = true;
         }
     }
 
     /// Puts a raw ring packet (descriptor first) into the queue to the guest.
     pub fn inject_packet(&mut self, packet: &[u8]) {
         if let Some(c) = &mut self.channel {
-            c.out_queue.push_back(packet.to_vec());
+            c.port.out_queue.push_back(packet.to_vec());
         }
     }
 
@@ -240,8 +286,8 @@ impl Nic {
         }
     }
 
-    /// Does everything that can be done now. Returns whether the guest wants a
-    /// signal, and whether there is more to do at once.
+    /// Does everything that can be done now, on every channel. Returns which of them
+    /// want a signal to the guest, and whether there is more to do at once.
     pub fn poll(&mut self, cx: &mut NicContext<'_>) -> Polled {
         let mut polled = Polled::default();
         let (None, Some(channel)) = (self.error, &mut self.channel) else {
@@ -264,16 +310,16 @@ impl Nic {
             *self.counters.errors.entry(name).or_default() += 1;
             self.error = Some(e);
         }
-        self.counters.signals_sent += u64::from(polled.signal);
+        self.counters.signals_sent += polled.signals.len() as u64;
         polled
     }
 }
 
 /// Outcome of a poll.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// Signal the guest.
-    pub signal: bool,
+    /// Channels, by relid, on which the guest is to be signalled.
+    pub signals: Vec<u32>,
     /// Poll again soon: the budget was used up.
     pub more: bool,
 }

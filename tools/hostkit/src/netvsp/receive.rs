@@ -18,6 +18,8 @@ const SLOT_OVERHEAD: u32 = 292;
 pub const DATA_AT: usize = 256;
 /// Slots that only control messages may use.
 const CONTROL_SLOTS: usize = 8;
+/// Frames that wait for a sub-channel at most.
+const MAX_STEERED: usize = 256;
 /// Most slots: a slot number has to fit the ranges of a few packets, no more.
 const MAX_SLOTS: usize = 16384;
 
@@ -28,8 +30,9 @@ pub(super) struct ReceiveBuffer {
     slot_size: u32,
     slots: u32,
     free: VecDeque<u32>,
-    /// Slots of packets that the guest has not completed, by transaction id.
-    in_flight: BTreeMap<u64, Vec<u32>>,
+    /// Slots of packets that the guest has not completed, by transaction id, and
+    /// the channel that each went out on.
+    in_flight: BTreeMap<u64, (u16, Vec<u32>)>,
 }
 
 impl ReceiveBuffer {
@@ -59,7 +62,7 @@ impl ReceiveBuffer {
     }
 
     pub fn in_flight(&self) -> usize {
-        self.in_flight.values().map(Vec::len).sum()
+        self.in_flight.values().map(|(_, slots)| slots.len()).sum()
     }
 
     /// Whether a frame may go in.
@@ -67,15 +70,27 @@ impl ReceiveBuffer {
         self.free.len() > CONTROL_SLOTS
     }
 
-    /// The guest is done with a packet. `false` if there is no such packet.
-    pub fn complete(&mut self, transaction_id: u64) -> bool {
+    /// The guest is done with a packet. `false` if there is no such packet on this
+    /// channel.
+    pub fn complete(&mut self, transaction_id: u64, channel: u16) -> bool {
         match self.in_flight.remove(&transaction_id) {
-            Some(slots) => {
+            Some((of, slots)) if of == channel => {
                 self.free.extend(slots);
                 true
             }
-            None => false,
+            _ => false,
         }
+    }
+
+    /// A channel is gone, and with it what it would have completed.
+    pub fn abandon(&mut self, channel: u16) {
+        let free = &mut self.free;
+        self.in_flight.retain(|_, (of, slots)| {
+            if *of == channel {
+                free.extend(core::mem::take(slots));
+            }
+            *of != channel
+        });
     }
 }
 
@@ -89,7 +104,7 @@ impl Channel {
         messages: &[Bytes],
         late: bool,
     ) -> Result<(), NicError> {
-        let relid = self.relid;
+        let relid = self.port.relid;
         let Some(buffer) = &mut self.receive else {
             return Ok(());
         };
@@ -129,7 +144,9 @@ impl Channel {
         };
         let mut extended = head.as_bytes().to_vec();
         extended.extend_from_slice(&ranges);
-        buffer.in_flight.insert(transaction_id, used);
+        buffer
+            .in_flight
+            .insert(transaction_id, (self.port.index, used));
         let m = SendRndisPacket {
             message_type: message::SEND_RNDIS_PACKET.into(),
             channel_type: kind.into(),
@@ -151,14 +168,17 @@ impl Channel {
     /// Sends waiting control messages, then frames, as long as slots and ring
     /// have room. What does not fit stays where it is.
     pub fn receive_poll(&mut self, env: &mut Env<'_>) -> Result<(), NicError> {
-        while self.out_queue.is_empty()
+        if self.port.index != 0 {
+            return self.steered_poll(env);
+        }
+        while self.port.out_queue.is_empty()
             && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
             && let Some(m) = self.control_queue.pop_front()
         {
             self.send_slots(env, channel_type::CONTROL, &[m], false)?;
             self.flush(env)?;
         }
-        while self.out_queue.is_empty()
+        while self.port.out_queue.is_empty()
             && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
             && let Some(m) = self.late_queue.pop_front()
         {
@@ -175,7 +195,7 @@ impl Channel {
             return Ok(());
         }
         let mut frame = Vec::new();
-        while self.out_queue.is_empty() && self.control_queue.is_empty() {
+        while self.port.out_queue.is_empty() && self.control_queue.is_empty() {
             let room = match &self.receive {
                 Some(r) if r.has_room() => r.free.len() - CONTROL_SLOTS,
                 _ => return Ok(()),
@@ -187,15 +207,52 @@ impl Channel {
                 if !env.backend.receive(&mut frame) {
                     break;
                 }
-                if let Some(m) = self.frame_message(env, &frame) {
-                    messages.push(m);
+                let Some(m) = self.frame_message(env, &frame) else {
+                    continue;
+                };
+                if let Some(elsewhere) = self.steer(env, &frame, m) {
+                    messages.push(elsewhere);
                 }
             }
             if messages.is_empty() {
                 return Ok(());
             }
-            self.send_slots(env, channel_type::DATA, &messages, false)?;
-            self.flush(env)?;
+            self.send_frames(env, &messages)?;
+        }
+        Ok(())
+    }
+
+    fn send_frames(&mut self, env: &mut Env<'_>, messages: &[Bytes]) -> Result<(), NicError> {
+        let count = messages.len() as u64;
+        *env.counters.channel_rx.entry(self.port.index).or_default() += count;
+        self.send_slots(env, channel_type::DATA, messages, false)?;
+        self.flush(env)
+    }
+
+    /// Hands a message to the sub-channel that its frame belongs to, or back.
+    fn steer(&mut self, env: &mut Env<'_>, frame: &[u8], message: Bytes) -> Option<Bytes> {
+        let Some(port) = self.subs.get_mut(&self.steering.channel(frame)) else {
+            return Some(message);
+        };
+        if port.frames.len() < MAX_STEERED {
+            port.frames.push_back(message);
+        } else {
+            *env.counters.dropped.entry("queue-full").or_default() += 1;
+        }
+        None
+    }
+
+    /// The frames that the primary channel has put here.
+    fn steered_poll(&mut self, env: &mut Env<'_>) -> Result<(), NicError> {
+        while self.port.out_queue.is_empty() && !self.port.frames.is_empty() {
+            let room = match &self.receive {
+                Some(r) if r.has_room() => r.free.len() - CONTROL_SLOTS,
+                _ => return Ok(()),
+            };
+            let most = room.min(self.config.max_ranges.clamp(1, rndis_ranges()));
+            let count = most.min(self.port.frames.len());
+            let messages: Vec<Bytes> = self.port.frames.drain(..count).collect();
+            self.send_frames(env, &messages)?;
         }
         Ok(())
     }

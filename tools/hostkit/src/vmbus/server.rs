@@ -84,6 +84,11 @@ impl Server {
             .is_some_and(|c| matches!(c.state, State::Open(_)))
     }
 
+    /// VP that takes the interrupts of an open channel.
+    pub fn target_vp(&self, relid: u32) -> Option<u32> {
+        self.channels.get(&relid)?.wiring()?.vp
+    }
+
     /// What was counted so far.
     pub fn counters(&self) -> ServerCounters {
         let (gpadls, gpadl_pages) = self.gpadls.totals();
@@ -374,7 +379,9 @@ impl Server {
         for relid in relids {
             self.shut(cx, relid);
         }
-        self.channels.retain(|_, c| !c.rescinded);
+        // Sub-channels live by the request of a connection.
+        self.channels
+            .retain(|_, c| !c.rescinded && c.offer.sub_channel_index == 0);
         for c in self.channels.values_mut() {
             c.offered = false;
             if c.state == State::Released {

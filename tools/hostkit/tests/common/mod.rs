@@ -32,8 +32,20 @@ pub struct Got {
     pub payload: Vec<u8>,
 }
 
+/// What the client keeps of one channel.
+#[derive(Debug, Default)]
+pub struct Wires {
+    pub ring: u64,
+    pub signal_connection: u32,
+    pub flag: u16,
+    pub write: u32,
+    pub read: u32,
+}
+
 pub struct Client {
     pub mem: Rc<VecMemory>,
+    /// The channel at hand.
+    pub ring: u64,
     pub host: Host,
     target: Target,
     pub signal_connection: u32,
@@ -77,6 +89,7 @@ impl Client {
             mem,
             host,
             target,
+            ring: RING,
             signal_connection: 0,
             flag: 0,
             write: 0,
@@ -181,11 +194,13 @@ impl Client {
     }
 
     pub fn open_channel(&mut self, relid: u32, connection: u32, own: bool) {
+        let ring = self.ring;
+        let gpadl = if ring == RING { 1 } else { relid + 100 };
         self.mem
-            .guest(RING, (2 * HALF) as usize * PAGE_SIZE, |b| b.fill(0));
+            .guest(ring, (2 * HALF) as usize * PAGE_SIZE, |b| b.fill(0));
         (self.write, self.read) = (0, 0);
-        assert_eq!(u32_at(&self.gpadl(relid, 1, RING, 2 * HALF), 16), 0);
-        let mut m = words(&[5, 0, relid, 99, 1, 0, HALF as u32]);
+        assert_eq!(u32_at(&self.gpadl(relid, gpadl, ring, 2 * HALF), 16), 0);
+        let mut m = words(&[5, 0, relid, 99, gpadl, 0, HALF as u32]);
         m.resize(148, 0);
         (self.signal_connection, self.flag) = (connection, relid as u16);
         if own {
@@ -199,6 +214,16 @@ impl Client {
             (u32_at(&result, 8), u32_at(&result, 12), u32_at(&result, 16)),
             (relid, 99, 0)
         );
+    }
+
+    /// Goes on with another channel; `wires` keeps what the one at hand has.
+    pub fn change(&mut self, wires: &mut Wires) {
+        use std::mem::swap;
+        swap(&mut self.ring, &mut wires.ring);
+        swap(&mut self.signal_connection, &mut wires.signal_connection);
+        swap(&mut self.flag, &mut wires.flag);
+        swap(&mut self.write, &mut wires.write);
+        swap(&mut self.read, &mut wires.read);
     }
 
     pub fn signal(&mut self) {
@@ -227,17 +252,17 @@ impl Client {
         let mut bytes = p.to_vec();
         bytes.extend((u64::from(self.write) << 32).to_le_bytes());
         for b in bytes {
-            let at = RING + PAGE_SIZE as u64 + u64::from(self.write);
+            let at = self.ring + PAGE_SIZE as u64 + u64::from(self.write);
             self.mem.write(at, &[b]).unwrap();
             self.write = (self.write + 1) % size;
         }
-        self.mem.store_u32(RING, self.write).unwrap();
+        self.mem.store_u32(self.ring, self.write).unwrap();
         self.signal();
     }
 
     /// Reads the next packet of the host-to-guest ring.
     pub fn receive(&mut self) -> Option<Got> {
-        let ring = RING + HALF * PAGE_SIZE as u64;
+        let ring = self.ring + HALF * PAGE_SIZE as u64;
         let size = (HALF - 1) as u32 * PAGE_SIZE as u32;
         let write = self.mem.load_u32(ring).unwrap();
         if write == self.read {
