@@ -30,6 +30,7 @@ fn what_refuses_the_rest_is_enforced_and_tested() {
         let by = catalogue.rules.iter().find(|r| r.id == by).expect("an id");
         assert_eq!(by.status, Status::Enforced, "{} by {}", rule.id, by.id);
         assert!(!by.tests.is_empty(), "{} by {}", rule.id, by.id);
+        assert_eq!(rule.refusal_tests, by.tests, "{} by {}", rule.id, by.id);
         assert!(rule.why.is_some_and(|why| !why.is_empty()), "{}", rule.id);
     }
 }

@@ -119,6 +119,9 @@ pub struct Entry {
     pub tests: Vec<Place>,
     /// How many of them look for the id itself.
     pub checks: usize,
+    /// Of a rule that does not apply: the tests of the rule that refuses its case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refusal_tests: Vec<Place>,
 }
 
 /// What a declared rule says.
@@ -196,6 +199,7 @@ fn entry(id: &'static str, layer: Layer) -> Entry {
         noted: places(NOTES, id),
         tests: places(TESTS, id),
         checks: places(CHECKS, id).len(),
+        refusal_tests: refused_by.map_or_else(Vec::new, |by| places(TESTS, by.id())),
     }
 }
 

@@ -114,7 +114,16 @@ pub fn explain(rule: &Entry) -> String {
         part("What happens then", &format!("{}: {about}.", said.reaction));
         part("Where the rule comes from", &format!("{}.", said.source));
     }
-    if matches!(rule.status, Status::NotApplicable | Status::Rejected) {
+    if let (Status::NotApplicable, Some(by)) = (rule.status, rule.refused_by) {
+        section(
+            &mut text,
+            &format!("Tests of {by}"),
+            &rule.refusal_tests,
+            "none",
+        );
+        return text;
+    }
+    if rule.status == Status::Rejected {
         return text;
     }
     section(&mut text, "Code", &rule.enforced, "none names it");
