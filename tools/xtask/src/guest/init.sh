@@ -119,7 +119,9 @@ audit() {
         esac
     done
     exec 3>&-
-    if [ "$last" = yes ]; then see audit "$lines records$rules"; else see audit "broken off after $lines records"; fi
+    if [ "$last" = yes ]; then see audit "$lines records$rules"
+    elif [ "$lines" -eq 0 ]; then see audit "no answer"
+    else see audit "broken off after $lines records"; fi
 }
 
 network
