@@ -118,6 +118,22 @@ mod start {
         record::mark(&clock, "rig-start");
 
         let frames = memory::Frames::new(&plan);
+        if options.selftest == Some(selftest::Kind::Cores) {
+            return Err(selftest::cores::run(
+                boot,
+                &plan,
+                frames,
+                clock,
+                options.vps,
+            ));
+        }
+        if options.vps != 1 {
+            return end!(
+                Outcome::RigFailure,
+                "vps={}: several are there for selftest=cores only",
+                options.vps
+            );
+        }
         let scenario = scenario(&options)?;
         if options.enlightened {
             let pc = Pc::launch(plan, frames, clock, &options, boot.image)?;

@@ -25,7 +25,10 @@ pub struct Options {
     pub limit: u64,
     /// `digest=HEX`: refuse an image with another launch digest.
     pub digest: Option<&'static str>,
-    /// `selftest` or `selftest=leak`: run the rig's own payload instead of an image.
+    /// `vps=4`: virtual processors, as many as QEMU has (`-smp`).
+    pub vps: usize,
+    /// `selftest`, `selftest=leak` or `selftest=cores`: the rig's own tests in place of
+    /// an image.
     pub selftest: Option<Kind>,
     /// `fault=NAME`: the host misbehaves, see [`Faults::WORDS`].
     fault: Option<&'static str>,
@@ -55,6 +58,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
     let mut options = Options {
         memory: layout::MEMORY_DEFAULT,
         limit: 120,
+        vps: 1,
         digest: None,
         selftest: None,
         fault: None,
@@ -79,6 +83,10 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
             options.memory = bytes(size).filter(|m| layout::memory_size_ok(*m))?;
         }
         Some(("limit", seconds)) => options.limit = seconds.parse().ok()?,
+        Some(("vps", count)) => {
+            let known = 1..=crate::metal::smp::MAX_CORES;
+            options.vps = count.parse().ok().filter(|vps| known.contains(vps))?;
+        }
         Some(("digest", hex)) if hex.len() == 96 => options.digest = Some(hex),
         Some(("fault", name)) => {
             // Built again later: a fault may need the heap.
@@ -93,6 +101,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         Some(("net", "loopback")) => options.network = Network::Loopback,
         Some(("net", "none")) => options.network = Network::None,
         Some(("selftest", "leak")) => options.selftest = Some(Kind::Leak),
+        Some(("selftest", "cores")) => options.selftest = Some(Kind::Cores),
         None if word == "selftest" => options.selftest = Some(Kind::Steps),
         None if word == "trace" => options.trace = true,
         None if word == "scenario" => options.scenario = true,

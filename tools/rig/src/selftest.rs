@@ -11,6 +11,7 @@ use abi::snp::{SevFeatures, Vmsa};
 use abi::svm::{Segment, attrib, msr::EFER_SVME};
 use zerocopy::{FromZeros, IntoBytes};
 
+pub mod cores;
 mod payload;
 
 const PRIVATE: u64 = 1 << C_BIT;
@@ -46,6 +47,8 @@ pub enum Kind {
     /// Hands the host a private page for a hypercall's output: the run must end
     /// with `private-access`.
     Leak,
+    /// The rig's cores, without a payload: see [`cores`].
+    Cores,
 }
 
 /// The page that the payload shares with the host for a hypercall's output.
@@ -69,7 +72,7 @@ pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
         place(at::TABLES + i as u64 * 4096, table.as_bytes(), false)?;
     }
     let output = match kind {
-        Kind::Steps => SHARED_OUTPUT,
+        Kind::Steps | Kind::Cores => SHARED_OUTPUT,
         Kind::Leak => at::CODE,
     };
     place(at::SYSTEM, &system(code.as_ptr() as u64, output), false)?;

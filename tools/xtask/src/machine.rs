@@ -57,6 +57,8 @@ pub struct Extras {
     pub files: Vec<(&'static str, PathBuf)>,
     /// The boot file that DHCP names: a word for the guest that no image measures.
     pub boot_file: Option<String>,
+    /// Processors of the QEMU machine; 0 is the usual one.
+    pub cpus: u32,
     /// Who wants to hear of marks at once.
     pub on_mark: Option<OnMark>,
 }
@@ -143,7 +145,8 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
     add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48", "-accel", "tcg"]);
-    add(&["-m", &format!("{}M", boot.memory), "-smp", "1"]);
+    let cpus = boot.extras.cpus.max(1).to_string();
+    add(&["-m", &format!("{}M", boot.memory), "-smp", &cpus]);
     add(&["-nodefaults", "-display", "none", "-no-reboot"]);
     let boot_file = boot.extras.boot_file.iter();
     let boot_file: String = boot_file.map(|name| format!(",bootfile={name}")).collect();

@@ -193,24 +193,32 @@ fn boot_above(
     })
 }
 
-/// The rig's own test of the machine that it emulates: no image, no guest.
+/// The rig's own test of the machine that it emulates, then of several cores: no
+/// image, no guest.
 pub fn selftest(show: bool) -> Result<()> {
     let qemu = setup::qemu()?;
     let kernel = firmware::rig()?;
     let memory = *MEMORY.start();
-    let ran = machine::boot(&Boot {
-        qemu,
-        kernel,
-        initrd: None,
-        append: format!("memory={memory}M selftest"),
-        memory: memory + RIG_MEMORY,
-        trace: None,
-        rig: true,
-        timeout: Duration::from_secs(60),
-        show,
-        extras: Extras::default(),
-    })?;
-    judge_end(&ran)
+    let cores = |count: u32| (format!("selftest=cores vps={count}"), count);
+    for (words, cpus) in [("selftest".to_owned(), 1), cores(1), cores(2), cores(4)] {
+        let ran = machine::boot(&Boot {
+            qemu: qemu.clone(),
+            kernel: kernel.clone(),
+            initrd: None,
+            append: format!("memory={memory}M {words}"),
+            memory: memory + RIG_MEMORY,
+            trace: None,
+            rig: true,
+            timeout: Duration::from_secs(60),
+            show,
+            extras: Extras {
+                cpus,
+                ..Extras::default()
+            },
+        })?;
+        judge_end(&ran).with_context(|| words)?;
+    }
+    Ok(())
 }
 
 /// Makes and measures the image; returns its digest.

@@ -340,6 +340,7 @@ impl Stage<'_> {
                         watched.scenario_over();
                     }
                 })),
+                ..Extras::default()
             },
         })?;
         Ok((ran, fetches.whole()))

@@ -74,6 +74,7 @@ long_mode:
 
     .section .rodata, "a", @progbits
     .balign 8
+    .globl boot_gdt
 boot_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
@@ -85,6 +86,7 @@ boot_gdt_pointer:
 
     .section .bss, "aw", @nobits
     .balign 4096
+    .globl boot_pml4
 boot_pml4: .skip 4096
 boot_pdpt: .skip 4096
 boot_stack: .skip {stack}

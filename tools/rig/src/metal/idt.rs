@@ -2,7 +2,7 @@
 //! end the run; interrupts only leave a note for the main loop.
 #![allow(unsafe_code)]
 
-use super::apic;
+use super::{apic, smp};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,11 +10,15 @@ use core::sync::atomic::{AtomicBool, Ordering};
 pub const TIMER_VECTOR: u8 = 0x40;
 /// Vector of all PCI interrupt lines.
 pub const PCI_VECTOR: u8 = 0x41;
+/// Vector by which one core wakes another.
+pub const KICK_VECTOR: u8 = 0x42;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 static TIMER: AtomicBool = AtomicBool::new(false);
 static PCI: AtomicBool = AtomicBool::new(false);
+/// By core: somebody wants it to look up.
+static KICKS: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
 
 /// Whether the timer fired since the last call.
 pub fn take_timer() -> bool {
@@ -25,6 +29,20 @@ pub fn take_timer() -> bool {
 /// [`apic::unmask_pci`].
 pub fn take_pci() -> bool {
     PCI.swap(false, Ordering::Relaxed)
+}
+
+/// Whether `core` was kicked since the last call.
+pub fn take_kick(core: usize) -> bool {
+    KICKS
+        .get(core)
+        .is_some_and(|kick| kick.swap(false, Ordering::SeqCst))
+}
+
+/// Whether a kick of `core` waits to be taken.
+pub fn kicked(core: usize) -> bool {
+    KICKS
+        .get(core)
+        .is_some_and(|kick| kick.load(Ordering::SeqCst))
 }
 
 /// Whether something waits for the main loop.
@@ -84,6 +102,7 @@ exception_common:
 
     irq irq_timer, rig_irq_timer
     irq irq_pci, rig_irq_pci
+    irq irq_kick, rig_irq_kick
 irq_spurious:
     iretq
 "#
@@ -93,6 +112,7 @@ unsafe extern "C" {
     static exception_stubs: u8;
     fn irq_timer();
     fn irq_pci();
+    fn irq_kick();
     fn irq_spurious();
 }
 
@@ -107,6 +127,14 @@ extern "C" fn rig_irq_pci() {
     // Level triggered: stays asserted until the device's driver looks.
     apic::mask_pci();
     PCI.store(true, Ordering::Relaxed);
+    apic::eoi();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rig_irq_kick() {
+    if let Some(kick) = KICKS.get(smp::index()) {
+        kick.store(true, Ordering::SeqCst);
+    }
     apic::eoi();
 }
 
@@ -127,7 +155,7 @@ fn gate(handler: u64) -> [u64; 2] {
     [low, handler >> 32]
 }
 
-/// Builds and loads the table.
+/// Builds and loads the table, on the first core.
 pub fn init() {
     let stubs = &raw const exception_stubs as u64;
     let idt = &raw mut IDT;
@@ -138,11 +166,18 @@ pub fn init() {
         }
         (*idt).0[TIMER_VECTOR as usize] = gate(irq_timer as *const () as u64);
         (*idt).0[PCI_VECTOR as usize] = gate(irq_pci as *const () as u64);
+        (*idt).0[KICK_VECTOR as usize] = gate(irq_kick as *const () as u64);
         (*idt).0[SPURIOUS_VECTOR as usize] = gate(irq_spurious as *const () as u64);
-        let pointer = x86_64::structures::DescriptorTablePointer {
-            limit: (size_of::<Idt>() - 1) as u16,
-            base: x86_64::VirtAddr::new(idt as u64),
-        };
-        x86_64::instructions::tables::lidt(&pointer);
     }
+    load();
+}
+
+/// Loads the table on the core on which this runs.
+pub fn load() {
+    let pointer = x86_64::structures::DescriptorTablePointer {
+        limit: (size_of::<Idt>() - 1) as u16,
+        base: x86_64::VirtAddr::new(&raw const IDT as u64),
+    };
+    // SAFETY: the table was built before any core comes here, and stays.
+    unsafe { x86_64::instructions::tables::lidt(&pointer) };
 }

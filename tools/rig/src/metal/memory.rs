@@ -10,7 +10,7 @@ use linked_list_allocator::Heap;
 use rig::npt::Tables;
 use spin::Mutex;
 
-/// The heap behind a lock: one processor, and interrupt handlers never allocate.
+/// The heap behind a lock. Interrupt handlers never allocate.
 struct Locked(Mutex<Heap>);
 
 #[global_allocator]

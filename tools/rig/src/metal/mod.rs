@@ -6,6 +6,7 @@ pub mod clock;
 pub mod idt;
 pub mod memory;
 pub mod serial;
+pub mod smp;
 pub mod svm;
 
 /// Ends QEMU with this value in `isa-debug-exit`. Without that device the rig
