@@ -276,6 +276,32 @@ impl Partition {
         }
     }
 
+    /// An interrupt command of `vp`, in the xAPIC's layout. Fixed delivery alone, to one
+    /// APIC id (here the VP's index), to the sender, to all, or to all others: the level
+    /// that owns the SynIC needs no more to wake its processors. The interrupt ends by
+    /// [`msr::EOI`](abi::hyperv::msr::EOI).
+    pub(crate) fn send_interrupt(&mut self, vp: u32, command: u64) -> Result<(), MsrFault> {
+        /// Delivery mode and logical destination; a vector below 16 does not exist.
+        const UNKNOWN: u64 = 7 << 8 | 1 << 11;
+        let vector = command as u8;
+        if command & UNKNOWN != 0 || vector < 16 {
+            return Err(MsrFault);
+        }
+        let to = (command >> 56) as u32;
+        for (index, other) in (0..).zip(&mut self.vps) {
+            let meant = match command >> 18 & 3 {
+                0 => index == to || to == 0xff,
+                1 => index == vp,
+                2 => true,
+                _ => index != vp,
+            };
+            if meant {
+                other.synic.request(vector, false);
+            }
+        }
+        Ok(())
+    }
+
     /// `vp` took `vector`; it is in service until EOI, unless its SINT ends
     /// interrupts by itself.
     pub fn accept_vector(&mut self, vp: u32, vector: u8) {

@@ -115,6 +115,7 @@ impl Partition {
                 v.synic.eoi();
                 v.synic.rescan_all(mem, now);
             }
+            msr::ICR => return self.send_interrupt(vp, value),
             msr::VP_ASSIST_PAGE => v.vp_assist = OverlayPage(value),
             msr::SCONTROL => {
                 v.synic.scontrol = value;

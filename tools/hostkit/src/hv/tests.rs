@@ -394,3 +394,49 @@ fn registers_go_to_the_synic_or_the_hook() {
     p.hypercall(&mem, &mut hook, 0, control.0, &input, &mut []);
     assert_eq!(hook.0.last(), Some(&(Some(0), reg::SIPP, 9)));
 }
+
+#[test]
+fn interrupt_command_reaches_the_vps_that_it_names_until_eoi() {
+    const KICK: u8 = 0x70;
+    let mem = VecMemory::new(0x1000);
+    let mut p = Partition::new(PartitionConfig {
+        vp_count: 3,
+        ..Default::default()
+    });
+    let mut sent = |from: u32, command: u64| -> Vec<u32> {
+        p.msr_write(&mem, from, msr::ICR, command | u64::from(KICK))
+            .unwrap();
+        let named = (0..3).filter(|vp| p.pending_vector(*vp) == Some(KICK));
+        let named: Vec<u32> = named.collect();
+        for vp in &named {
+            p.accept_vector(*vp, KICK);
+            // One of the same class waits for the end of this one.
+            p.msr_write(&mem, 0, msr::ICR, u64::from(*vp) << 56 | u64::from(KICK))
+                .unwrap();
+            assert_eq!(p.pending_vector(*vp), None);
+            p.msr_write(&mem, *vp, msr::EOI, 0).unwrap();
+            assert_eq!(p.pending_vector(*vp), Some(KICK));
+            p.accept_vector(*vp, KICK);
+            p.msr_write(&mem, *vp, msr::EOI, 0).unwrap();
+        }
+        named
+    };
+    assert_eq!(sent(0, 2 << 56), [2]);
+    assert_eq!(sent(2, 0), [0]);
+    assert_eq!(sent(1, 1 << 18), [1]);
+    assert_eq!(sent(1, 2 << 18), [0, 1, 2]);
+    assert_eq!(sent(1, 3 << 18), [0, 2]);
+    assert_eq!(sent(1, 0xff << 56), [0, 1, 2]);
+    // Nobody has this id: as on hardware, nothing happens.
+    assert_eq!(sent(1, 3 << 56), []);
+}
+
+#[test]
+fn interrupt_command_of_another_kind_is_a_fault() {
+    let (mem, mut p) = machine(false);
+    // A vector that does not exist, INIT, SIPI, NMI, a logical destination.
+    for command in [0x0f, 0x500, 0x608, 0x400, 0x870] {
+        assert_eq!(p.msr_write(&mem, 0, msr::ICR, command), Err(MsrFault));
+        assert_eq!(p.pending_vector(0), None);
+    }
+}
