@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod e1000e;
 pub mod ghcb;
 pub mod hyperv;
 pub mod igvm;

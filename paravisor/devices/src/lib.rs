@@ -53,10 +53,12 @@ extern crate alloc;
 pub mod acpi;
 pub mod boot;
 mod cpuid;
+mod e1000e;
 mod interrupt;
 pub mod layout;
 mod machine;
 mod msr;
+mod nic;
 mod pci;
 mod power;
 mod rtc;
@@ -68,6 +70,6 @@ mod uart;
 mod virtio;
 
 pub use machine::{
-    Counters, CpuidSource, CpuidState, Fault, Machine, MachineConfig, NicEvents, NoBuffer,
-    PendingInterrupt, PowerEvent,
+    Counters, CpuidSource, CpuidState, Fault, Machine, MachineConfig, NicEvents, NicModel,
+    NoBuffer, PendingInterrupt, PowerEvent,
 };

@@ -4,11 +4,11 @@ use crate::cpuid::Cpuid;
 use crate::interrupt::{Message, ioapic::IoApic, lapic::Lapic};
 use crate::layout;
 use crate::msr::{self, Msrs};
+use crate::nic::Nic;
 use crate::pci::{self, ConfigAddress, ConfigSpace};
 use crate::power::Power;
 use crate::rtc::Rtc;
 use crate::uart::Uart;
-use crate::virtio::net::Net;
 use memory::GuestMemory;
 
 const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
@@ -45,6 +45,16 @@ pub struct MachineConfig {
     /// three port reads take less than 20 µs. If not, ACPI is hardware-reduced and
     /// the guest needs [`crate::boot::clock_parameters`] (see the head of the crate).
     pub advertise_pm_timer: bool,
+}
+
+/// The network cards that a machine can have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NicModel {
+    /// virtio-net over PCI.
+    #[default]
+    Virtio,
+    /// Intel 82574L, for guests that have no virtio driver.
+    E1000e,
 }
 
 /// The access ends in an exception: `#GP(0)` is to be injected.
@@ -111,7 +121,9 @@ pub struct Counters {
     pub tx_dropped: u64,
     /// Frames for the guest that did not fit its buffers.
     pub rx_dropped: u64,
-    /// Times the NIC went into DEVICE_NEEDS_RESET.
+    /// Frames for the guest that its filters did not want.
+    pub rx_filtered: u64,
+    /// Times the NIC stopped until a reset because its driver broke a rule.
     pub nic_broken: u64,
     /// Console bytes lost because nobody drained them.
     pub console_lost: u64,
@@ -132,7 +144,7 @@ pub struct Machine {
     power: Power,
     config_address: ConfigAddress,
     host_bridge: ConfigSpace,
-    nic: Net,
+    nic: Nic,
     unknown_port: u64,
     unknown_mmio: u64,
     unknown_msr: u64,
@@ -141,6 +153,11 @@ pub struct Machine {
 impl Machine {
     /// A machine after power-on, at clock 0 or later.
     pub fn new(config: &MachineConfig, host: &dyn CpuidSource) -> Machine {
+        Machine::with_nic(config, host, NicModel::Virtio)
+    }
+
+    /// The same with a network card of that model.
+    pub fn with_nic(config: &MachineConfig, host: &dyn CpuidSource, nic: NicModel) -> Machine {
         Machine {
             cpuid: Cpuid::new(host),
             msrs: Msrs::new(config.tsc_hz, config.memory_size),
@@ -152,7 +169,7 @@ impl Machine {
             power: Power::default(),
             config_address: ConfigAddress::default(),
             host_bridge: pci::host_bridge(),
-            nic: Net::new(config),
+            nic: Nic::new(config, nic),
             unknown_port: 0,
             unknown_mmio: 0,
             unknown_msr: 0,
@@ -240,7 +257,7 @@ impl Machine {
     fn pci_read(&mut self, port: u16, size: u8) -> u32 {
         match self.pci_target(port, size) {
             Some((0, offset)) => self.host_bridge.read(offset, size),
-            Some((layout::NIC_DEVICE, offset)) => self.nic.transport.config_read(offset, size),
+            Some((layout::NIC_DEVICE, offset)) => self.nic.config_read(offset, size),
             // Nobody answers: a master abort reads all ones.
             _ => u32::MAX,
         }
@@ -250,7 +267,7 @@ impl Machine {
         match self.pci_target(port, size) {
             Some((0, offset)) => self.host_bridge.write(offset, size, value),
             Some((layout::NIC_DEVICE, offset)) => {
-                self.nic.transport.config_write(offset, size, value);
+                self.nic.config_write(offset, size, value);
             }
             _ => {}
         }
@@ -265,8 +282,8 @@ impl Machine {
                 u64::from(self.lapic.read(offset, now))
             }
             layout::IOAPIC_BASE => u64::from(self.ioapic.read(offset)),
-            _ => match self.nic.transport.decode(gpa) {
-                Some((bar, offset)) => self.nic.transport.bar_read(bar, offset, size),
+            _ => match self.nic.decode(gpa) {
+                Some((bar, offset)) => self.nic.bar_read(bar, offset, size, now),
                 None => {
                     self.unknown_mmio = self.unknown_mmio.saturating_add(1);
                     u64::MAX
@@ -290,8 +307,8 @@ impl Machine {
                 }
             }
             layout::IOAPIC_BASE => self.ioapic.write(offset, value as u32, &mut self.lapic),
-            _ => match self.nic.transport.decode(gpa) {
-                Some((bar, offset)) => self.nic.transport.bar_write(bar, offset, size, value),
+            _ => match self.nic.decode(gpa) {
+                Some((bar, offset)) => self.nic.bar_write(bar, offset, size, value, now),
                 None => self.unknown_mmio = self.unknown_mmio.saturating_add(1),
             },
         }
@@ -389,12 +406,15 @@ impl Machine {
 
     /// When [`Machine::advance`] must be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.lapic.next_deadline()
+        let deadlines = [self.lapic.next_deadline(), self.nic.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Lets timers expire that are due at `now`. May be called at any time.
     pub fn advance(&mut self, now: u64) {
         self.lapic.advance(now);
+        self.nic.advance(now);
+        self.update_lines();
     }
 
     /// Moves bytes that the guest sent to its serial port into `buf`; how many.
@@ -436,8 +456,8 @@ impl Machine {
         self.nic.take_events()
     }
 
-    /// The next frame that the guest sends, copied into `buf` without virtio's
-    /// header; its length. Frames that do not fit `buf` are dropped and counted.
+    /// The next frame that the guest sends, copied into `buf` without the
+    /// card's header; its length. Frames that do not fit `buf` are dropped and counted.
     /// `None`: nothing to send now; the guest will ring (`tx_kicked`) when there is.
     pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
         let len = self.nic.take_tx(guest, buf);
@@ -462,15 +482,17 @@ impl Machine {
 
     /// Counters since start.
     pub fn counters(&self) -> Counters {
+        let traffic = self.nic.traffic();
         Counters {
             unknown_port: self.unknown_port,
             unknown_mmio: self.unknown_mmio,
             unknown_msr: self.unknown_msr,
-            tx_frames: self.nic.tx_frames,
-            rx_frames: self.nic.rx_frames,
-            tx_dropped: self.nic.tx_dropped,
-            rx_dropped: self.nic.rx_dropped,
-            nic_broken: self.nic.transport.broken,
+            tx_frames: traffic.tx_frames,
+            rx_frames: traffic.rx_frames,
+            tx_dropped: traffic.tx_dropped,
+            rx_dropped: traffic.rx_dropped,
+            rx_filtered: traffic.rx_filtered,
+            nic_broken: traffic.broken,
             console_lost: self.uart.lost,
             ignored_interrupts: self.lapic.ignored_messages,
         }
@@ -478,12 +500,12 @@ impl Machine {
 
     /// Carries interrupts from the devices to the APICs.
     fn update_lines(&mut self) {
-        while let Some((address, data)) = self.nic.transport.next_message() {
+        while let Some((address, data)) = self.nic.next_message() {
             if let Some(message) = Message::from_msi(address, data) {
                 self.lapic.receive(message);
             }
         }
-        let intx = self.nic.transport.intx();
+        let intx = self.nic.intx();
         self.ioapic.set_line(layout::NIC_PIN, intx, &mut self.lapic);
         self.ioapic
             .set_line(layout::UART_PIN, self.uart.line(), &mut self.lapic);

@@ -10,6 +10,8 @@
     reason = "a test double may panic"
 )]
 
+pub mod e1000e;
+
 use crate::{CpuidSource, Machine, MachineConfig};
 use abi::pci::{capability, header, msix};
 use abi::virtio::pci::{self, common};
