@@ -106,6 +106,7 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
             ("device", "rx_frames", devices.rx_frames),
             ("device", "tx_dropped", devices.tx_dropped),
             ("device", "rx_dropped", devices.rx_dropped),
+            ("device", "rx_filtered", devices.rx_filtered),
             ("device", "nic_broken", devices.nic_broken),
             ("device", "console_lost", devices.console_lost),
             ("host_call_refused", "", totals.calls_refused),

@@ -15,6 +15,8 @@ mod receive;
 mod registers;
 mod ring;
 mod statistics;
+#[cfg(test)]
+mod sweeps;
 mod systim;
 mod transmit;
 

@@ -268,6 +268,13 @@ impl E1000eDriver {
         self.write(machine, reg::RCTL, control);
     }
 
+    /// Only what a card needs after a reset to move frames again.
+    pub fn reopen(&mut self, machine: &mut Machine, ram: &Ram) {
+        self.write(machine, reg::CTRL, ctrl::RST);
+        (self.tx_tail, self.tx_clean, self.rx_tail, self.rx_next) = (0, 0, 0, 0);
+        self.rings(machine, ram);
+    }
+
     /// `e1000_configure_msix`, `e1000_irq_enable`.
     fn vectors(&mut self, machine: &mut Machine) {
         for (index, vector) in (0u64..).zip(VECTORS) {
