@@ -20,6 +20,11 @@ pub const FLAG_COUNT_UNMEASURED: u32 = 1 << 2;
 /// All flags that have a meaning.
 pub const FLAGS_KNOWN: u32 = FLAG_DEBUG_CONSOLE | FLAG_FIXED_MAC | FLAG_COUNT_UNMEASURED;
 
+/// [`Config::nic`]: virtio-net over PCI.
+pub const NIC_VIRTIO: u8 = 0;
+/// [`Config::nic`]: Intel 82574L, which Linux drives with e1000e.
+pub const NIC_E1000E: u8 = 1;
+
 /// [`Config::vmbus_target`]: VTL2 client with redirection (connection 0x800074,
 /// answers on SINT 7).
 pub const VMBUS_REDIRECT: u32 = 0;
@@ -73,8 +78,10 @@ pub struct Config {
     pub vmbus_target: u32,
     /// The NIC's address if [`FLAG_FIXED_MAC`] is set, else zero.
     pub mac: [u8; 6],
+    /// The network card that the guest sees: [`NIC_VIRTIO`] or [`NIC_E1000E`].
+    pub nic: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Config>() == 152 && size_of::<Config>() <= 4096);
@@ -92,7 +99,7 @@ pub enum ConfigError {
     Magic,
     /// Another version or size of the structure.
     Version,
-    /// Unknown flags, an unknown VMBus target or a set reserved byte.
+    /// Unknown flags, an unknown VMBus target or network card, or a set reserved byte.
     Unknown,
     /// The C bit cannot be one.
     CBit,
@@ -123,7 +130,8 @@ impl Config {
         ensure(
             self.flags & !FLAGS_KNOWN == 0
                 && self.vmbus_target <= VMBUS_PLAIN
-                && self.reserved == [0; 6],
+                && self.nic <= NIC_E1000E
+                && self.reserved == [0; 5],
             ConfigError::Unknown,
         )?;
         ensure((32..=51).contains(&self.c_bit), ConfigError::CBit)?;
@@ -236,7 +244,8 @@ mod tests {
             initrd_len: 0,
             vmbus_target: VMBUS_REDIRECT,
             mac: [0; 6],
-            reserved: [0; 6],
+            nic: NIC_VIRTIO,
+            reserved: [0; 5],
         }
     }
 
@@ -259,13 +268,14 @@ mod tests {
     #[test]
     fn each_member_is_judged() {
         type Change = fn(&mut Config);
-        let cases: [(Change, ConfigError); 14] = [
+        let cases: [(Change, ConfigError); 15] = [
             (|c| c.magic[0] = 0, ConfigError::Magic),
             (|c| c.version = 2, ConfigError::Version),
             (|c| c.size -= 8, ConfigError::Version),
             (|c| c.flags = 8, ConfigError::Unknown),
             (|c| c.reserved[3] = 1, ConfigError::Unknown),
             (|c| c.vmbus_target = 2, ConfigError::Unknown),
+            (|c| c.nic = 2, ConfigError::Unknown),
             (|c| c.c_bit = 52, ConfigError::CBit),
             (|c| c.memory_min -= 4096, ConfigError::Memory),
             (|c| c.paravisor_entry = 0x1000, ConfigError::Range),

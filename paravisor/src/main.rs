@@ -30,8 +30,8 @@ mod story {
     use alloc::vec::Vec;
     use core::convert::Infallible;
     use core::fmt;
-    use devices::{Machine, MachineConfig};
-    use loader::config::{Config, VMBUS_PLAIN};
+    use devices::{Machine, MachineConfig, NicModel};
+    use loader::config::{Config, NIC_E1000E, VMBUS_PLAIN};
     use loader::layout;
     use memory::{GuestMemory, Purpose, RawShared, SharedPool};
     use paravisor_core::audit::{Audit, Finding};
@@ -244,7 +244,12 @@ mod story {
         })?;
         // A NIC that comes late must have the address that the guest is told now.
         uplink.fix_mac(machine_config.mac);
-        let machine = Machine::new(&machine_config, &cpuid);
+        let model = if config.nic == NIC_E1000E {
+            NicModel::E1000e
+        } else {
+            NicModel::Virtio
+        };
+        let machine = Machine::with_nic(&machine_config, &cpuid, model);
         prepare_guest(&mut host, &ram, &config, &machine_config)?;
         window::allow_extended_state();
         out::mark("guest-start");

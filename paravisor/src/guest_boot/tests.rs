@@ -33,7 +33,8 @@ fn config() -> Config {
         initrd_len: 0x1234,
         vmbus_target: 0,
         mac: [0; 6],
-        reserved: [0; 6],
+        nic: 0,
+        reserved: [0; 5],
     };
     config.check().unwrap();
     config

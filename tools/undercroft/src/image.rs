@@ -40,6 +40,16 @@ pub enum VmbusTarget {
     Plain,
 }
 
+/// Which network card the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NicModel {
+    /// virtio-net over PCI.
+    #[default]
+    Virtio,
+    /// Intel 82574L.
+    E1000e,
+}
+
 /// All inputs of an image.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -63,6 +73,8 @@ pub struct Options {
     pub mac: Option<[u8; 6]>,
     /// VMBus client mode.
     pub vmbus_target: VmbusTarget,
+    /// The guest's network card.
+    pub nic: NicModel,
 }
 
 /// A finished image.
@@ -237,7 +249,11 @@ fn configuration(
             VmbusTarget::Plain => config::VMBUS_PLAIN,
         },
         mac: options.mac.unwrap_or_default(),
-        reserved: [0; 6],
+        nic: match options.nic {
+            NicModel::Virtio => config::NIC_VIRTIO,
+            NicModel::E1000e => config::NIC_E1000E,
+        },
+        reserved: [0; 5],
     };
     // Reports a command line that is too long in its own words.
     kernel::command_line_page(kernel, &options.command_line)?;

@@ -118,6 +118,8 @@ pub struct Configuration {
     pub mac: Option<String>,
     /// `redirect` or `plain`.
     pub vmbus_target: &'static str,
+    /// The guest's network card: `virtio` or `e1000e`.
+    pub nic: &'static str,
 }
 
 /// Purposes by address.
@@ -269,6 +271,11 @@ fn configuration(contents: &BTreeMap<u64, &[u8]>) -> Option<Configuration> {
         } else {
             "redirect"
         },
+        nic: if config.nic == config::NIC_E1000E {
+            "e1000e"
+        } else {
+            "virtio"
+        },
     })
 }
 
@@ -355,6 +362,7 @@ impl fmt::Display for Report {
             let mac = config.mac.as_deref().unwrap_or("given by the host");
             writeln!(f, "  MAC address    {mac}")?;
             writeln!(f, "  VMBus target   {}", config.vmbus_target)?;
+            writeln!(f, "  network card   {}", config.nic)?;
         }
         if let Some(v) = &self.vmsa {
             writeln!(f, "\nStart of processor {} at VMPL{}", v.vp_index, v.vmpl)?;

@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use undercroft::image::{self, Options, VmbusTarget};
+use undercroft::image::{self, NicModel, Options, VmbusTarget};
 use undercroft::{Error, Input, audit, firmware, inspect, measure, rules};
 
 /// Build, measure and inspect Undercroft images.
@@ -68,6 +68,9 @@ struct ImageArgs {
     /// How the paravisor reaches the host's VMBus.
     #[arg(long, value_enum, default_value_t = VmbusArg::Redirect)]
     vmbus: VmbusArg,
+    /// The network card that the guest sees.
+    #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
+    nic: NicArg,
     /// First stage (default: found beside this program).
     #[arg(long, value_name = "ELF")]
     stage: Option<PathBuf>,
@@ -136,6 +139,14 @@ enum VmbusArg {
     Plain,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum NicArg {
+    /// virtio-net over PCI, the fast one.
+    Virtio,
+    /// Intel 82574L, for guests without a virtio driver.
+    E1000e,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
@@ -195,6 +206,10 @@ fn build(args: ImageArgs) -> Result<()> {
         vmbus_target: match args.vmbus {
             VmbusArg::Redirect => VmbusTarget::Redirect,
             VmbusArg::Plain => VmbusTarget::Plain,
+        },
+        nic: match args.nic {
+            NicArg::Virtio => NicModel::Virtio,
+            NicArg::E1000e => NicModel::E1000e,
         },
     };
     let image = image::build(&options)?;

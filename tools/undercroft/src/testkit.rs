@@ -103,5 +103,6 @@ pub fn tiny_options() -> crate::image::Options {
         c_bit: layout::C_BIT_DEFAULT,
         mac: None,
         vmbus_target: Default::default(),
+        nic: Default::default(),
     }
 }

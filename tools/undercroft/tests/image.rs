@@ -2,7 +2,7 @@
 //! calculations, sensitive to every measured byte, robust when damaged.
 
 use loader::layout;
-use undercroft::image::{Options, VmbusTarget, build};
+use undercroft::image::{NicModel, Options, VmbusTarget, build};
 use undercroft::testkit::{tiny_bzimage, tiny_firmware, tiny_options};
 use undercroft::{Error, Input, inspect, measure};
 
@@ -58,13 +58,14 @@ fn three_calculations_of_the_digest_agree() {
 #[test]
 fn every_option_that_matters_changes_the_digest() {
     type Change = fn(&mut Options);
-    let changes: [Change; 10] = [
+    let changes: [Change; 11] = [
         |_| {},
         |o| o.debug_console = true,
         |o| o.count_unmeasured = true,
         |o| o.c_bit = layout::C_BIT_RIG,
         |o| o.mac = Some([2, 0, 0, 0, 0, 1]),
         |o| o.vmbus_target = VmbusTarget::Plain,
+        |o| o.nic = NicModel::E1000e,
         |o| o.command_line.push('x'),
         |o| o.initrd = None,
         |o| o.kernel.bytes = tiny_bzimage(b"\xeb\xfe"),
@@ -184,6 +185,7 @@ fn files_for_others_are_told_apart() {
 fn inspect_names_everything_in_the_image() {
     let mut options = tiny_options();
     options.mac = Some([2, 0, 0, 0, 0, 1]);
+    options.nic = NicModel::E1000e;
     let image = build(&options).unwrap();
     let report = inspect::inspect(&Input::new("tiny.igvm", image.bytes.clone())).unwrap();
     assert_eq!(report.guest_policy, 0x3001f);
@@ -222,6 +224,7 @@ fn inspect_names_everything_in_the_image() {
     let config = report.config.as_ref().unwrap();
     assert_eq!(config.command_line, "console=ttyS0");
     assert_eq!(config.mac.as_deref(), Some("02:00:00:00:00:01"));
+    assert_eq!(config.nic, "e1000e");
     assert!(!config.debug_console && config.enforce_unmeasured);
     let text = report.to_string();
     for word in [

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::nic::Nic;
 use crate::setup::Target;
 use crate::setup::target::TRIPLE;
 use crate::ui::Step;
@@ -107,6 +108,8 @@ pub struct Payload<'a> {
     pub initrd: Option<&'a Path>,
     /// The whole command line.
     pub append: &'a str,
+    /// The network card that it sees.
+    pub nic: Nic,
 }
 
 impl Built {
@@ -129,7 +132,8 @@ impl Built {
         command
             .arg("--kernel")
             .arg(payload.kernel)
-            .args(["--append", payload.append]);
+            .args(["--append", payload.append])
+            .args(["--nic", payload.nic.name()]);
         if let Some(initrd) = payload.initrd {
             command.arg("--initrd").arg(initrd);
         }

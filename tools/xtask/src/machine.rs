@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::guest::marks::Marks;
+use crate::nic::Nic;
 use crate::process::{Guarded, Scratch, last_lines};
 use crate::records::Records;
 
@@ -59,6 +60,8 @@ pub struct Extras {
     pub boot_file: Option<String>,
     /// Processors of the QEMU machine; 0 is the usual one.
     pub cpus: u32,
+    /// QEMU's card; the rig drives virtio's.
+    pub nic: Nic,
     /// Who wants to hear of marks at once.
     pub on_mark: Option<OnMark>,
 }
@@ -151,10 +154,8 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
     let boot_file = boot.extras.boot_file.iter();
     let boot_file: String = boot_file.map(|name| format!(",bootfile={name}")).collect();
     add(&["-netdev", &format!("user,id=n0{boot_file}")]);
-    add(&[
-        "-device",
-        "virtio-net-pci,netdev=n0,disable-legacy=on,romfile=",
-    ]);
+    let card = boot.extras.nic.device();
+    add(&["-device", &format!("{card},netdev=n0,romfile=")]);
     add(&[
         "-chardev",
         "stdio,id=console,signal=off",

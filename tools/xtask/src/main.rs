@@ -9,6 +9,7 @@ mod http;
 mod lint;
 mod machine;
 mod miri;
+mod nic;
 mod panics;
 mod paths;
 mod plain;
@@ -33,6 +34,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
 use bench::Bench;
+use nic::Nic;
 use plain::Own;
 use run::Plan;
 use setup::{KernelVersion, Pretend};
@@ -103,6 +105,10 @@ struct RunArgs {
     /// Debian's kernel to use
     #[arg(long, value_enum, default_value = "6.1")]
     kernel_version: KernelVersion,
+    /// The guest's network card; e1000e takes Debian's generic kernel, which has its
+    /// driver
+    #[arg(long, value_enum, default_value = "virtio", conflicts_with_all = ["enlightened", "scenario"])]
+    nic: Nic,
     /// Give up after so many seconds of the machine
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
@@ -172,7 +178,7 @@ fn chore(chore: Chore) -> Result<()> {
             pretend_no_target,
             pretend_no_qemu,
         } => setup::all(
-            &[KernelVersion::V6_1, KernelVersion::V6_12],
+            &setup::CLOUD_KERNELS,
             Pretend {
                 no_target: pretend_no_target,
                 no_qemu: pretend_no_qemu,
@@ -230,6 +236,7 @@ fn run(mut args: RunArgs) -> Result<()> {
             append: args.append,
         },
         version: args.kernel_version,
+        nic: args.nic,
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
         faults: args.fault,

@@ -1,4 +1,4 @@
-//! The same kernel and initrd in plain QEMU: its own firmware, its own virtio NIC,
+//! The same kernel and initrd in plain QEMU: its own firmware, its own NIC,
 //! no rig and no paravisor. Proves the guest's side and is the yardstick.
 
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::guest::{self, Errand};
 use crate::http::Server;
 use crate::machine::{self, Boot, Extras, Ran};
+use crate::nic::Nic;
 use crate::process::Scratch;
 use crate::setup::{self, KernelVersion};
 
@@ -28,6 +29,7 @@ pub struct TestGuest {
     pub name: String,
     /// The web server, if the default initrd is used.
     pub server: Option<Server>,
+    nic: Nic,
     dir: Scratch,
 }
 
@@ -45,7 +47,7 @@ pub struct Own {
 impl TestGuest {
     /// Puts together a guest: Debian's kernel `version` and our initrd, unless the
     /// user has brought something else.
-    pub fn new(version: KernelVersion, own: &Own, errand: Errand) -> Result<TestGuest> {
+    pub fn new(version: KernelVersion, own: &Own, errand: Errand, nic: Nic) -> Result<TestGuest> {
         let dir = Scratch::new()?;
         for file in [&own.kernel, &own.initrd].into_iter().flatten() {
             if !file.is_file() {
@@ -59,12 +61,12 @@ impl TestGuest {
                 (kernel.clone(), kernel.display().to_string(), initrd.clone())
             }
             (None, own_initrd) => {
-                let guest = setup::guest(version)?;
+                let guest = setup::guest(version, nic.flavour())?;
                 let initrd = match own_initrd {
                     Some(initrd) => initrd.clone(),
                     None => {
                         let path = dir.path().join("initrd");
-                        let initrd = guest::initrd(&guest.kernel, &guest.busybox, errand)?;
+                        let initrd = guest::initrd(&guest.kernel, &guest.busybox, errand, nic)?;
                         std::fs::write(&path, initrd).context("cannot write the initrd")?;
                         let http = Server::start()?;
                         append = format!("{append} {}", http.append(errand));
@@ -85,8 +87,14 @@ impl TestGuest {
             append,
             name,
             server,
+            nic,
             dir,
         })
+    }
+
+    /// The network card that it is made for.
+    pub fn nic(&self) -> Nic {
+        self.nic
     }
 
     /// A folder that lives as long as the guest.
@@ -106,7 +114,10 @@ impl TestGuest {
             rig: false,
             timeout,
             show,
-            extras: Extras::default(),
+            extras: Extras {
+                nic: self.nic,
+                ..Extras::default()
+            },
         })
     }
 }

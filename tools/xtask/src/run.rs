@@ -10,6 +10,7 @@ use crate::faults::{self, Fault};
 use crate::firmware::{self, Built, Payload};
 use crate::guest::{Errand, synthetic};
 use crate::machine::{self, Boot, Extras, Ran};
+use crate::nic::Nic;
 use crate::plain::{Own, TestGuest};
 use crate::report::Report;
 use crate::setup::{self, KernelVersion};
@@ -29,6 +30,8 @@ pub struct Plan {
     pub own: Own,
     /// Debian's kernel, if not the user's.
     pub version: KernelVersion,
+    /// The guest's network card.
+    pub nic: Nic,
     /// Memory of the VM in MiB.
     pub memory: u32,
     /// When to give up.
@@ -54,6 +57,7 @@ impl Default for Plan {
         Plan {
             own: Own::default(),
             version: KernelVersion::V6_1,
+            nic: Nic::default(),
             memory: 512,
             timeout: Duration::from_secs(120),
             faults: Vec::new(),
@@ -103,7 +107,7 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
     } else {
         Errand::Transfer
     };
-    let mut guest = TestGuest::new(plan.version, &plan.own, errand)?;
+    let mut guest = TestGuest::new(plan.version, &plan.own, errand, plan.nic)?;
     for fault in &faults {
         if let Fault::Guest(misdeed) = fault {
             let file = guest.dir().join("kernel");
@@ -132,14 +136,12 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         judge(&ran, report)?;
     }
     if guest.server.is_some() {
-        judge_guest(
-            report,
-            if plan.enlightened {
-                &ENLIGHTENED
-            } else {
-                &ORDINARY
-            },
-        )?;
+        let (driver, expected) = if plan.enlightened {
+            ("hv_netvsc", &ENLIGHTENED)
+        } else {
+            (plan.nic.driver(), &ORDINARY)
+        };
+        judge_guest(report, driver, expected)?;
     }
     Ok(())
 }
@@ -228,6 +230,7 @@ pub fn make_image(built: &Built, guest: &TestGuest, image: &std::path::Path) -> 
         kernel: &guest.kernel,
         initrd: guest.initrd.as_deref(),
         append: &guest.append,
+        nic: guest.nic(),
     };
     built.image(&payload, image)?;
     let digest = built.measure(image)?;
@@ -313,22 +316,20 @@ fn judge_plain(ran: &Ran) -> Result<()> {
 }
 
 /// What a guest sees above a paravisor or in plain QEMU.
-const ORDINARY: [(&str, &str); 4] = [
-    ("nic-driver", "virtio_net"),
+const ORDINARY: [(&str, &str); 3] = [
     ("hypervisor-detected", "none"),
     ("memory-encryption", "none"),
     ("acpi-vmbus-devices", "0"),
 ];
 /// What an ordinary Hyper-V guest sees.
-const ENLIGHTENED: [(&str, &str); 4] = [
-    ("nic-driver", "hv_netvsc"),
+const ENLIGHTENED: [(&str, &str); 3] = [
     ("hypervisor-detected", "Microsoft Hyper-V"),
     ("memory-encryption", "none"),
     ("acpi-vmbus-devices", "1"),
 ];
 
 /// What the default initrd must have achieved and seen.
-fn judge_guest(report: &Report, expected: &[(&str, &str)]) -> Result<()> {
+fn judge_guest(report: &Report, driver: &str, expected: &[(&str, &str)]) -> Result<()> {
     if let Some(missing) = report.guest.missing() {
         bail!("{missing}");
     }
@@ -344,7 +345,7 @@ fn judge_guest(report: &Report, expected: &[(&str, &str)]) -> Result<()> {
             );
         }
     }
-    for &(name, value) in expected {
+    for &(name, value) in [("nic-driver", driver)].iter().chain(expected) {
         let seen = report
             .guest
             .sees

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::firmware;
 use crate::guest::Errand;
 use crate::machine::{self, Boot, Extras, Ran};
+use crate::nic::Nic;
 use crate::plain::{Own, TestGuest};
 use crate::report::Report;
 use crate::run;
@@ -149,7 +150,12 @@ fn all(plan: &Plan, table: &mut Table) -> Result<()> {
     }
 
     let qemu = setup::qemu()?;
-    let guest = TestGuest::new(plan.version, &Own::default(), Errand::Scenario)?;
+    let guest = TestGuest::new(
+        plan.version,
+        &Own::default(),
+        Errand::Scenario,
+        Nic::default(),
+    )?;
     let built = firmware::build()?;
     // A build that goes on meanwhile changes nothing here.
     let rig = guest.dir().join("rig");
@@ -335,6 +341,7 @@ impl Stage<'_> {
             extras: Extras {
                 files: vec![(SCENARIO_FILE, reading.file.clone())],
                 boot_file: Some(reading.name.clone()),
+                nic: Nic::default(),
                 on_mark: Some(Box::new(move |mark| {
                     if mark == SCENARIO_OVER {
                         watched.scenario_over();

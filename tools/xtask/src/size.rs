@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::firmware::{self, Payload};
 use crate::guest::synthetic::{self, Misdeed};
+use crate::nic::Nic;
 use crate::setup::target::TRIPLE;
 use crate::ui::bytes;
 use crate::unsafe_scan::{self, Unsafe};
@@ -178,6 +179,7 @@ fn image(built: &firmware::Built) -> Result<Image> {
         kernel: &kernel,
         initrd: None,
         append: "",
+        nic: Nic::default(),
     };
     built.image(&payload, &out)?;
     let file_bytes = std::fs::metadata(&out)

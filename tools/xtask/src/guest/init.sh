@@ -67,7 +67,9 @@ facts() {
     if [ -e /sys/class/net/eth0 ]; then
         nic=/sys/class/net/eth0/device
         see nic-driver "$(basename "$(readlink -f "$nic/driver")")"
-        pci=$(readlink -f "$nic/..")
+        # virtio's device lies below its PCI function, a card is one.
+        pci=$(readlink -f "$nic")
+        [ -e "$pci/config" ] || pci=$(readlink -f "$nic/..")
         [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor"):$(cat "$pci/device")"
         [ -d "$pci/msi_irqs" ] && see nic-msix-vectors "$(ls "$pci/msi_irqs" | wc -l)"
         see nic-mac "$(cat /sys/class/net/eth0/address)"

@@ -9,12 +9,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::nic::Nic;
 use crate::setup::Kernel;
 use cpio::Cpio;
 use modules::Modules;
 
-/// Drivers for the guest's NIC. Built-in ones are skipped.
-const DRIVERS: [&str; 2] = ["virtio_pci", "virtio_net"];
 /// Drivers for a guest that is meant to find Hyper-V.
 const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 /// Linux's VMBus driver: the guest tries it last, to show that it finds no VMBus.
@@ -61,22 +60,22 @@ const APPLETS: [&str; 32] = [
 pub enum Errand {
     /// Takes a lease, fetches a file, sends it back, looks around.
     Transfer,
-    /// The same with Linux's own Hyper-V drivers in place of virtio's.
+    /// The same with Linux's own Hyper-V drivers in place of a card's.
     Enlightened,
     /// Fetches until a scenario is over.
     Scenario,
 }
 
 /// Builds the initrd for an errand.
-pub fn initrd(kernel: &Kernel, busybox: &Path, errand: Errand) -> Result<Vec<u8>> {
+pub fn initrd(kernel: &Kernel, busybox: &Path, errand: Errand, nic: Nic) -> Result<Vec<u8>> {
     let modules = Modules::open(&kernel.modules, busybox)?;
     let (drivers, witness) = match errand {
         Errand::Transfer => (
-            modules.load_order(&DRIVERS)?,
+            modules.load_order(nic.modules())?,
             modules.load_order(&[WITNESS])?,
         ),
         Errand::Enlightened => (modules.load_order(&ENLIGHTENED_DRIVERS)?, Vec::new()),
-        Errand::Scenario => (modules.load_order(&DRIVERS)?, Vec::new()),
+        Errand::Scenario => (modules.load_order(nic.modules())?, Vec::new()),
     };
     let init: &[u8] = match errand {
         Errand::Scenario => include_bytes!("scenario.sh"),

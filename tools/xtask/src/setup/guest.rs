@@ -6,16 +6,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::KernelVersion;
 use super::apt::Apt;
 use super::sources::{self, Archive};
+use super::{Flavour, KernelVersion};
 use crate::paths;
 use crate::process;
 use crate::ui::Step;
 
 /// The Debian release whose kernels we use.
 const RELEASE: &str = "bookworm";
-const METAPACKAGE: &str = "linux-image-cloud-amd64";
 const STAMP: &str = "undercroft.json";
 
 /// An unpacked kernel package.
@@ -39,9 +38,14 @@ struct Stamp {
 }
 
 /// The kernel of this version, fetched if it is not there.
-pub fn kernel(version: KernelVersion) -> Result<Kernel> {
-    let dir = paths::guest().join(version.name());
-    let stamp = ensure(&dir, &format!("kernel {}", version.name()), || {
+pub fn kernel(version: KernelVersion, flavour: Flavour) -> Result<Kernel> {
+    let (suffix, metapackage) = match flavour {
+        Flavour::Cloud => ("", "linux-image-cloud-amd64"),
+        Flavour::Generic => ("-generic", "linux-image-amd64"),
+    };
+    let name = format!("{}{suffix}", version.name());
+    let dir = paths::guest().join(&name);
+    let stamp = ensure(&dir, &format!("kernel {name}"), || {
         let archive = archive()?;
         let (name, text) = match version {
             KernelVersion::V6_1 => ("stable", archive.stable()),
@@ -51,7 +55,7 @@ pub fn kernel(version: KernelVersion) -> Result<Kernel> {
             ),
         };
         let apt = Apt::new(name, &text)?;
-        let package = apt.resolve(METAPACKAGE, &format!("linux-image-{}.", version.name()))?;
+        let package = apt.resolve(metapackage, &format!("linux-image-{}.", version.name()))?;
         Ok((apt, package))
     })?;
     let release = stamp.package.trim_start_matches("linux-image-").to_owned();

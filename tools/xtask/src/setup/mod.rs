@@ -19,7 +19,7 @@ use crate::ui::Step;
 pub use guest::Kernel;
 pub use target::Target;
 
-/// The Debian cloud kernels that we test with.
+/// Debian's kernels that we test with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum KernelVersion {
     /// Linux 6.1 of Debian 12.
@@ -38,6 +38,15 @@ impl KernelVersion {
             KernelVersion::V6_12 => "6.12",
         }
     }
+}
+
+/// Which of Debian's kernels of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// For virtual machines.
+    Cloud,
+    /// For all machines.
+    Generic,
 }
 
 /// For trying the installers on a machine that has everything.
@@ -64,14 +73,20 @@ pub fn lock() -> Result<Lock> {
     Ok(Lock(file))
 }
 
+/// The kernels that most runs use.
+pub const CLOUD_KERNELS: [(KernelVersion, Flavour); 2] = [
+    (KernelVersion::V6_1, Flavour::Cloud),
+    (KernelVersion::V6_12, Flavour::Cloud),
+];
+
 /// Everything at once, for `cargo xtask setup` and `cargo xtask test`.
-pub fn all(kernels: &[KernelVersion], pretend: Pretend) -> Result<()> {
+pub fn all(kernels: &[(KernelVersion, Flavour)], pretend: Pretend) -> Result<()> {
     let _lock = lock()?;
     target::ensure(pretend)?;
     qemu::ensure(pretend)?;
     guest::busybox()?;
-    for version in kernels {
-        guest::kernel(*version)?;
+    for (version, flavour) in kernels {
+        guest::kernel(*version, *flavour)?;
     }
     Ok(())
 }
@@ -97,10 +112,10 @@ pub fn target() -> Result<Target> {
 }
 
 /// A kernel with busybox, fetched if need be.
-pub fn guest(version: KernelVersion) -> Result<Guest> {
+pub fn guest(version: KernelVersion, flavour: Flavour) -> Result<Guest> {
     let _lock = lock()?;
     Ok(Guest {
         busybox: guest::busybox()?,
-        kernel: guest::kernel(version)?,
+        kernel: guest::kernel(version, flavour)?,
     })
 }
