@@ -197,7 +197,7 @@ impl Interrupts {
 
     /// The vector of a cause.
     fn vector(&self, index: u32) -> Option<u32> {
-        let entry = self.ivar >> index.wrapping_mul(4) & 0xf;
+        let entry = self.ivar.wrapping_shr(index.wrapping_mul(4)) & 0xf;
         let vector = entry & ivar::VECTOR;
         (entry & ivar::VALID != 0 && (vector as usize) < VECTORS).then_some(vector)
     }
@@ -269,12 +269,17 @@ impl Interrupts {
             let throttle = self.throttles.get(INTX)?;
             return wanted.then_some(throttle.ready_at);
         }
-        let waiting = |index: usize| self.waiting.wrapping_shr(index as u32) & 1 != 0;
-        let throttles = self.throttles.iter().enumerate();
-        throttles
-            .filter(|(index, _)| *index < VECTORS && waiting(*index))
-            .map(|(_, throttle)| throttle.ready_at)
-            .min()
+        let mut waiting = self.waiting;
+        let mut first = None;
+        // The throttle of INTA is the last one and has no bit.
+        for throttle in self.throttles.iter().take(VECTORS) {
+            if waiting & 1 != 0 {
+                let ready_at = throttle.ready_at;
+                first = Some(first.map_or(ready_at, |first: u64| first.min(ready_at)));
+            }
+            waiting >>= 1;
+        }
+        first
     }
 
     /// State of INTA.

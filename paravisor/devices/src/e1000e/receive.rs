@@ -194,8 +194,8 @@ impl E1000e {
         let copy = descriptor.get_mut(..len).ok_or(OutOfRange)?;
         guest.read(self.rx.address(len, 0)?, copy)?;
         let mut lengths = [0u16; rx::SPLIT_BUFFERS];
-        for (index, (size, written)) in sizes.iter().zip(&mut lengths).enumerate() {
-            let base = number(&descriptor, index.saturating_mul(8), 8);
+        for ((at, size), written) in [0, 8, 16, 24].into_iter().zip(sizes).zip(&mut lengths) {
+            let base = number(&descriptor, at, 8);
             let mut have = 0usize;
             // Three pieces at most.
             for _ in 0..3 {

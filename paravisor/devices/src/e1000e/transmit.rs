@@ -177,12 +177,15 @@ impl Sender {
 
 fn insert_tag(out: &mut [u8], len: usize, kind: u16, tag: u16) -> Option<usize> {
     let longer = len.checked_add(TAG_LEN)?;
-    let frame = out.get_mut(..longer)?;
-    frame.copy_within(TAG_AT..len, TAG_AT.checked_add(TAG_LEN)?);
+    let (_, tail) = out.get_mut(..longer)?.split_at_mut_checked(TAG_AT)?;
+    // From the end, four bytes further: what is overwritten was moved before.
+    for at in (TAG_LEN..tail.len()).rev() {
+        let byte = *tail.get(at.wrapping_sub(TAG_LEN))?;
+        *tail.get_mut(at)? = byte;
+    }
     let [a, b] = kind.to_be_bytes();
     let [c, d] = tag.to_be_bytes();
-    let place = frame.get_mut(TAG_AT..TAG_AT.checked_add(TAG_LEN)?)?;
-    place.copy_from_slice(&[a, b, c, d]);
+    *tail.first_chunk_mut()? = [a, b, c, d];
     Some(longer)
 }
 
