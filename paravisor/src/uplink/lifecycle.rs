@@ -78,6 +78,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         }
                     }
                 }
+                // Asked for by guests with several VPs only.
+                Event::SubChannel { .. } | Event::Moved { .. } | Event::MoveFailed { .. } => {}
                 Event::MemoryReleased { gpadl } => {
                     if let Some(memory) = self.unpark(gpadl) {
                         self.pool.give_back(memory);

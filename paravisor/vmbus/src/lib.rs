@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod affinity;
 mod channel;
 mod client;
 pub mod counters;

@@ -23,11 +23,15 @@ pub const STORM_PERIOD: u64 = MILLISECOND;
 /// Periods of a storm without a byte moved before the channel is reset (SYN-18):
 /// five seconds of more than 64 000 events a second about nothing.
 pub const STORM_PERIODS: u32 = 5000;
-/// Channels whose relid is not released. One per network card and room for
+/// Sub-channels of a card: with the primary one for each of 64 processors, as
+/// many as Linux has (`VRSS_CHANNEL_MAX`).
+pub const MAX_SUB_CHANNELS: u16 = 63;
+/// Channels whose relid is not released. Those of one network card, and room for
 /// cards that are being replaced.
-pub const MAX_CHANNELS: usize = 8;
-/// GPADLs that exist at a time: ring, receive and send buffer per channel.
-pub const MAX_GPADLS: usize = 4 * MAX_CHANNELS;
+pub const MAX_CHANNELS: usize = MAX_SUB_CHANNELS as usize + 9;
+/// GPADLs that exist at a time: a ring per channel, receive and send buffer of
+/// the cards.
+pub const MAX_GPADLS: usize = MAX_CHANNELS + 24;
 /// Refused offers in an interval before the connection ends (CTL-28). A host offers
 /// some twenty classes that we do not take, once at the boot and once more when the
 /// VM has moved: that is a dozen moves in an interval.
@@ -40,15 +44,20 @@ pub const OFFERS_INTERVAL: u64 = 3600 * SECOND;
 /// Messages that wait to be posted; a large GPADL counts as one. Beyond it the
 /// host makes us answer faster than it takes our answers (CTL-59).
 pub const MAX_QUEUED_POSTS: usize = 512;
-/// Events that wait for the owner (CTL-59).
-pub const MAX_QUEUED_EVENTS: usize = 256;
+/// Events that wait for the owner (CTL-59). The end of a card with all its
+/// sub-channels makes some three each at once.
+pub const MAX_QUEUED_EVENTS: usize = 512;
 
 /// Longest wait for VERSION_RESPONSE. A host that is there answers in
 /// milliseconds.
 pub const CONTACT_DEADLINE: u64 = 5 * SECOND;
 /// Longest wait for ALLOFFERS_DELIVERED; Linux waits 60 s at most.
 pub const OFFERS_DEADLINE: u64 = 10 * SECOND;
-/// Longest wait for GPADL_CREATED, OPENCHANNEL_RESULT and GPADL_TORNDOWN.
+/// How long sub-channels may come after the request for them (NVS-39). Hosts
+/// offer them with the grant.
+pub const SUB_CHANNELS_DEADLINE: u64 = 5 * SECOND;
+/// Longest wait for GPADL_CREATED, OPENCHANNEL_RESULT, GPADL_TORNDOWN and
+/// MODIFYCHANNEL_RESPONSE.
 pub const REQUEST_DEADLINE: u64 = 10 * SECOND;
 /// Longest wait for UNLOAD_RESPONSE. Hosts may take tens of seconds; what is
 /// lost without an answer is shared pages of a VM that ends.

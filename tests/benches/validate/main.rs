@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::time::Duration;
 use table::Table;
 use validate::control::{
-    self, Admission, Gate, Known, Ledger, Outstanding, Phase, Relid, Standing,
+    self, Admission, Gate, Known, Ledger, Outstanding, Phase, Relid, Standing, Window,
 };
 use validate::nvsp::{self, Awaited, Carrier, InBandContext, ReceivePhase};
 use validate::rndis::{self, Context, PacketContext};
@@ -53,6 +53,12 @@ impl Ledger for Book {
     }
     fn gpadl(&self, _: u32) -> Option<Outstanding> {
         None
+    }
+    fn window(&self, _: &Guid) -> Option<Window> {
+        None
+    }
+    fn moving(&self, _: Relid) -> bool {
+        false
     }
 }
 

@@ -14,8 +14,9 @@ use crate::synic::Payload;
 use crate::{Rule, Violation, read_prefix};
 use abi::vmbus::{
     CONNECTION_MESSAGE, CONNECTION_MESSAGE_LEGACY, Direction, Features, GpadlCreated,
-    GpadlTorndown, Guid, MAX_CHANNELS, MESSAGES, MessageHeader, MessageType, OpenChannelResult,
-    RescindChannelOffer, STATUS_SUCCESS, Version, VersionResponse, VersionResponse2,
+    GpadlTorndown, Guid, MAX_CHANNELS, MESSAGES, MessageHeader, MessageType, ModifyChannelResponse,
+    OpenChannelResult, RescindChannelOffer, STATUS_SUCCESS, Version, VersionResponse,
+    VersionResponse2,
 };
 use core::mem::size_of;
 
@@ -104,7 +105,7 @@ pub struct Known {
 pub trait Ledger {
     /// The channel with this relid, until the relid is released.
     fn channel(&self, relid: Relid) -> Option<Known>;
-    /// The state of the channel with this instance, unless rescinded.
+    /// The state of the primary channel with this instance, unless rescinded.
     fn instance(&self, instance: &Guid) -> Option<Standing>;
     /// A card with this instance was taken before the boot-time set was complete.
     fn adopted(&self, instance: &Guid) -> bool;
@@ -116,6 +117,38 @@ pub trait Ledger {
     fn nics(&self) -> usize;
     /// What we wait for with this GPADL.
     fn gpadl(&self, gpadl: u32) -> Option<Outstanding>;
+    /// The request for sub-channels of this card, while they may come.
+    fn window(&self, instance: &Guid) -> Option<Window>;
+    /// The host has been asked to move the interrupts of this channel and has not
+    /// answered.
+    fn moving(&self, relid: Relid) -> bool;
+}
+
+/// A request for sub-channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// Indices up to this one may come.
+    pub count: u16,
+    /// Those that came, one bit each.
+    pub taken: u64,
+}
+
+impl Window {
+    /// An index that has not come yet and may come (CTL-26).
+    pub fn expects(&self, index: u16) -> bool {
+        let bit = 1u64.checked_shl(index.into()).unwrap_or(0);
+        (1..=self.count).contains(&index) && bit != 0 && self.taken & bit == 0
+    }
+
+    /// Notes an index that has come.
+    pub fn take(&mut self, index: u16) {
+        self.taken |= 1u64.checked_shl(index.into()).unwrap_or(0);
+    }
+
+    /// All have come.
+    pub fn is_complete(&self) -> bool {
+        u32::from(self.count) == self.taken.count_ones()
+    }
 }
 
 /// What is outstanding for a GPADL.
@@ -171,7 +204,7 @@ pub enum Message {
     VersionAccepted(Accepted),
     /// It is not.
     VersionRefused(Proof),
-    /// A network card.
+    /// A network card, or a sub-channel of one.
     Offer(Offer),
     /// The boot-time offers are complete.
     AllOffersDelivered(Proof),
@@ -187,6 +220,10 @@ pub enum Message {
     GpadlRefused { gpadl: Gpadl, violation: Violation },
     /// An outstanding teardown is done.
     GpadlTorndown(Gpadl),
+    /// The interrupts of the channel have moved.
+    Moved(Relid),
+    /// They stay where they were; the violation (CTL-52) carries the status.
+    MoveRefused { relid: Relid, violation: Violation },
     /// The connection is over.
     UnloadResponse(Proof),
 }
@@ -216,11 +253,10 @@ pub fn judge(payload: &Payload, gate: &Gate, ledger: &impl Ledger) -> Result<Mes
             }
         }
         MessageType::UNLOAD_RESPONSE => Ok(Message::UnloadResponse(Proof(()))),
-        // No reserved channel, no hv_sock connection, no move to another VP is
-        // ever asked for.
+        MessageType::MODIFY_CHANNEL_RESPONSE => modify_response(bytes, ledger),
+        // No reserved channel and no hv_sock connection is ever asked for.
         MessageType::CLOSE_RESERVED_RESPONSE => Err(Violation::new(Rule::CTL_55, 0, kind.0)),
         MessageType::TL_CONNECT_RESULT => Err(Violation::new(Rule::CTL_56, 0, kind.0)),
-        MessageType::MODIFY_CHANNEL_RESPONSE => Err(Violation::new(Rule::CTL_51, 0, kind.0)),
         // Nor are their features, so CTL-06 comes first; a host that could get
         // past it would still find nothing outstanding.
         MessageType::MODIFY_CONNECTION_RESPONSE => Err(Violation::new(Rule::CTL_57, 0, kind.0)),
@@ -344,6 +380,24 @@ fn open_result(bytes: &[u8], ledger: &impl Ledger) -> Result<Message, Violation>
         }
         Some(Standing::Opening { .. }) => Err(Violation::new(Rule::CTL_46, 12, id)),
         _ => Err(Violation::new(Rule::CTL_46, 8, number)),
+    }
+}
+
+/// Answers the one request for this channel that is outstanding, even if the
+/// channel was rescinded since (CTL-44).
+fn modify_response(bytes: &[u8], ledger: &impl Ledger) -> Result<Message, Violation> {
+    let message: ModifyChannelResponse = read(bytes)?;
+    let number = message.relid.get();
+    let relid = Relid::in_range(number).filter(|relid| ledger.moving(*relid));
+    let Some(relid) = relid else {
+        return Err(Violation::new(Rule::CTL_51, 8, number));
+    };
+    match message.status.get() {
+        STATUS_SUCCESS => Ok(Message::Moved(relid)),
+        status => {
+            let violation = Violation::new(Rule::CTL_52, 12, status);
+            Ok(Message::MoveRefused { relid, violation })
+        }
     }
 }
 

@@ -31,13 +31,14 @@ impl Relid {
     }
 }
 
-/// An accepted offer: a primary channel of a network card. Its fields never
+/// An accepted offer: a channel of a network card. Its fields never
 /// change (CTL-62). What the offer says beyond them is not kept: monitor
 /// (CTL-32) and user-defined bytes (CTL-37) have no way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
     relid: Relid,
     instance: Guid,
+    index: u16,
     connection_id: u32,
 }
 
@@ -49,6 +50,10 @@ impl Offer {
     /// Which card.
     pub fn instance(&self) -> Guid {
         self.instance
+    }
+    /// 0 for the card's primary channel.
+    pub fn index(&self) -> u16 {
+        self.index
     }
     /// Connection for signals to the host.
     pub fn connection_id(&self) -> u32 {
@@ -77,12 +82,18 @@ pub(super) fn judge(
     if offer.instance.is_zero() {
         return Err(Violation::new(Rule::CTL_20, 24, 0_u32));
     }
-    place(&offer, ledger)?;
+    let index = place(&offer, ledger)?;
     let connection_id = wiring(&offer, gate, ledger)?;
-    room(&offer.instance, gate, ledger)?;
+    if ledger.channels() >= gate.max_channels {
+        return Err(Violation::new(Rule::CTL_28, 0, ledger.channels() as u64));
+    }
+    if index == 0 {
+        room(&offer.instance, gate, ledger)?;
+    }
     Ok(Offer {
         relid,
         instance: offer.instance,
+        index,
         connection_id,
     })
 }
@@ -175,16 +186,24 @@ fn class_and_flags(offer: &OfferChannel) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A primary channel of a card that is not there yet. Sub-channels are never
-/// asked for.
-fn place(offer: &OfferChannel, ledger: &impl Ledger) -> Result<(), Violation> {
+/// The primary channel of a card that is not there yet, or a sub-channel that was
+/// asked for of one that is open.
+fn place(offer: &OfferChannel, ledger: &impl Ledger) -> Result<u16, Violation> {
     let index = offer.sub_channel_index.get();
     let live = ledger.instance(&offer.instance);
-    match (index, live) {
-        (0, None) => Ok(()),
-        (0, Some(_)) => Err(Violation::new(Rule::CTL_24, 184, offer.relid.get())),
-        (_, Some(Standing::Open)) => Err(Violation::new(Rule::CTL_27, 180, index)),
-        (_, _) => Err(Violation::new(Rule::CTL_25, 180, index)),
+    if index == 0 {
+        return match live {
+            None => Ok(0),
+            Some(_) => Err(Violation::new(Rule::CTL_24, 184, offer.relid.get())),
+        };
+    }
+    if live != Some(Standing::Open) {
+        return Err(Violation::new(Rule::CTL_25, 180, index));
+    }
+    match ledger.window(&offer.instance) {
+        None => Err(Violation::new(Rule::CTL_27, 180, index)),
+        Some(window) if window.expects(index) => Ok(index),
+        Some(_) => Err(Violation::new(Rule::CTL_26, 180, index)),
     }
 }
 
@@ -209,7 +228,7 @@ fn wiring(offer: &OfferChannel, gate: &Gate, ledger: &impl Ledger) -> Result<u32
     Ok(id)
 }
 
-/// Whether the configuration allows one more.
+/// Whether the configuration allows one more card.
 fn room(instance: &Guid, gate: &Gate, ledger: &impl Ledger) -> Result<(), Violation> {
     let channels = ledger.channels();
     match gate.admission {
@@ -219,9 +238,6 @@ fn room(instance: &Guid, gate: &Gate, ledger: &impl Ledger) -> Result<(), Violat
             return Err(Violation::new(Rule::CTL_29, 0, channels as u64));
         }
         Admission::Exhausted => return Err(Violation::new(Rule::CTL_28, 0, channels as u64)),
-    }
-    if channels >= gate.max_channels {
-        return Err(Violation::new(Rule::CTL_28, 0, channels as u64));
     }
     let nics = ledger.nics();
     if nics >= gate.max_nics {

@@ -179,15 +179,15 @@ rules! {
         source: "own reasoning",
     }
     CTL_26 {
-        not_applicable { refused_by: CTL_27, why: "Sub-channels are never asked for, and an offer of one is refused" },
-        statement: "A sub-channel's index is one that was granted, each index once",
+        reaction: Drop,
+        statement: "A sub-channel's index is one that was granted, each index once for a request",
         danger: "Two channels share one queue, and both use its memory",
         example: "Index 2 offered twice",
         source: "Linux `netvsc_sc_open` checks the upper bound; the rest is own reasoning",
     }
     CTL_27 {
         reaction: Drop,
-        statement: "Sub-channels are accepted only while a request for them is outstanding; none ever is",
+        statement: "Sub-channels are accepted only between the request for them and its end: all have come, or the time for it is over",
         danger: "The host adds queues that nobody asked for",
         example: "A sub-channel before the card was set up",
         source: "own reasoning",
@@ -284,7 +284,7 @@ rules! {
         source: "Linux in part, `vmbus_rescind_cleanup`",
     }
     CTL_41 {
-        not_applicable { refused_by: CTL_27, why: "Sub-channels are never asked for, and an offer of one is refused" },
+        reaction: Structural,
         statement: "When a primary channel is rescinded its sub-channels go first",
         danger: "A sub-channel keeps a pointer to a primary that is gone",
         example: "A rescind of the primary only",
@@ -355,13 +355,13 @@ rules! {
     }
     CTL_51 {
         reaction: Drop,
-        statement: "MODIFYCHANNEL_RESPONSE matches one outstanding request; none ever is",
+        statement: "MODIFYCHANNEL_RESPONSE matches one outstanding request",
         danger: "The state of another channel changes",
         example: "A MODIFYCHANNEL_RESPONSE that nobody asked for",
         source: "Linux `vmbus_onmodifychannel_response`",
     }
     CTL_52 {
-        not_applicable { refused_by: CTL_51, why: "The client never asks to move a channel to another processor, so every answer to that is refused" },
+        reaction: Fail,
         statement: "An answer that refuses the move of a channel leaves the old processor in place",
         danger: "Interrupts are expected on a processor that does not get them",
         example: "An answer with status 1",

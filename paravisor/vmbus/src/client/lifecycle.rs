@@ -52,6 +52,7 @@ impl Client {
         self.usable(channel, |state| state == State::Offered)?;
         let gpadl = self.share(channel, memory, true, now)?;
         if let Some(entry) = self.table.get(channel) {
+            entry.vp = vp;
             entry.state = State::CreatingRing {
                 downstream_page,
                 vp,
@@ -76,8 +77,23 @@ impl Client {
     /// its GPADLs are torn down; their memory is free with
     /// [`Event::MemoryReleased`], and the channel closed with [`Event::Closed`]
     /// or gone with [`Event::Released`]. What the host has not heard yet of opening
-    /// or sharing is not said any more.
+    /// or sharing is not said any more. Sub-channels of a primary that is closed
+    /// are closed first (CTL-41).
     pub fn close(&mut self, channel: ChannelId, now: u64) -> Result<(), RequestError> {
+        let entry = self.table.get(channel).ok_or(RequestError::State)?;
+        if matches!(entry.state, State::Offered | State::Closing | State::Broken) {
+            return Err(RequestError::State);
+        }
+        if entry.is_primary() {
+            let instance = entry.offer.instance();
+            self.close_subs(instance, now);
+        }
+        self.close_one(channel, now)
+    }
+
+    /// Closes one channel and leaves those that belong to it alone.
+    pub(super) fn close_one(&mut self, channel: ChannelId, now: u64) -> Result<(), RequestError> {
+        self.withdraw_move(channel);
         let entry = self.table.get(channel).ok_or(RequestError::State)?;
         let relid = entry.relid();
         match entry.state {
@@ -99,7 +115,7 @@ impl Client {
         Ok(())
     }
 
-    fn usable(
+    pub(super) fn usable(
         &mut self,
         channel: ChannelId,
         state: impl Fn(State) -> bool,
@@ -108,7 +124,7 @@ impl Client {
         let entry = self
             .table
             .get(channel)
-            .filter(|entry| !entry.rescinded && connected);
+            .filter(|entry| !entry.rescinded && !entry.orphan && connected);
         match entry {
             Some(entry) if state(entry.state) => Ok(()),
             _ => Err(RequestError::State),
@@ -166,6 +182,13 @@ impl Client {
                     }
                 }
             }
+            Asked::Modify(relid) => {
+                let mut channels = self.table.channels.iter_mut();
+                let entry = channels.find(|entry| entry.relid() == relid);
+                if let Some(moving) = entry.and_then(|entry| entry.moving.as_mut()) {
+                    moving.asked = true;
+                }
+            }
             Asked::Gpadl(number) | Asked::Teardown(number) => {
                 let state = self.table.gpadl_mut(number).map(|gpadl| &mut gpadl.state);
                 match (request, state) {
@@ -208,7 +231,7 @@ impl Client {
         else {
             return;
         };
-        if entry.rescinded {
+        if entry.rescinded || entry.orphan {
             // No OPEN_RESULT would come; the owner's close tears it down.
             entry.state = State::Halted;
             return;
@@ -256,7 +279,7 @@ impl Client {
             return;
         };
         entry.state = State::Closing;
-        if !entry.rescinded {
+        if !entry.rescinded && !entry.orphan {
             let channel = entry.id;
             self.emit(Event::OpenFailed { channel, violation });
         }
@@ -269,14 +292,17 @@ impl Client {
         };
         entry.state = State::Open;
         entry.life.opened = entry.life.opened.saturating_add(1);
-        let channel = entry.id;
+        let (channel, orphan) = (entry.id, entry.orphan);
         let connection_id =
             wiring(entry, features).map_or(entry.offer.connection_id(), |own| own.connection_id);
         let signal = SignalTarget {
             connection_id,
             flag: 0,
         };
-        self.emit(Event::Opened { channel, signal });
+        // Of an orphan the owner knows that there is nothing to use any more.
+        if !orphan {
+            self.emit(Event::Opened { channel, signal });
+        }
     }
 
     pub(super) fn open_refused(&mut self, relid: Relid, violation: Violation, now: u64) {
@@ -298,18 +324,34 @@ impl Client {
         // is told at once; only answers about its GPADLs are still awaited, each
         // with a deadline.
         entry.rescinded = true;
-        let (channel, state) = (entry.id, entry.state);
-        // CTL-42: an open that was not said yet is not said any more.
-        if let State::Opening { open_id, .. } = state
-            && self.outbox.withdraw(Asked::Open(open_id))
-        {
-            entry.state = State::Halted;
+        let (channel, state, orphan) = (entry.id, entry.state, entry.orphan);
+        let (instance, primary) = (entry.offer.instance(), entry.is_primary());
+        self.halt(channel);
+        if primary {
+            // CTL-41: they go first.
+            self.orphan_subs(instance);
         }
-        self.emit(Event::Rescinded { channel });
+        // What has lost its primary was taken back already.
+        if !orphan {
+            self.emit(Event::Rescinded { channel });
+        }
         // A channel that the owner has never opened is not his to let go of.
         if state == State::Offered {
             self.release(channel);
         }
+    }
+
+    /// CTL-42: what was not said yet of an open or a move is not said any more.
+    pub(super) fn halt(&mut self, channel: ChannelId) {
+        let Some(entry) = self.table.get(channel) else {
+            return;
+        };
+        if let State::Opening { open_id, .. } = entry.state
+            && self.outbox.withdraw(Asked::Open(open_id))
+        {
+            entry.state = State::Halted;
+        }
+        self.withdraw_move(channel);
     }
 
     /// Asks for the teardown of every GPADL of the channel, after CLOSECHANNEL;
@@ -368,37 +410,52 @@ impl Client {
         self.closed(gpadl.channel);
     }
 
-    /// Ends a closing channel once nothing of it is outstanding.
-    fn closed(&mut self, channel: ChannelId) {
+    /// Ends a closing channel once nothing of it is outstanding, and nothing of its
+    /// sub-channels.
+    pub(super) fn closed(&mut self, channel: ChannelId) {
         if self.table.has_gpadls(channel) {
             return;
         }
         let Some(entry) = self.table.get(channel) else {
             return;
         };
-        if entry.state != State::Closing {
+        if entry.state != State::Closing || entry.moving.is_some() {
             return;
         }
+        let (instance, primary) = (entry.offer.instance(), entry.is_primary());
+        if primary && self.table.subs(instance).any(Entry::is_busy) {
+            return;
+        }
+        let Some(entry) = self.table.get(channel) else {
+            return;
+        };
         entry.life.closed = entry.life.closed.saturating_add(1);
         if entry.leaked {
             // An answer is still out: the relid can never be released (CTL-43).
             entry.state = State::Broken;
-            return self.emit(Event::Lost { channel });
+            self.emit(Event::Lost { channel });
+        } else if entry.rescinded {
+            self.release(channel);
+        } else {
+            entry.state = State::Offered;
+            self.emit(Event::Closed { channel });
         }
-        if entry.rescinded {
-            return self.release(channel);
+        if !primary {
+            self.primary_closed(instance);
         }
-        entry.state = State::Offered;
-        self.emit(Event::Closed { channel });
     }
 
     /// Lets the host use the relid again, once, as the last word about the
     /// channel (CTL-43).
-    fn release(&mut self, channel: ChannelId) {
+    pub(super) fn release(&mut self, channel: ChannelId) {
         let Some(entry) = self.table.get(channel) else {
             return;
         };
         let relid = entry.relid();
+        let (instance, primary) = (entry.offer.instance(), entry.is_primary());
+        if primary {
+            self.release_subs(instance);
+        }
         self.table.remove(channel);
         self.say(Request::Release { relid });
         self.emit(Event::Released { channel });

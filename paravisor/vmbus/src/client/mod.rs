@@ -8,7 +8,9 @@
 //! comes through the same copies and has a deadline too (SYS-17).
 
 mod lifecycle;
+mod moves;
 mod outbox;
+mod subs;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -112,6 +114,7 @@ impl Client {
             Err(violation) => return self.counters.violation(violation),
         };
         self.counters.judged(Layer::Control);
+        self.expire_windows(now);
         let gate = self.gate(now);
         match judge(&payload, &gate, &self.table) {
             Ok(message) => self.act(message, now),
@@ -221,8 +224,11 @@ impl Client {
             .channels
             .iter()
             .filter_map(|entry| entry.deadline());
+        let moves = self.table.channels.iter();
+        let moves = moves.filter_map(|entry| Some(entry.moving?.deadline));
         gpadls
             .chain(opens)
+            .chain(moves)
             .chain(self.deadline)
             .chain(self.outbox.deadline())
             .min()
@@ -272,7 +278,7 @@ impl Client {
     pub fn on_offer(&self) -> Option<ChannelId> {
         let mut channels = self.table.channels.iter();
         channels
-            .find(|entry| entry.state == State::Offered && !entry.rescinded)
+            .find(|entry| entry.state == State::Offered && !entry.rescinded && entry.is_primary())
             .map(|entry| entry.id)
     }
 
@@ -305,6 +311,9 @@ impl Client {
 
     /// Takes a card.
     fn offered(&mut self, offer: Offer, now: u64) {
+        if offer.index() != 0 {
+            return self.sub_offered(offer);
+        }
         if self.sealed {
             self.late_offers.truncate(LATE_OFFERS.saturating_sub(1));
             self.late_offers.push_front(now);
@@ -397,6 +406,8 @@ impl Client {
                 self.gpadl_refused(gpadl.number(), violation);
             }
             Message::GpadlTorndown(gpadl) => self.gpadl_gone(gpadl.number(), true),
+            Message::Moved(relid) => self.moved(relid, None),
+            Message::MoveRefused { relid, violation } => self.moved(relid, Some(violation)),
             Message::UnloadResponse(_) => self.unloaded(true),
         }
     }
@@ -406,6 +417,8 @@ impl Client {
         let entry = match message {
             Message::Rescind(relid)
             | Message::Opened(relid)
+            | Message::Moved(relid)
+            | Message::MoveRefused { relid, .. }
             | Message::OpenRefused { relid, .. } => self.table.by_relid_mut(*relid),
             Message::GpadlCreated(gpadl)
             | Message::GpadlRefused { gpadl, .. }
@@ -448,6 +461,7 @@ impl Client {
         }
         self.expire_gpadls(now);
         self.expire_opens(now);
+        self.expire_moves(now);
     }
 
     /// The connection is over by UNLOAD.

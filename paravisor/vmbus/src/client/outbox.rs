@@ -6,8 +6,8 @@ use crate::limits::{MAX_QUEUED_POSTS, POST_PAUSE, POST_PAUSE_MAX, POST_TRIES};
 use abi::hyperv::MESSAGE_PAYLOAD;
 use abi::vmbus::{
     CloseChannel, Features, GPADL_BODY_PFNS, GPADL_HEADER_PFNS, GpaRange, GpadlBody, GpadlHeader,
-    GpadlTeardown, InitiateContact, MessageHeader, MessageType, OPEN_REDIRECT_INTERRUPT,
-    OpenChannel, OpenChannel2, PAGE_SIZE, RelidReleased, Version,
+    GpadlTeardown, InitiateContact, MessageHeader, MessageType, ModifyChannel,
+    OPEN_REDIRECT_INTERRUPT, OpenChannel, OpenChannel2, PAGE_SIZE, RelidReleased, Version,
 };
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -118,6 +118,12 @@ pub(super) enum Request {
     Close {
         relid: u32,
     },
+    Modify {
+        relid: u32,
+        vp: u32,
+        /// The host answers (5.3).
+        answered: bool,
+    },
     Teardown {
         relid: u32,
         gpadl: u32,
@@ -138,6 +144,8 @@ pub(super) enum Asked {
     Open(u32),
     /// By its GPADL.
     Teardown(u32),
+    /// By its relid.
+    Modify(u32),
     Unload,
 }
 
@@ -167,7 +175,12 @@ impl Request {
             Request::Open { open_id, .. } => Some(Asked::Open(open_id)),
             Request::Teardown { gpadl, .. } => Some(Asked::Teardown(gpadl)),
             Request::Unload => Some(Asked::Unload),
-            Request::Close { .. } | Request::Release { .. } => None,
+            Request::Modify {
+                relid,
+                answered: true,
+                ..
+            } => Some(Asked::Modify(relid)),
+            Request::Close { .. } | Request::Release { .. } | Request::Modify { .. } => None,
         }
     }
 
@@ -292,6 +305,14 @@ impl Request {
                 CloseChannel {
                     header: header(MessageType::CLOSE_CHANNEL),
                     relid: (*relid).into(),
+                },
+            ),
+            Request::Modify { relid, vp, .. } => whole(
+                post,
+                ModifyChannel {
+                    header: header(MessageType::MODIFY_CHANNEL),
+                    relid: (*relid).into(),
+                    target_vp: (*vp).into(),
                 },
             ),
             Request::Teardown { relid, gpadl } => whole(

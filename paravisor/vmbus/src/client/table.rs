@@ -4,7 +4,7 @@ use crate::counters::Life;
 use crate::limits::{MAX_CHANNELS, MAX_GPADLS};
 use abi::vmbus::Guid;
 use alloc::vec::Vec;
-use validate::control::{Known, Ledger, Offer, Outstanding, Relid, Standing};
+use validate::control::{Known, Ledger, Offer, Outstanding, Relid, Standing, Window};
 
 /// Names a channel. Numbers of the host do not go beyond this crate (CTL-61); a
 /// name is never used for another channel.
@@ -41,12 +41,47 @@ pub(super) struct Entry {
     pub(super) rescinded: bool,
     /// The host may still use memory of it.
     pub(super) leaked: bool,
+    /// A sub-channel whose primary is closed, gone or about to be, or that was
+    /// not granted: not to be opened any more.
+    pub(super) orphan: bool,
+    /// Sub-channels that may come, of a primary.
+    pub(super) window: Option<Open>,
+    /// VP that the host was told for interrupts.
+    pub(super) vp: u32,
+    /// A request to move them.
+    pub(super) moving: Option<Move>,
     pub(super) life: Life,
+}
+
+/// A request for sub-channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Open {
+    pub(super) window: Window,
+    pub(super) until: u64,
+}
+
+/// MODIFYCHANNEL_RESPONSE is awaited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub(super) vp: u32,
+    pub(super) deadline: u64,
+    /// The host has the request; before, it has nothing to answer.
+    pub(super) asked: bool,
 }
 
 impl Entry {
     pub(super) fn relid(&self) -> u32 {
         self.offer.relid().number()
+    }
+
+    pub(super) fn is_primary(&self) -> bool {
+        self.offer.index() == 0
+    }
+
+    /// Something is to come before it can be let go of: the owner's close, an
+    /// answer about a GPADL or about a move.
+    pub(super) fn is_busy(&self) -> bool {
+        !matches!(self.state, State::Offered | State::Broken) || self.moving.is_some()
     }
 
     fn standing(&self) -> Standing {
@@ -116,6 +151,22 @@ impl Table {
             .find(|entry| entry.offer.relid() == relid)
     }
 
+    /// The primary channel of a card, unless rescinded.
+    pub(super) fn primary(&self, instance: &Guid) -> Option<&Entry> {
+        let mut live = self
+            .channels
+            .iter()
+            .filter(|entry| !entry.rescinded && entry.is_primary());
+        live.find(|entry| entry.offer.instance() == *instance)
+    }
+
+    /// Sub-channels of a card.
+    pub(super) fn subs(&self, instance: Guid) -> impl Iterator<Item = &Entry> {
+        self.channels
+            .iter()
+            .filter(move |entry| !entry.is_primary() && entry.offer.instance() == instance)
+    }
+
     pub(super) fn add(&mut self, offer: Offer) -> Option<ChannelId> {
         self.last_channel = self.last_channel.checked_add(1)?;
         let id = ChannelId(self.last_channel);
@@ -128,6 +179,10 @@ impl Table {
             state: State::Offered,
             rescinded: false,
             leaked: false,
+            orphan: false,
+            window: None,
+            vp: 0,
+            moving: None,
             life: Life {
                 messages: 1,
                 ..Life::default()
@@ -210,9 +265,7 @@ impl Ledger for Table {
     }
 
     fn instance(&self, instance: &Guid) -> Option<Standing> {
-        let mut live = self.channels.iter().filter(|entry| !entry.rescinded);
-        live.find(|entry| entry.offer.instance() == *instance)
-            .map(Entry::standing)
+        self.primary(instance).map(Entry::standing)
     }
 
     fn adopted(&self, instance: &Guid) -> bool {
@@ -232,7 +285,7 @@ impl Ledger for Table {
     fn nics(&self) -> usize {
         self.channels
             .iter()
-            .filter(|entry| !entry.rescinded)
+            .filter(|entry| !entry.rescinded && entry.is_primary())
             .fold(0, |count, _| count.saturating_add(1))
     }
 
@@ -246,5 +299,14 @@ impl Ledger for Table {
             }
             GpadlState::TearingDown { .. } => Some(Outstanding::Teardown),
         }
+    }
+
+    fn window(&self, instance: &Guid) -> Option<Window> {
+        Some(self.primary(instance)?.window?.window)
+    }
+
+    fn moving(&self, relid: Relid) -> bool {
+        let entry = self.by_relid(relid.number());
+        entry.is_some_and(|entry| entry.moving.is_some_and(|moving| moving.asked))
     }
 }

@@ -152,10 +152,21 @@ pub enum Event {
         /// Which card.
         instance: Guid,
     },
+    /// A sub-channel came that was asked for
+    /// ([`Client::expect_sub_channels`](super::Client::expect_sub_channels)).
+    SubChannel {
+        /// The card's primary channel.
+        primary: ChannelId,
+        /// The new one.
+        channel: ChannelId,
+        /// Which of those that were asked for, from 1 on.
+        index: u16,
+    },
     /// The boot-time offers are complete.
     OffersDelivered,
-    /// The offer is taken back: stop using the channel and call
-    /// [`Client::close`], unless it never was opened. [`Event::Released`] ends it.
+    /// The offer is taken back, or that of its primary channel: stop using the
+    /// channel and call [`Client::close`], unless it never was opened.
+    /// [`Event::Released`] ends it.
     Rescinded {
         /// Which channel.
         channel: ChannelId,
@@ -185,7 +196,26 @@ pub enum Event {
         /// Why; CTL-48 and GPD-03 carry the host's status.
         violation: Violation,
     },
-    /// The channel is closed and may be opened again.
+    /// The channel's interrupts come on this VP from now on.
+    Moved {
+        /// Which channel.
+        channel: ChannelId,
+        /// The VP.
+        vp: u32,
+        /// The host has said so. Before 5.3 it says nothing, and the old VP may
+        /// still get interrupts: it has to look too, until one came on the new.
+        sure: bool,
+    },
+    /// The channel's interrupts stay where they were (CTL-52), or nobody knows
+    /// where they are (CTL-50): both VPs have to look.
+    MoveFailed {
+        /// Which channel.
+        channel: ChannelId,
+        /// Why.
+        violation: Violation,
+    },
+    /// The channel is closed and may be opened again, unless it is a sub-channel
+    /// whose primary is closed.
     Closed {
         /// Which channel.
         channel: ChannelId,

@@ -5,10 +5,10 @@
 use super::file::little;
 use super::memory::Pages;
 use abi::vmbus::{Features, Guid, MessageType, Version};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use validate::control::{
     Admission, Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid,
-    Standing,
+    Standing, Window,
 };
 
 /// State of a channel.
@@ -73,6 +73,8 @@ pub struct Control {
     pub dead: bool,
     channels: Vec<Channel>,
     gpadls: BTreeMap<u32, Gpadl>,
+    /// Channels whose interrupts the guest wants to move.
+    moving: BTreeSet<u32>,
 }
 
 impl Default for Control {
@@ -87,6 +89,7 @@ impl Default for Control {
             dead: false,
             channels: Vec::new(),
             gpadls: BTreeMap::new(),
+            moving: BTreeSet::new(),
         }
     }
 }
@@ -202,6 +205,9 @@ impl Control {
                     return Change::Closed(relid);
                 }
             }
+            MessageType::MODIFY_CHANNEL => {
+                self.moving.insert(relid);
+            }
             MessageType::RELID_RELEASED => {
                 self.channels.retain(|c| c.offer.relid().number() != relid);
                 return Change::Closed(relid);
@@ -298,6 +304,9 @@ impl Control {
                     self.settle(relid);
                 }
             }
+            Message::Moved(relid) | Message::MoveRefused { relid, .. } => {
+                self.moving.remove(&relid.number());
+            }
             Message::UnloadResponse(_) => {
                 *self = Control::default();
                 return Change::Restarted;
@@ -365,5 +374,11 @@ impl Ledger for Control {
             Awaits::Nothing => Outstanding::Nothing,
             Awaits::Teardown => Outstanding::Teardown,
         })
+    }
+    fn window(&self, _: &Guid) -> Option<Window> {
+        None
+    }
+    fn moving(&self, relid: Relid) -> bool {
+        self.moving.contains(&relid.number())
     }
 }

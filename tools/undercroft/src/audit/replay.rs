@@ -299,11 +299,11 @@ impl Replay {
         .map_or(0, little) as u32;
         match validate::control::judge(&payload, &self.control.gate(), &self.control) {
             Ok(message) => {
-                use validate::control::Message::{GpadlRefused, OpenRefused};
+                use validate::control::Message::{GpadlRefused, MoveRefused, OpenRefused};
                 let noted = match &message {
-                    OpenRefused { violation, .. } | GpadlRefused { violation, .. } => {
-                        Some(*violation)
-                    }
+                    OpenRefused { violation, .. }
+                    | GpadlRefused { violation, .. }
+                    | MoveRefused { violation, .. } => Some(*violation),
                     _ => None,
                 };
                 let good = noted.is_none();

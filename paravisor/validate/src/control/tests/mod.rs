@@ -24,12 +24,16 @@ struct Book {
     standing: Option<Standing>,
     gpadls: Vec<(u32, Outstanding)>,
     channels: usize,
+    window: Option<Window>,
+    moving: bool,
 }
 
 fn empty() -> Book {
     Book {
         standing: None,
         gpadls: vec![],
+        window: None,
+        moving: false,
         channels: 0,
     }
 }
@@ -38,6 +42,8 @@ fn with(standing: Standing) -> Book {
     Book {
         standing: Some(standing),
         gpadls: vec![],
+        window: None,
+        moving: false,
         channels: 1,
     }
 }
@@ -71,6 +77,12 @@ impl Ledger for Book {
             .iter()
             .find(|(number, _)| *number == gpadl)
             .map(|(_, o)| *o)
+    }
+    fn window(&self, instance: &Guid) -> Option<Window> {
+        self.window.filter(|_| *instance == NIC_A)
+    }
+    fn moving(&self, relid: Relid) -> bool {
+        self.moving && relid.number() == 7
     }
 }
 
@@ -425,6 +437,30 @@ fn ctl_51_modify_response_unasked() {
         rule(&words(24, &[5, 0]), Phase::Running, &empty()),
         Rule::CTL_51
     );
+}
+
+#[test]
+fn ctl_51_ctl_52_modify_response_answers_one_request() {
+    let mut book = with(Standing::Open);
+    book.moving = true;
+    for standing in [Standing::Open, Standing::Rescinded, Standing::Busy] {
+        book.standing = Some(standing);
+        let moved = judged(&words(24, &[7, 0]), Phase::Running, &book);
+        assert!(matches!(moved, Ok(Message::Moved(relid)) if relid.number() == 7));
+    }
+    let refused = judged(&words(24, &[7, 1]), Phase::Running, &book);
+    let Ok(Message::MoveRefused { relid, violation }) = refused else {
+        panic!()
+    };
+    assert_eq!((relid.number(), violation.offset), (7, 12));
+    assert_eq!((violation.rule, violation.value), (Rule::CTL_52, 1));
+    for other in [0, 5, 8, 2048 + 7, 0x0100_0007] {
+        let response = words(24, &[other, 0]);
+        assert_eq!(rule(&response, Phase::Running, &book), Rule::CTL_51);
+    }
+    book.moving = false;
+    let late = words(24, &[7, 0]);
+    assert_eq!(rule(&late, Phase::Running, &book), Rule::CTL_51);
 }
 
 #[test]

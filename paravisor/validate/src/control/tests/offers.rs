@@ -152,6 +152,44 @@ fn ctl_27_sub_channel_that_nobody_asked_for() {
     assert_eq!(offer_rule(sub), Rule::CTL_27);
 }
 
+/// The catalogue's example is index 2 twice; beside it everything out of range.
+#[test]
+fn ctl_26_sub_channel_that_was_not_granted() {
+    let sub = |index: u16| {
+        offer(|o| {
+            o.instance = NIC_A;
+            o.sub_channel_index = index.into();
+        })
+    };
+    let mut book = with(Standing::Open);
+    let mut window = Window { count: 3, taken: 0 };
+    book.window = Some(window);
+    for index in 1..=3 {
+        let Ok(Message::Offer(offer)) = judged(&sub(index), Phase::Running, &book) else {
+            panic!("{index}");
+        };
+        assert_eq!((offer.index(), offer.instance()), (index, NIC_A));
+    }
+    for index in [4, 63, 64, 65, 0x102, u16::MAX] {
+        assert_eq!(rule(&sub(index), Phase::Running, &book), Rule::CTL_26);
+    }
+    window.take(2);
+    book.window = Some(window);
+    assert_eq!(rule(&sub(2), Phase::Running, &book), Rule::CTL_26);
+    assert!(judged(&sub(3), Phase::Running, &book).is_ok());
+    // The primary must be open however many were granted.
+    for standing in [Standing::Offered, Standing::Busy, Standing::Rescinded] {
+        book.standing = Some(standing);
+        assert_eq!(rule(&sub(1), Phase::Running, &book), Rule::CTL_25);
+    }
+    // Sub-channels are no cards, but they are channels.
+    book.standing = Some(Standing::Open);
+    book.channels = 4;
+    assert!(judged(&sub(1), Phase::Running, &book).is_ok());
+    book.channels = 8;
+    assert_eq!(rule(&sub(1), Phase::Running, &book), Rule::CTL_28);
+}
+
 #[test]
 fn ctl_28_too_many_channels() {
     let mut book = empty();

@@ -7,9 +7,11 @@
 )]
 
 mod channels;
+mod moves;
 mod returns;
 mod rules;
 mod structural;
+mod subs;
 mod sweep;
 mod unheard;
 

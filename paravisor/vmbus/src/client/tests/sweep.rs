@@ -6,7 +6,19 @@ use super::*;
 fn state(client: &Client) -> impl PartialEq + core::fmt::Debug + use<> {
     let channels = client.table.channels.iter();
     let channels: Vec<_> = channels
-        .map(|c| (c.id, c.state, c.rescinded, c.leaked))
+        .map(|c| {
+            let window = c.window.map(|open| open.window);
+            let moving = c.moving.is_some();
+            (
+                c.id,
+                c.state,
+                c.rescinded,
+                c.leaked,
+                c.orphan,
+                window,
+                moving,
+            )
+        })
         .collect();
     (
         (client.phase, client.version, client.features, client.sealed),
@@ -87,6 +99,15 @@ fn states() -> Vec<(&'static str, Run, Legal)> {
     failed.tell(offer(0x0100_0000, NIC).as_bytes());
     assert_eq!(failed.failed(), Rule::CTL_21);
 
+    let (mut moving, channel, _) = Run::open();
+    moving.client.modify(channel, 1, moving.now).unwrap();
+    moving.sent(22);
+    let (mut expecting, channel, _) = Run::open();
+    let asked = expecting
+        .client
+        .expect_sub_channels(channel, 63, expecting.now);
+    asked.unwrap();
+
     let offered: Legal = &[(1, 196), (2, 12), (4, 8)];
     vec![
         ("idle", idle, &[]),
@@ -100,6 +121,8 @@ fn states() -> Vec<(&'static str, Run, Legal)> {
         ),
         ("opening", opening, &[(1, 196), (2, 12), (4, 8), (6, 20)]),
         ("open", Run::open().0, offered),
+        ("moving", moving, &[(1, 196), (2, 12), (4, 8), (24, 16)]),
+        ("expecting sub-channels", expecting, offered),
         (
             "closing",
             closed(false),
