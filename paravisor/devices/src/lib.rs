@@ -69,6 +69,7 @@ pub mod test_support;
 mod uart;
 mod virtio;
 
+pub use interrupt::post;
 pub use machine::{
     Counters, CpuidSource, CpuidState, Fault, Machine, MachineConfig, NicEvents, NicModel,
     NoBuffer, PendingInterrupt, PowerEvent,

@@ -3,6 +3,7 @@
 
 pub(crate) mod ioapic;
 pub(crate) mod lapic;
+pub mod post;
 
 use abi::pci::message;
 
