@@ -241,6 +241,8 @@ pub mod status {
     pub const INVALID_CONNECTION_ID: u16 = 0x12;
     /// Every buffer of the port is in use.
     pub const INSUFFICIENT_BUFFERS: u16 = 0x13;
+    /// The VP is not in a state for it.
+    pub const INVALID_VP_STATE: u16 = 0x15;
     /// The target SynIC or its page is off.
     pub const INVALID_SYNIC_STATE: u16 = 0x18;
     /// Repeat the call from the rep that the result names.

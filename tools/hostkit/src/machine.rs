@@ -188,6 +188,11 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         self.partition.accept_vector(vp, vector);
     }
 
+    /// `vp` may take `vector` without being asked; see [`Partition::offer_vector`].
+    pub fn offer_vector(&mut self, vp: u32, vector: Option<u8>) {
+        self.partition.offer_vector(vp, vector);
+    }
+
     /// Does everything that is due at `now_100ns`. Returns when it wants to be
     /// polled again without anything else happening.
     pub fn poll(&mut self, now_100ns: u64) -> Option<u64> {

@@ -72,10 +72,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with one processor for the VM and one NIC.
+    /// A host with one NIC.
     pub fn new(memory: Rc<HostMemory>, clock: &Clock, options: &Options) -> Host {
         let mut config = MachineConfig {
             partition: PartitionConfig {
+                vp_count: options.vps as u32,
                 tsc_hz: clock.tsc_hz,
                 tsc_at_start: clock.start,
                 ..PartitionConfig::default()
@@ -149,33 +150,49 @@ impl Host {
         self.machine.partition.crash()
     }
 
-    /// Vector that VMPL0 should take.
-    pub fn pending_vector(&self) -> Option<u8> {
-        self.machine.pending_vector(0)
+    /// Vector that VMPL0 of `vp` should take.
+    pub fn pending_vector(&self, vp: usize) -> Option<u8> {
+        self.machine.pending_vector(vp as u32)
     }
 
     /// VMPL0 took it.
-    pub fn accept_vector(&mut self, vector: u8) {
-        self.machine.accept_vector(0, vector);
+    pub fn accept_vector(&mut self, vp: usize, vector: u8) {
+        self.machine.accept_vector(vp as u32, vector);
+    }
+
+    /// VMPL0 may take `vector` while it runs. It has taken `taken` before, of what it
+    /// was offered last.
+    pub fn offer_vector(&mut self, vp: usize, vector: Option<u8>, taken: Option<u8>) {
+        if let Some(taken) = taken {
+            self.machine.accept_vector(vp as u32, taken);
+        }
+        self.machine.offer_vector(vp as u32, vector);
     }
 
     /// RDMSR of a synthetic MSR.
-    pub fn msr_read(&mut self, now: u64, index: u32) -> Result<u64, MsrFault> {
+    pub fn msr_read(&mut self, now: u64, vp: usize, index: u32) -> Result<u64, MsrFault> {
         self.machine.set_time(now);
-        self.machine.msr_read(0, index)
+        self.machine.msr_read(vp as u32, index)
     }
 
     /// WRMSR of a synthetic MSR.
-    pub fn msr_write(&mut self, now: u64, index: u32, value: u64) -> Result<(), MsrFault> {
+    pub fn msr_write(
+        &mut self,
+        now: u64,
+        vp: usize,
+        index: u32,
+        value: u64,
+    ) -> Result<(), MsrFault> {
         self.machine.set_time(now);
         self.wants_turn = true;
-        self.machine.msr_write(0, index, value)
+        self.machine.msr_write(vp as u32, index, value)
     }
 
     /// A hypercall of VMPL0.
     pub fn hypercall(
         &mut self,
         now: u64,
+        vp: usize,
         hook: &mut dyn RegisterHook,
         control: u64,
         input: &[u8],
@@ -183,7 +200,8 @@ impl Host {
     ) -> u64 {
         self.machine.set_time(now);
         self.wants_turn = true;
-        self.machine.hypercall(hook, 0, control, input, output)
+        self.machine
+            .hypercall(hook, vp as u32, control, input, output)
     }
 
     /// Ends the trace, if one is written.

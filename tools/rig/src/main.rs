@@ -39,6 +39,7 @@ mod start {
     use abi::record::{Outcome, SCENARIO_FILE};
     use alloc::boxed::Box;
     use alloc::string::String;
+    use alloc::vec::Vec;
     use hostkit::scenario::{self, Scenario};
     use rig::{firmware, fwcfg};
     use zerocopy::IntoBytes;
@@ -65,11 +66,7 @@ mod start {
 
     fn run(boot: &boot::Boot) -> End {
         match launch(boot) {
-            Ok(Launched::Confidential(mut vm)) => {
-                let end = vm.run();
-                vm.report();
-                end
-            }
+            Ok(Launched::Confidential(vm, cpus)) => vm::cpu::run(*vm, cpus, boot),
             Ok(Launched::Enlightened(mut pc)) => {
                 let end = pc.run();
                 pc.report();
@@ -82,7 +79,7 @@ mod start {
     /// A VM that can run.
     enum Launched {
         /// Paravisor and guest.
-        Confidential(Box<vm::Vm>),
+        Confidential(Box<vm::Vm>, Vec<vm::VpCpu>),
         /// The guest alone.
         Enlightened(Box<Pc>),
     }
@@ -127,10 +124,10 @@ mod start {
                 options.vps,
             ));
         }
-        if options.vps != 1 {
+        if options.vps != 1 && options.enlightened {
             return end!(
                 Outcome::RigFailure,
-                "vps={}: several are there for selftest=cores only",
+                "vps={}: an enlightened guest has one",
                 options.vps
             );
         }
@@ -139,7 +136,7 @@ mod start {
             let pc = Pc::launch(plan, frames, clock, &options, boot.image)?;
             return Ok(Launched::Enlightened(Box::new(pc)));
         }
-        let Some(mut vm) = vm::Vm::new(plan, frames, clock, &options) else {
+        let Some((mut vm, cpus)) = vm::Vm::new(plan, frames, clock, &options) else {
             return end!(
                 Outcome::RigFailure,
                 "no SVM with nested paging: use -cpu EPYC,phys-bits=48"
@@ -171,7 +168,7 @@ mod start {
         }
         record::mark(&clock, "rig-loaded");
         vm.start(loaded.vmsa_gfn)?;
-        Ok(Launched::Confidential(Box::new(vm)))
+        Ok(Launched::Confidential(Box::new(vm), cpus))
     }
 
     /// The scenario that the host is to play.

@@ -3,6 +3,23 @@
 use crate::metal::{self, clock::Clock, serial};
 use abi::record::{MAX_LINE, Outcome};
 use core::fmt::{self, Write};
+use spin::Mutex;
+
+/// One line at a time, whichever core it comes from.
+static OUT: Mutex<()> = Mutex::new(());
+/// Tries to get at the channel. A core that ends the run while another writes must not
+/// wait for ever.
+const PATIENCE: u32 = 10_000_000;
+
+/// Sends a line.
+fn whole(line: &[u8]) {
+    let _out = (0..PATIENCE).find_map(|_| {
+        core::hint::spin_loop();
+        OUT.try_lock()
+    });
+    serial::record(line);
+    serial::record(b"\n");
+}
 
 /// A line under construction; what does not fit is cut.
 struct Line {
@@ -55,8 +72,7 @@ impl Line {
 
     fn send(&mut self) {
         self.raw("}");
-        serial::record(&self.bytes[..self.len]);
-        serial::record(b"\n");
+        whole(&self.bytes[..self.len]);
     }
 }
 
@@ -169,8 +185,7 @@ impl Guest {
     /// Sends what there is.
     pub fn flush(&mut self) {
         if self.len != 0 {
-            serial::record(&self.bytes[..self.len]);
-            serial::record(b"\n");
+            whole(&self.bytes[..self.len]);
             self.len = 0;
         }
     }

@@ -199,6 +199,11 @@ impl Rmp {
             .is_some_and(|e| e.has(ASSIGNED | VALIDATED | VMSA))
     }
 
+    /// Whether the page is a VMSA that runs.
+    pub fn is_in_use(&self, gfn: u64) -> bool {
+        self.get(gfn).is_some_and(|e| e.has(IN_USE))
+    }
+
     /// Marks a VMSA as running; it then refuses changes.
     pub fn set_in_use(&mut self, gfn: u64, in_use: bool) {
         if let Some(e) = self.entries.get_mut(gfn as usize) {

@@ -310,6 +310,15 @@ impl Partition {
         }
     }
 
+    /// `vp` may take `vector` by itself from now on, while others go on to request
+    /// interrupts. [`accept_vector`](Self::accept_vector) tells that it did; a request of
+    /// the same vector in between is not lost. `None`: it no longer may.
+    pub fn offer_vector(&mut self, vp: u32, vector: Option<u8>) {
+        if let Some(v) = self.vp(vp) {
+            v.synic.offer(vector);
+        }
+    }
+
     /// Expires timers. Call it whenever [`next_deadline`](Self::next_deadline)
     /// has passed; more often does no harm.
     pub fn poll(&mut self, mem: &dyn VmMemory, now_100ns: u64) {

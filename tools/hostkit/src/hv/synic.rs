@@ -68,6 +68,11 @@ pub(super) struct Synic {
     requested: VectorSet,
     in_service: VectorSet,
     auto_eoi: VectorSet,
+    /// Vector that the CPU may take by itself at any time, without an exit.
+    offered: Option<u8>,
+    /// It was requested again since: whether the CPU has taken it before or after,
+    /// nobody can tell.
+    offered_again: bool,
     pub memory_faults: u64,
     pub messages_delivered: u64,
     pub interrupts_requested: u64,
@@ -84,6 +89,8 @@ impl Synic {
             requested: VectorSet::default(),
             in_service: VectorSet::default(),
             auto_eoi: VectorSet::default(),
+            offered: None,
+            offered_again: false,
             memory_faults: 0,
             messages_delivered: 0,
             interrupts_requested: 0,
@@ -97,6 +104,7 @@ impl Synic {
     /// Puts an edge interrupt into the request register.
     pub fn request(&mut self, vector: u8, auto_eoi: bool) {
         self.requested.set(vector);
+        self.offered_again |= self.offered == Some(vector);
         if auto_eoi {
             self.auto_eoi.set(vector);
         } else {
@@ -121,9 +129,19 @@ impl Synic {
     /// The CPU took `vector`.
     pub fn accept(&mut self, vector: u8) {
         self.requested.clear(vector);
+        if self.offered == Some(vector) && self.offered_again {
+            self.requested.set(vector);
+        }
+        self.offer(None);
         if !self.auto_eoi.has(vector) {
             self.in_service.set(vector);
         }
+    }
+
+    /// From now on the CPU may take `vector`, which [`accept`](Self::accept) tells later.
+    pub fn offer(&mut self, vector: Option<u8>) {
+        self.offered = vector;
+        self.offered_again = false;
     }
 
     /// Ends the highest interrupt in service.

@@ -70,6 +70,7 @@ impl Pc {
             rmp: &mut rmp,
             cpuid: &blank,
             secrets: &blank,
+            vps: 1,
         }
         .file(image)?;
         record::text("digest", format_args!("{}", record::Hex(&loaded.digest)));

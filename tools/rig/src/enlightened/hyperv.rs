@@ -48,7 +48,7 @@ impl Pc {
         let now = self.clock.now();
         self.stats.msr(msr);
         let done = match (msr, write) {
-            (m, false) if SYNTHETIC.contains(&m) => self.host.msr_read(now, m).ok(),
+            (m, false) if SYNTHETIC.contains(&m) => self.host.msr_read(now, 0, m).ok(),
             (m, true) if SYNTHETIC.contains(&m) => self.synthetic_write(m, value),
             (abi::svm::msr::EFER, false) => Some(self.vp.get(Reg::Efer)),
             (abi::svm::msr::EFER, true) => self.write_efer(value),
@@ -84,9 +84,9 @@ impl Pc {
 
     fn synthetic_write(&mut self, msr: u32, value: u64) -> Option<u64> {
         let now = self.clock.now();
-        self.host.msr_write(now, msr, value).ok()?;
+        self.host.msr_write(now, 0, msr, value).ok()?;
         if msr == hyperv::msr::HYPERCALL {
-            let page = OverlayPage(self.host.msr_read(now, msr).ok()?);
+            let page = OverlayPage(self.host.msr_read(now, 0, msr).ok()?);
             if page.enabled() {
                 // Hyper-V lays its own page over the guest's; writing there is as good.
                 let written = self.ram.write(page.gpa(), &enlightenment::HYPERCALL_PAGE);
@@ -142,6 +142,6 @@ impl Pc {
     fn call(&mut self, control: Control, input: &[u8], output: &mut [u8]) -> u64 {
         let now = self.clock.now();
         self.host
-            .hypercall(now, &mut NoHook, control.0, input, output)
+            .hypercall(now, 0, &mut NoHook, control.0, input, output)
     }
 }

@@ -80,7 +80,7 @@ impl Pc {
         if self.halted {
             if self.devices.pending_interrupt().is_none() {
                 self.stats.phase(Phase::Idle);
-                if !idt::pending() {
+                if !idt::pending(0) {
                     svm::idle();
                 }
                 self.stats.phase(Phase::Rig);
@@ -102,7 +102,7 @@ impl Pc {
 
     /// Time, host and devices get their turn.
     fn serve(&mut self) -> Result<(), End> {
-        let timer = idt::take_timer();
+        let timer = idt::take_timer(0);
         let pci = idt::take_pci();
         let now = self.clock.now();
         if timer || pci || self.host.wants_turn || now >= self.host.deadline {
@@ -114,10 +114,10 @@ impl Pc {
         self.devices.advance(now.saturating_mul(100));
         // The VM's local APIC keeps priorities; hostkit's own little one only hands
         // the edges over.
-        while let Some(vector) = self.host.pending_vector() {
-            self.host.accept_vector(vector);
+        while let Some(vector) = self.host.pending_vector(0) {
+            self.host.accept_vector(0, vector);
             self.devices.raise_interrupt(vector);
-            let ended = self.host.msr_write(now, abi::hyperv::msr::EOI, 0);
+            let ended = self.host.msr_write(now, 0, abi::hyperv::msr::EOI, 0);
             if ended.is_err() {
                 break;
             }

@@ -15,14 +15,17 @@ pub const KICK_VECTOR: u8 = 0x42;
 /// Vector of spurious interrupts.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
-static TIMER: AtomicBool = AtomicBool::new(false);
+/// By core: its timer has fired.
+static TIMERS: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
 static PCI: AtomicBool = AtomicBool::new(false);
 /// By core: somebody wants it to look up.
 static KICKS: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
 
-/// Whether the timer fired since the last call.
-pub fn take_timer() -> bool {
-    TIMER.swap(false, Ordering::Relaxed)
+/// Whether the timer of `core` fired since the last call.
+pub fn take_timer(core: usize) -> bool {
+    TIMERS
+        .get(core)
+        .is_some_and(|timer| timer.swap(false, Ordering::Relaxed))
 }
 
 /// Whether a PCI line was raised since the last call. The lines are masked until
@@ -45,9 +48,12 @@ pub fn kicked(core: usize) -> bool {
         .is_some_and(|kick| kick.load(Ordering::SeqCst))
 }
 
-/// Whether something waits for the main loop.
-pub fn pending() -> bool {
-    TIMER.load(Ordering::Relaxed) || PCI.load(Ordering::Relaxed)
+/// Whether something waits for `core`. PCI lines go to the first one.
+pub fn pending(core: usize) -> bool {
+    let timer = TIMERS.get(core);
+    timer.is_some_and(|timer| timer.load(Ordering::Relaxed))
+        || core == 0 && PCI.load(Ordering::Relaxed)
+        || kicked(core)
 }
 
 global_asm!(
@@ -118,7 +124,9 @@ unsafe extern "C" {
 
 #[unsafe(no_mangle)]
 extern "C" fn rig_irq_timer() {
-    TIMER.store(true, Ordering::Relaxed);
+    if let Some(timer) = TIMERS.get(smp::index()) {
+        timer.store(true, Ordering::Relaxed);
+    }
     apic::eoi();
 }
 
@@ -142,7 +150,8 @@ extern "C" fn rig_irq_kick() {
 extern "C" fn rig_exception(vector: u64, frame: *const u64, cr2: u64) -> ! {
     // SAFETY: the stub passes its stack: error code, RIP, CS, RFLAGS, RSP, SS.
     let [code, rip, _, _, rsp] = unsafe { (frame as *const [u64; 5]).read() };
-    panic!("exception {vector} code {code:#x} rip {rip:#x} rsp {rsp:#x} cr2 {cr2:#x}");
+    let core = smp::index();
+    panic!("core {core}: exception {vector} code {code:#x} rip {rip:#x} rsp {rsp:#x} cr2 {cr2:#x}");
 }
 
 #[repr(C, align(16))]

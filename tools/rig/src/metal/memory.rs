@@ -87,6 +87,8 @@ pub fn plan(boot: &Boot, vm_size: u64) -> Option<Plan> {
 pub struct Frames {
     next: u64,
     end: u64,
+    /// Tables that were given back, but another core may still walk them.
+    retired: Vec<u64>,
     /// Tables that were given back.
     free: Vec<u64>,
 }
@@ -97,6 +99,7 @@ impl Frames {
         Frames {
             next: plan.frames,
             end: plan.frames_end,
+            retired: Vec::new(),
             free: Vec::new(),
         }
     }
@@ -112,6 +115,11 @@ impl Frames {
         // SAFETY: the range is RAM that belongs to this allocator alone.
         unsafe { core::ptr::write_bytes(at as *mut u8, 0, (count * 4096) as usize) };
         Some(at)
+    }
+
+    /// No core is in its guest: tables that were given back may be used again.
+    pub fn reuse(&mut self) {
+        self.free.append(&mut self.retired);
     }
 
     /// Bytes handed out so far.
@@ -132,7 +140,7 @@ impl Tables for Frames {
     }
 
     fn release(&mut self, table: u64) {
-        self.free.push(table);
+        self.retired.push(table);
     }
 
     fn get(&self, table: u64, index: usize) -> u64 {

@@ -17,8 +17,8 @@ use spin::Mutex;
 
 /// Most cores that are woken.
 pub const MAX_CORES: usize = 64;
-/// Pages of a woken core's stack.
-const STACK_PAGES: u64 = 16;
+/// Pages of a woken core's stack: the whole host side may run on it.
+const STACK_PAGES: u64 = 64;
 /// Pages below 1 MiB at which a core may begin, if nothing of QEMU's lies there.
 const ENTRIES: [u64; 3] = [0x8000, 0x1_0000, 0x6_0000];
 /// Pause between INIT and SIPI (100 ns units), as the MP specification has it.

@@ -47,7 +47,7 @@ st_upper:
     expect r10, 1
     # HV features.
     ghcb_msr 0x80
-    expect rax, 0x3081
+    expect rax, 0x1081
 
     # --- GHCB: make shared, register, write a letter.
     mov rax, GHCB

@@ -30,6 +30,10 @@ const NATIVE_MSRS: [u32; 14] = [
     0x49,
 ];
 
+/// Faults in a row at one place until it counts as one that never goes away. Another
+/// VP may take the same page away time and again.
+const FAULTS_MOST: u32 = 10_000;
+
 /// A privilege level.
 pub struct Context {
     /// Control block.
@@ -87,7 +91,7 @@ impl Maps {
 }
 
 impl Context {
-    /// A context that stops wherever the level above or the host must look.
+    /// A context with nested tables of its own.
     pub fn new(
         vmpl: usize,
         view: View,
@@ -96,7 +100,19 @@ impl Context {
         noise: u64,
         frames: &mut Frames,
     ) -> Option<Context> {
-        let root = frames.take(1)?;
+        let npt = Npt {
+            root: frames.take(1)?,
+            vmpl,
+            view,
+            memory,
+            noise,
+        };
+        Context::over(npt, maps)
+    }
+
+    /// A context that stops wherever the level above or the host must look.
+    pub fn over(npt: Npt, maps: &Maps) -> Option<Context> {
+        let vmpl = npt.vmpl;
         let mut vmcb = Vmcb::new_box_zeroed().ok()?;
         let c = &mut vmcb.control;
         c.intercept_misc1 = intercept1::INTR
@@ -128,17 +144,11 @@ impl Context {
         c.asid = 1 + vmpl as u32;
         c.vintr = vintr::V_INTR_MASKING;
         c.nested_control = 1;
-        c.nested_cr3 = root;
+        c.nested_cr3 = npt.root;
         Some(Context {
             vmcb,
             regs: Regs::default(),
-            npt: Npt {
-                root,
-                vmpl,
-                view,
-                memory,
-                noise,
-            },
+            npt,
             vmsa_gfn: 0,
             ghcb_msr: 0,
             offered: None,
@@ -231,6 +241,11 @@ impl Context {
         }
     }
 
+    /// An exit for another reason than a nested fault: the last one went away.
+    pub fn moved_on(&mut self) {
+        self.last_fault = (0, 0, 0);
+    }
+
     /// Watches for a fault that never goes away.
     pub fn note_fault(&mut self, address: u64) -> Result<(), End> {
         let rip = self.vmcb.save.rip;
@@ -241,7 +256,7 @@ impl Context {
             0
         };
         self.last_fault = (rip, address, n);
-        if n > 64 {
+        if n > FAULTS_MOST {
             return end!(
                 Outcome::RigFailure,
                 "nested fault does not go away: VMPL{} rip {:#x} address {:#x} info {:#x}",

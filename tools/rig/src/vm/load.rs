@@ -34,6 +34,8 @@ pub struct Loader<'a> {
     pub cpuid: &'a Page,
     /// Content of the secrets page.
     pub secrets: &'a Page,
+    /// Number of VPs, as the image is told.
+    pub vps: u32,
 }
 
 /// Largest parameter area, bytes.
@@ -105,7 +107,7 @@ impl Loader<'_> {
                     parameter(&mut areas, index, offset, map.as_bytes())?;
                 }
                 Directive::VpCount { index, offset } => {
-                    parameter(&mut areas, index, offset, &1u32.to_le_bytes())?;
+                    parameter(&mut areas, index, offset, &self.vps.to_le_bytes())?;
                 }
                 Directive::CommandLine { index, offset } => {
                     parameter(&mut areas, index, offset, &[0])?;
@@ -153,7 +155,7 @@ impl Loader<'_> {
                     if vp_index != 0 || vmsa_gfn.is_some() {
                         return end!(
                             Outcome::ImageRejected,
-                            "the rig runs one processor, the image brings {vp_index}"
+                            "the rig takes one VMSA from the image, that of VP 0; this one is for {vp_index}"
                         );
                     }
                     if gpa.is_multiple_of(0x20_0000) {

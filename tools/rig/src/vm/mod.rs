@@ -1,34 +1,41 @@
-//! The emulated SEV-SNP machine: two privilege levels over one memory.
+//! The emulated SEV-SNP machine: two privilege levels over one memory, on as many
+//! virtual processors as QEMU has cores.
+//!
+//! [`Vm`] is what all of them share; it sits behind one lock, which a core holds
+//! whenever it is not in its guest and not asleep ([`cpu`]). [`VpCpu`] is what a core
+//! has to itself. Both together are a [`Turn`], and all work is done by one.
 
 pub mod call;
 pub mod context;
+pub mod cpu;
 pub mod end;
 pub mod load;
 pub mod ram;
 pub mod stats;
+pub mod turn;
 pub mod virt;
 pub mod vmmem;
 pub mod vmpl0;
 pub mod vmpl2;
 
 use crate::host::Host;
-use crate::metal::clock::{self, Clock};
+use crate::metal::clock::Clock;
 use crate::metal::memory::{Frames, Plan};
-use crate::metal::{apic, idt, svm};
+use crate::metal::svm;
 use crate::options::Options;
 use crate::record::{self, Guest};
 use abi::record::Outcome;
 use abi::snp::Vmsa;
-use abi::svm::exit;
 use alloc::boxed::Box;
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use context::{Context, Maps};
 use core::cell::RefCell;
 use end::{End, end};
 use ram::Ram;
-use rig::npt::View;
+use rig::npt::{Npt, Tables, View};
 use rig::rmp::Rmp;
-use stats::{Phase, Stats};
+use stats::Stats;
 use vmmem::HostMemory;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -45,12 +52,76 @@ pub const LOWER: usize = 1;
 /// run holds even if nothing else happens.
 const HEARTBEAT: u64 = 2_000_000;
 
-/// The VM.
+/// How far a VP has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Not started.
+    Off,
+    /// To begin with the VMSA in this guest frame.
+    Starting(u64),
+    /// At work.
+    On,
+    /// Halted with interrupts off: it does nothing more.
+    Stopped,
+}
+
+/// What others must know of a VP.
+struct VpPublic {
+    life: Life,
+    /// Registered GHCB page (guest frame).
+    ghcb_gfn: Option<u64>,
+    /// VMPL2's VMSA page (guest frame) from the SevControl register.
+    lower_vmsa: Option<u64>,
+    /// The vector that it knew of when it entered its guest, or was woken for.
+    seen: Option<u8>,
+    /// Where it was at its last exit: level and RIP.
+    last: (usize, u64),
+    record: Guest,
+    stats: Stats,
+}
+
+impl VpPublic {
+    fn new() -> VpPublic {
+        VpPublic {
+            life: Life::Off,
+            ghcb_gfn: None,
+            lower_vmsa: None,
+            seen: None,
+            last: (0, 0),
+            record: Guest::new(),
+            stats: Stats::new(),
+        }
+    }
+}
+
+/// What the VPs share.
 pub struct Vm {
     ram: Ram,
     rmp: Rc<RefCell<Rmp>>,
     frames: Frames,
     plan: Plan,
+    /// Nested tables of both levels.
+    trees: [Npt; 2],
+    /// VMPL2 has run, and its view of memory is what it was then.
+    lower_viewed: bool,
+    vps: Vec<VpPublic>,
+    /// The host side.
+    pub host: Host,
+    memory: Rc<HostMemory>,
+    clock: Clock,
+    limit: u64,
+    /// When the next timer of any core fires.
+    armed: u64,
+    /// A core other than the first one has ended the run.
+    ended: Option<End>,
+}
+
+/// What a core has to itself: its VP's processor.
+pub struct VpCpu {
+    /// Index of VP and core.
+    index: usize,
+    /// For [`svm::enable`].
+    save_area: u64,
     ctx: [Context; 2],
     /// Which context runs.
     current: usize,
@@ -58,75 +129,84 @@ pub struct Vm {
     live: Option<usize>,
     /// VMPL0 executed HLT.
     halted: bool,
-    /// Registered GHCB page (guest frame).
-    ghcb_gfn: Option<u64>,
-    /// VMPL2's VMSA page (guest frame) from the SevControl register.
-    lower_vmsa: Option<u64>,
     /// VMPL2's VMSA while it runs; the page is written at exit.
     vmsa: Box<Vmsa>,
     /// Interrupt that VMPL2 must take: vector.
     lower_irq: Option<u8>,
-    /// The host side.
-    pub host: Host,
-    memory: Rc<HostMemory>,
-    clock: Clock,
-    limit: u64,
-    armed: u64,
-    guest_record: Guest,
-    /// Counters.
-    pub stats: Stats,
+}
+
+/// A VP's core at work, with the lock in its hands.
+struct Turn<'a> {
+    vm: &'a mut Vm,
+    vp: &'a mut VpCpu,
+}
+
+impl VpCpu {
+    fn new(index: usize, trees: &[Npt; 2], maps: &Maps, frames: &mut Frames) -> Option<VpCpu> {
+        let [upper, lower] = trees;
+        Some(VpCpu {
+            index,
+            save_area: frames.take(1)?,
+            ctx: [Context::over(*upper, maps)?, Context::over(*lower, maps)?],
+            current: UPPER,
+            live: None,
+            halted: false,
+            vmsa: Vmsa::new_box_zeroed().ok()?,
+            lower_irq: None,
+        })
+    }
 }
 
 impl Vm {
-    /// A VM without content.
-    pub fn new(plan: Plan, mut frames: Frames, clock: Clock, options: &Options) -> Option<Vm> {
+    /// A VM without content, and its processors.
+    pub fn new(
+        plan: Plan,
+        mut frames: Frames,
+        clock: Clock,
+        options: &Options,
+    ) -> Option<(Vm, Vec<VpCpu>)> {
         let ram = Ram::new(plan.vm, plan.vm_size);
         let rmp = Rc::new(RefCell::new(Rmp::new(plan.vm_size >> 12)));
         let noise = frames.take(1)?;
         for i in 0..512 {
             let word = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(i as u64 + 1);
-            rig::npt::Tables::set(&mut frames, noise, i, word);
+            frames.set(noise, i, word);
         }
         let maps = Maps::new(&mut frames)?;
-        let upper = Context::new(
-            0,
-            View::PrivateBit(C_BIT),
-            &maps,
-            plan.vm,
-            noise,
-            &mut frames,
-        )?;
-        let lower = Context::new(
-            2,
-            View::SharedBit(VTOM_BIT),
-            &maps,
-            plan.vm,
-            noise,
-            &mut frames,
-        )?;
-        svm::enable(frames.take(1)?).ok()?;
+        let mut tree = |vmpl, view| {
+            Some(Npt {
+                root: frames.take(1)?,
+                vmpl,
+                view,
+                memory: plan.vm,
+                noise,
+            })
+        };
+        let trees = [
+            tree(0, View::PrivateBit(C_BIT))?,
+            tree(2, View::SharedBit(VTOM_BIT))?,
+        ];
+        let cpus: Vec<VpCpu> = (0..options.vps)
+            .map(|index| VpCpu::new(index, &trees, &maps, &mut frames))
+            .collect::<Option<_>>()?;
+        svm::enable(cpus.first()?.save_area).ok()?;
         let memory = Rc::new(HostMemory::new(ram, rmp.clone()));
-        Some(Vm {
+        let vm = Vm {
             ram,
             rmp,
             frames,
             plan,
-            ctx: [upper, lower],
-            current: UPPER,
-            live: None,
-            halted: false,
-            ghcb_gfn: None,
-            lower_vmsa: None,
-            vmsa: Vmsa::new_box_zeroed().ok()?,
-            lower_irq: None,
+            trees,
+            lower_viewed: false,
+            vps: cpus.iter().map(|_| VpPublic::new()).collect(),
             host: Host::new(memory.clone(), &clock, options),
             memory,
             clock,
             limit: options.limit.saturating_mul(10_000_000),
             armed: u64::MAX,
-            guest_record: Guest::new(),
-            stats: Stats::new(),
-        })
+            ended: None,
+        };
+        Some((vm, cpus))
     }
 
     /// Loads pages.
@@ -142,10 +222,11 @@ impl Vm {
             rmp: &mut rmp,
             cpuid,
             secrets,
+            vps: self.vps.len() as u32,
         })
     }
 
-    /// Takes the VMSA in `gfn` as VMPL0's.
+    /// Takes the VMSA in `gfn` as that of the first VP.
     pub fn start(&mut self, gfn: u64) -> Result<(), End> {
         let mut vmsa = Vmsa::new_zeroed();
         self.ram.read(gfn << 12, vmsa.as_mut_bytes());
@@ -155,170 +236,21 @@ impl Vm {
                 "VMRUN refuses VMPL0's VMSA: {why:?}"
             );
         }
-        let ctx = &mut self.ctx[UPPER];
-        rig::vmsa::load(&vmsa, &mut ctx.vmcb.save, &mut ctx.regs);
-        ctx.vmsa_gfn = gfn;
         self.rmp.borrow_mut().set_in_use(gfn, true);
-        Ok(())
-    }
-
-    /// Runs until the end.
-    pub fn run(&mut self) -> End {
-        self.arm();
-        loop {
-            if let Err(end) = self.step() {
-                self.guest_record.flush();
-                return end;
-            }
-        }
-    }
-
-    fn step(&mut self) -> Result<(), End> {
-        self.serve_host()?;
-        if self.current == UPPER {
-            if self.halted {
-                if self.host.pending_vector().is_none() {
-                    self.idle();
-                    return Ok(());
-                }
-                self.halted = false;
-            }
-            self.prepare_upper();
-        } else if self.host.pending_vector().is_some() {
-            return self.reflect(rig::vmsa::Exit {
-                code: exit::INTR,
-                ..Default::default()
-            });
-        } else {
-            self.prepare_lower();
-        }
-        let current = self.current;
-        let load = self.live != Some(current);
-        if load && let Some(other) = self.live {
-            svm::save(&mut self.ctx[other].vmcb);
-        }
-        self.stats.phase(if current == UPPER {
-            Phase::Upper
-        } else {
-            Phase::Lower
-        });
-        self.ctx[current].run(load);
-        self.stats.phase(Phase::Rig);
-        self.live = Some(current);
-        // Delivered or reported in EXITINTINFO: not to be injected again by itself.
-        self.ctx[current].vmcb.control.event_inj = 0;
-        if let Some(vector) = self.ctx[current].settle() {
-            if current == UPPER {
-                self.host.accept_vector(vector);
-            } else {
-                self.lower_irq = None;
-            }
-        }
-        let code = self.ctx[current].vmcb.control.exit_code;
-        self.stats.exit(current, code);
-        if current == UPPER {
-            self.upper_exit(code)
-        } else {
-            self.lower_exit(code)
-        }
-    }
-
-    /// Gives the host side its turn where it has something to do.
-    fn serve_host(&mut self) -> Result<(), End> {
-        let timer = idt::take_timer();
-        let pci = idt::take_pci();
-        let now = self.clock.now();
-        if timer || pci || self.host.wants_turn || now >= self.host.deadline {
-            self.host.turn(now, pci);
-            self.armed = if timer { u64::MAX } else { self.armed };
-            self.arm();
-        }
-        if pci {
-            apic::unmask_pci();
-        }
-        self.check_host()?;
-        if now > self.limit {
-            let s = &self.ctx[self.current].vmcb.save;
-            return end!(
-                Outcome::RigFailure,
-                "time limit: VMPL{} rip {:#x}{} rflags {:#x} cr2 {:#x}",
-                self.ctx[self.current].npt.vmpl,
-                s.rip,
-                if self.halted { " halted" } else { "" },
-                s.rflags,
-                s.cr2
-            );
+        if let Some(first) = self.vps.first_mut() {
+            first.life = Life::Starting(gfn);
         }
         Ok(())
-    }
-
-    /// Ends the run if the host side touched a private page.
-    fn check_host(&self) -> Result<(), End> {
-        match self.memory.violation() {
-            Some(gpa) => end!(
-                Outcome::PrivateAccess,
-                "the host side touched private page {gpa:#x}"
-            ),
-            None => Ok(()),
-        }
-    }
-
-    fn arm(&mut self) {
-        let at = self.host.deadline.min(self.clock.now() + HEARTBEAT);
-        if at < self.armed || self.armed <= self.clock.now() {
-            self.armed = at;
-            self.clock.arm(at);
-        }
-    }
-
-    fn idle(&mut self) {
-        self.stats.phase(Phase::Idle);
-        // Interrupts are off here; idle turns them on for the HLT only, so that
-        // one which came since the last look still ends it.
-        if !idt::pending() {
-            svm::idle();
-        }
-        self.stats.phase(Phase::Rig);
-    }
-
-    /// Makes the VMCB's FS, GS, TR and system call MSRs current.
-    fn sync(&mut self, index: usize) {
-        if self.live == Some(index) {
-            svm::save(&mut self.ctx[index].vmcb);
-        }
-    }
-
-    /// Everything about the running context, for the record of an unexpected exit.
-    fn describe(&self) -> alloc::string::String {
-        let c = &self.ctx[self.current];
-        let (control, save) = (&c.vmcb.control, &c.vmcb.save);
-        alloc::format!(
-            "VMPL{} exit {:#x} info1 {:#x} info2 {:#x} int {:#x} rip {:#x} cr3 {:#x} rsp {:#x} rflags {:#x} cr0 {:#x}",
-            c.npt.vmpl,
-            control.exit_code,
-            control.exit_info1,
-            control.exit_info2,
-            control.exit_int_info,
-            save.rip,
-            save.cr3,
-            save.rsp,
-            save.rflags,
-            save.cr0,
-        )
-    }
-
-    /// Forgets a page's mappings after its entry in the RMP changed.
-    fn forget(&mut self, gfn: u64, frames: u64) {
-        for gfn in gfn..gfn + frames {
-            for ctx in &self.ctx {
-                ctx.npt.forget(gfn, &mut self.frames);
-            }
-        }
     }
 
     /// Counters of the whole run.
-    pub fn report(&mut self) {
-        self.stats.report(&self.clock);
+    fn report(&mut self) {
+        let mut sum = Stats::new();
+        for vp in &mut self.vps {
+            vp.record.flush();
+            sum.add(&mut vp.stats);
+        }
+        sum.report(&self.clock);
         record::count(
             "private_access_refused",
             format_args!(""),
@@ -330,12 +262,13 @@ impl Vm {
             self.frames.used(&self.plan),
         );
         record::count("tsc_hz", format_args!(""), self.clock.tsc_hz);
+        if self.vps.len() > 1 {
+            record::count("rig_vps", format_args!(""), self.vps.len() as u64);
+            let (kicks, shootdowns) = cpu::counters();
+            record::count("rig_kick", format_args!(""), kicks);
+            record::count("rig_shootdown", format_args!(""), shootdowns);
+        }
         self.host.report();
         self.host.end_recording();
-    }
-
-    /// Microseconds of the run so far, from the clock that records use.
-    pub fn tsc(&self) -> u64 {
-        clock::tsc()
     }
 }

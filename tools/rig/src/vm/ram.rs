@@ -3,7 +3,7 @@
 //! outside of `vm` can name this type's accessors.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// One contiguous piece of the machine's memory, guest frame 0 first.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +34,10 @@ impl Ram {
             return false;
         };
         // SAFETY: the range lies in the VM's memory, which no Rust reference
-        // points to; the guest does not run meanwhile (one processor).
+        // points to. Other VPs may write there meanwhile: what is read is some mix of
+        // old and new bytes, and the fence keeps the compiler from looking twice.
         unsafe { core::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+        compiler_fence(Ordering::SeqCst);
         true
     }
 
@@ -44,13 +46,20 @@ impl Ram {
         let Some(to) = self.at(gpa, from.len()) else {
             return false;
         };
+        compiler_fence(Ordering::SeqCst);
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
         true
     }
 
-    /// A little-endian word of 4 or 8 bytes.
+    /// A little-endian word of 4 or 8 bytes, as an entry of a page table: in one piece
+    /// where it is aligned, whatever another VP writes there.
     pub(super) fn word(&self, gpa: u64, len: usize) -> Option<u64> {
+        if len == 8 && gpa.is_multiple_of(8) {
+            let at: *mut u64 = self.at(gpa, 8)?.cast();
+            // SAFETY: aligned, inside of the VM's memory, accessed as in `atomic`.
+            return Some(unsafe { AtomicU64::from_ptr(at) }.load(Ordering::Acquire));
+        }
         let mut bytes = [0; 8];
         self.read(gpa, bytes.get_mut(..len)?)
             .then(|| u64::from_le_bytes(bytes))

@@ -15,6 +15,8 @@ pub enum Phase {
     Rig,
     /// Nobody has anything to do.
     Idle,
+    /// The core waits for another to let go of the lock.
+    Lock,
 }
 
 /// Counters of the machine.
@@ -30,7 +32,7 @@ pub struct Stats {
     pub rmp_instructions: [u64; 3],
     /// Pages whose owner changed.
     pub page_state_changes: u64,
-    time: [u64; 4],
+    time: [u64; 5],
     phase: Phase,
     since: u64,
 }
@@ -71,7 +73,7 @@ impl Stats {
             fills: 0,
             rmp_instructions: [0; 3],
             page_state_changes: 0,
-            time: [0; 4],
+            time: [0; 5],
             phase: Phase::Rig,
             since: tsc(),
         }
@@ -79,7 +81,11 @@ impl Stats {
 
     /// Time goes elsewhere from now on.
     pub fn phase(&mut self, phase: Phase) {
-        let now = tsc();
+        self.phase_at(phase, tsc());
+    }
+
+    /// Time went elsewhere at `now`.
+    pub fn phase_at(&mut self, phase: Phase, now: u64) {
         self.time[self.phase as usize] += now.wrapping_sub(self.since);
         self.since = now;
         self.phase = phase;
@@ -98,6 +104,31 @@ impl Stats {
     /// An I/O exit of VMPL2.
     pub fn port(&mut self, port: u16) {
         *self.ports.entry(port).or_default() += 1;
+    }
+
+    /// Takes another VP's counters in, up to now.
+    pub fn add(&mut self, other: &mut Stats) {
+        other.phase(Phase::Rig);
+        for (to, from) in self.exits.iter_mut().zip(&other.exits) {
+            for (code, n) in from {
+                *to.entry(*code).or_default() += n;
+            }
+        }
+        for (msr, n) in &other.msrs {
+            *self.msrs.entry(*msr).or_default() += n;
+        }
+        for (port, n) in &other.ports {
+            *self.ports.entry(*port).or_default() += n;
+        }
+        self.switches += other.switches;
+        self.fills += other.fills;
+        for (to, from) in self.rmp_instructions.iter_mut().zip(other.rmp_instructions) {
+            *to += from;
+        }
+        self.page_state_changes += other.page_state_changes;
+        for (to, from) in self.time.iter_mut().zip(other.time) {
+            *to += from;
+        }
     }
 
     /// Writes all counters as records.
@@ -139,7 +170,11 @@ impl Stats {
         {
             count("rmp_instruction", format_args!("{name}"), *n);
         }
-        for (ticks, name) in self.time.iter().zip(["vmpl0", "vmpl2", "rig", "idle"]) {
+        for (ticks, name) in self
+            .time
+            .iter()
+            .zip(["vmpl0", "vmpl2", "rig", "idle", "lock"])
+        {
             let us = u128::from(*ticks) * 1_000_000 / u128::from(clock.tsc_hz);
             count("time_us", format_args!("{name}"), us as u64);
         }

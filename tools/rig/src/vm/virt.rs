@@ -2,16 +2,16 @@
 //! and the stack of an exception that is delivered in software.
 
 use super::end::{End, end};
-use super::{LOWER, UPPER, Vm};
+use super::{LOWER, Turn, UPPER};
 use abi::record::Outcome;
 use abi::svm::{attrib, event};
 use rig::rmp::{Access, Verdict};
 use rig::vc::{self, Interrupted};
 use rig::walk::{self, Found, Paging};
 
-impl Vm {
+impl Turn<'_> {
     fn paging(&self, index: usize) -> Paging {
-        let s = &self.ctx[index].vmcb.save;
+        let s = &self.vp.ctx[index].vmcb.save;
         Paging {
             cr0: s.cr0,
             cr3: s.cr3,
@@ -22,12 +22,12 @@ impl Vm {
 
     /// Page walk of a context. Tables are private memory that the level may read.
     pub(super) fn translate(&self, index: usize, gva: u64) -> Option<Found> {
-        let npt = &self.ctx[index].npt;
-        let rmp = self.rmp.borrow();
+        let npt = &self.vp.ctx[index].npt;
+        let rmp = self.vm.rmp.borrow();
         walk::walk(self.paging(index), gva, |address, len| {
             let (gpa, private) = npt.view.split(address);
             match rmp.check(npt.vmpl, gpa >> 12, private, Access::Read) {
-                Verdict::Allowed(_) if private => self.ram.word(gpa, len),
+                Verdict::Allowed(_) if private => self.vm.ram.word(gpa, len),
                 _ => None,
             }
         })
@@ -42,7 +42,7 @@ impl Vm {
         to: &mut [u8],
         access: Access,
     ) -> usize {
-        let npt = &self.ctx[index].npt;
+        let npt = &self.vp.ctx[index].npt;
         let mut done = 0;
         while done < to.len() {
             let at = gva.wrapping_add(done as u64);
@@ -51,6 +51,7 @@ impl Vm {
             };
             let (gpa, private) = npt.view.split(found.gpa);
             let allowed = self
+                .vm
                 .rmp
                 .borrow()
                 .check(npt.vmpl, gpa >> 12, private, access);
@@ -60,7 +61,7 @@ impl Vm {
             let len = (to.len() - done).min(4096 - (at & 0xfff) as usize);
             if !to
                 .get_mut(done..done + len)
-                .is_some_and(|t| self.ram.read(gpa, t))
+                .is_some_and(|t| self.vm.ram.read(gpa, t))
             {
                 break;
             }
@@ -75,7 +76,7 @@ impl Vm {
         index: usize,
         buffer: &'a mut [u8; rig::insn::MAX_LEN],
     ) -> &'a [u8] {
-        let rip = self.ctx[index].linear_rip();
+        let rip = self.vp.ctx[index].linear_rip();
         let len = self.read_virtual(index, rip, buffer, Access::Fetch);
         buffer.get(..len).unwrap_or_default()
     }
@@ -85,7 +86,7 @@ impl Vm {
         let mut bytes = [0; 4];
         self.read_virtual(
             index,
-            self.ctx[index].linear_rip(),
+            self.vp.ctx[index].linear_rip(),
             &mut bytes,
             Access::Fetch,
         );
@@ -96,31 +97,32 @@ impl Vm {
     /// prefixes come first.
     pub(super) fn instruction_length(&self, index: usize, opcode: &[u8]) -> Option<u64> {
         let mut buffer = [0; rig::insn::MAX_LEN];
-        let rip = self.ctx[index].linear_rip();
+        let rip = self.vp.ctx[index].linear_rip();
         // Nearly always there is no prefix and no page boundary.
         let short = buffer.get_mut(..opcode.len())?;
         if self.read_virtual(index, rip, short, Access::Fetch) == opcode.len() && short == opcode {
             return Some(opcode.len() as u64);
         }
         let bytes = self.fetch(index, &mut buffer);
-        rig::insn::length(bytes, self.ctx[index].bits())
+        rig::insn::length(bytes, self.vp.ctx[index].bits())
     }
 
     /// Writes private memory of VMPL0 through its page tables.
     fn write_upper(&self, gva: u64, bytes: &[u8]) -> bool {
-        let npt = &self.ctx[UPPER].npt;
+        let npt = &self.vp.ctx[UPPER].npt;
         bytes.iter().enumerate().all(|(i, byte)| {
             let Some(found) = self.translate(UPPER, gva.wrapping_add(i as u64)) else {
                 return false;
             };
             let (gpa, private) = npt.view.split(found.gpa);
             let allowed = self
+                .vm
                 .rmp
                 .borrow()
                 .check(0, gpa >> 12, private, Access::Write);
             found.writable
                 && matches!(allowed, Verdict::Allowed(_))
-                && self.ram.write(gpa, &[*byte])
+                && self.vm.ram.write(gpa, &[*byte])
         })
     }
 
@@ -128,7 +130,7 @@ impl Vm {
     pub(super) fn raise_vc(&mut self, code: u64) -> Result<(), End> {
         // TR lies behind VMSAVE.
         self.sync(UPPER);
-        let save = &self.ctx[UPPER].vmcb.save;
+        let save = &self.vp.ctx[UPPER].vmcb.save;
         let at = Interrupted {
             rip: save.rip,
             cs: save.cs.selector,
@@ -173,19 +175,19 @@ impl Vm {
         if !self.write_upper(rsp, &frame) {
             return fail("stack not writable");
         }
-        let save = &mut self.ctx[UPPER].vmcb.save;
+        let save = &mut self.vp.ctx[UPPER].vmcb.save;
         save.rip = gate.offset;
         save.rsp = rsp;
         save.rflags = rflags;
         save.cs.selector = gate.selector;
         save.cs.attrib = attrib::CODE64;
-        self.ctx[UPPER].vmcb.control.interrupt_shadow = 0;
+        self.vp.ctx[UPPER].vmcb.control.interrupt_shadow = 0;
         Ok(())
     }
 
     /// Raises another exception, with an error code if it has one.
     pub(super) fn raise(&mut self, index: usize, vector: u8, code: Option<u32>) {
-        self.ctx[index].vmcb.control.event_inj = match code {
+        self.vp.ctx[index].vmcb.control.event_inj = match code {
             Some(code) => event::exception_with_code(vector, code),
             None => event::exception(vector),
         };
@@ -195,10 +197,10 @@ impl Vm {
     /// stepped over; `Some(Err)`: raise `#GP`; `None`: not one of these.
     pub(super) fn native_msr(&mut self, index: usize, write: bool) -> Option<Result<(), ()>> {
         let features = match index {
-            LOWER => self.vmsa.sev_features,
+            LOWER => self.vp.vmsa.sev_features,
             _ => abi::snp::SevFeatures::SNP.bits(),
         };
-        let ctx = &mut self.ctx[index];
+        let ctx = &mut self.vp.ctx[index];
         let save = &mut ctx.vmcb.save;
         let msr = ctx.regs.rcx as u32;
         let value = (save.rax & 0xffff_ffff) | ctx.regs.rdx << 32;

@@ -1,7 +1,7 @@
 //! Exits of VMPL0: what SNP hardware does itself, and `#VC` for the rest.
 
 use super::end::{End, end};
-use super::{UPPER, Vm};
+use super::{Life, Turn, UPPER};
 use abi::record::Outcome;
 use abi::svm::{event, exit, npf};
 use rig::insn::{self, Snp, Vmmcall};
@@ -13,11 +13,11 @@ const GP: u8 = 13;
 const UD: u8 = 6;
 const PF: u8 = 14;
 
-impl Vm {
+impl Turn<'_> {
     /// Chooses what VMPL0 takes at entry: an interrupted event again, an
     /// exception that the last exit raised, or an interrupt of the host.
     pub(super) fn prepare_upper(&mut self) {
-        let ctx = &mut self.ctx[UPPER];
+        let ctx = &mut self.vp.ctx[UPPER];
         if ctx.vmcb.control.event_inj & event::VALID != 0 {
             return;
         }
@@ -27,12 +27,16 @@ impl Vm {
             ctx.vmcb.control.event_inj = again;
             return;
         }
-        match self.host.pending_vector() {
+        let index = self.vp.index;
+        match self.vm.host.pending_vector(index) {
             Some(vector) if ctx.interruptible() => {
                 ctx.vmcb.control.event_inj = event::interrupt(vector);
-                self.host.accept_vector(vector);
+                self.vm.host.accept_vector(index, vector);
             }
-            Some(vector) => ctx.offer(vector),
+            Some(vector) => {
+                ctx.offer(vector);
+                self.vm.host.offer_vector(index, Some(vector), None);
+            }
             None => {}
         }
     }
@@ -56,9 +60,9 @@ impl Vm {
     }
 
     fn upper_msr(&mut self) -> Result<(), End> {
-        let write = self.ctx[UPPER].vmcb.control.exit_info1 & 1 != 0;
+        let write = self.vp.ctx[UPPER].vmcb.control.exit_info1 & 1 != 0;
         match self.native_msr(UPPER, write) {
-            Some(Ok(())) => self.ctx[UPPER].advance(2),
+            Some(Ok(())) => self.vp.ctx[UPPER].advance(2),
             Some(Err(())) => self.raise(UPPER, GP, Some(0)),
             None => return self.raise_vc(exit::MSR),
         }
@@ -66,22 +70,26 @@ impl Vm {
     }
 
     fn upper_halt(&mut self) -> Result<(), End> {
-        self.ctx[UPPER].advance(1);
-        if self.ctx[UPPER].vmcb.save.rflags & (1 << 9) == 0 {
-            return end!(
-                Outcome::VmKilled,
-                "VMPL0 halted with interrupts off: {}",
-                self.describe()
-            );
+        self.vp.ctx[UPPER].advance(1);
+        if self.vp.ctx[UPPER].vmcb.save.rflags & (1 << 9) == 0 {
+            // One VP may stop for good; when the last one does the VM has come to its end.
+            self.vm.vps[self.vp.index].life = Life::Stopped;
+            if self.vm.vps.iter().all(|vp| vp.life != Life::On) {
+                return end!(
+                    Outcome::VmKilled,
+                    "VMPL0 halted with interrupts off: {}",
+                    self.describe()
+                );
+            }
         }
-        self.halted = true;
+        self.vp.halted = true;
         Ok(())
     }
 
     fn upper_vmmcall(&mut self) -> Result<(), End> {
         match insn::vmmcall(&self.fetch4(UPPER)) {
             Some(Vmmcall::Vmgexit) => {
-                self.ctx[UPPER].advance(4);
+                self.vp.ctx[UPPER].advance(4);
                 self.vmgexit()
             }
             Some(Vmmcall::Plain) => self.raise_vc(exit::VMMCALL),
@@ -99,7 +107,7 @@ impl Vm {
             self.raise(UPPER, UD, None);
             return Ok(());
         };
-        let ctx = &self.ctx[UPPER];
+        let ctx = &self.vp.ctx[UPPER];
         if ctx.vmcb.save.cpl != 0 || ctx.bits() != 64 {
             self.raise(UPPER, GP, Some(0));
             return Ok(());
@@ -108,11 +116,11 @@ impl Vm {
         let (rcx, rdx) = (ctx.regs.rcx, ctx.regs.rdx);
         // Checked like a read of one byte.
         let Some(found) = self.translate(UPPER, gva) else {
-            self.ctx[UPPER].vmcb.save.cr2 = gva;
+            self.vp.ctx[UPPER].vmcb.save.cr2 = gva;
             self.raise(UPPER, PF, Some(0));
             return Ok(());
         };
-        let (gpa, _) = self.ctx[UPPER].npt.view.split(found.gpa);
+        let (gpa, _) = self.vp.ctx[UPPER].npt.view.split(found.gpa);
         let size = rcx as u32;
         let frames = if size == 1 {
             rig::rmp::REGION_FRAMES
@@ -121,19 +129,19 @@ impl Vm {
         };
         let done = match snp {
             Snp::Pvalidate => {
-                self.stats.rmp_instructions[0] += 1;
-                self.rmp.borrow_mut().pvalidate(gpa, size, rdx & 1 != 0)
+                self.stats().rmp_instructions[0] += 1;
+                self.vm.rmp.borrow_mut().pvalidate(gpa, size, rdx & 1 != 0)
             }
             Snp::Rmpadjust => {
-                self.stats.rmp_instructions[1] += 1;
-                self.rmp.borrow_mut().rmpadjust(0, gpa, size, rdx)
+                self.stats().rmp_instructions[1] += 1;
+                self.vm.rmp.borrow_mut().rmpadjust(0, gpa, size, rdx)
             }
             Snp::Rmpquery => {
-                self.stats.rmp_instructions[2] += 1;
-                match self.rmp.borrow().rmpquery(0, gpa, rdx) {
+                self.stats().rmp_instructions[2] += 1;
+                match self.vm.rmp.borrow().rmpquery(0, gpa, rdx) {
                     Ok((eax, rdx, rcx)) => {
-                        self.ctx[UPPER].regs.rdx = rdx;
-                        self.ctx[UPPER].regs.rcx = rcx;
+                        self.vp.ctx[UPPER].regs.rdx = rdx;
+                        self.vp.ctx[UPPER].regs.rcx = rcx;
                         Done::Code { eax, carry: false }
                     }
                     Err(done) => done,
@@ -143,14 +151,14 @@ impl Vm {
         match done {
             Done::Code { eax, carry } => {
                 if snp != Snp::Rmpquery {
-                    self.forget(gpa >> 12, frames);
+                    self.forget(gpa >> 12, frames)?;
                 }
-                let save = &mut self.ctx[UPPER].vmcb.save;
+                let save = &mut self.vp.ctx[UPPER].vmcb.save;
                 save.rax = u64::from(eax);
                 if snp == Snp::Pvalidate {
                     save.rflags = (save.rflags & !CARRY) | u64::from(carry);
                 }
-                self.ctx[UPPER].advance(insn::SNP_LEN);
+                self.vp.ctx[UPPER].advance(insn::SNP_LEN);
                 Ok(())
             }
             Done::NotValidated => self.not_validated(gva),
@@ -168,20 +176,20 @@ impl Vm {
             "warn",
             format_args!(
                 "VMPL0 touched unvalidated page {address:#x}, rip {:#x}",
-                self.ctx[UPPER].vmcb.save.rip
+                self.vp.ctx[UPPER].vmcb.save.rip
             ),
         );
-        self.ctx[UPPER].vmcb.save.cr2 = address;
+        self.vp.ctx[UPPER].vmcb.save.cr2 = address;
         self.raise_vc(exit::PAGE_NOT_VALIDATED)
     }
 
     fn upper_fault(&mut self) -> Result<(), End> {
         let (info, address) = (
-            self.ctx[UPPER].vmcb.control.exit_info1,
-            self.ctx[UPPER].vmcb.control.exit_info2,
+            self.vp.ctx[UPPER].vmcb.control.exit_info1,
+            self.vp.ctx[UPPER].vmcb.control.exit_info2,
         );
-        self.ctx[UPPER].note_fault(address)?;
-        let npt = self.ctx[UPPER].npt;
+        self.vp.ctx[UPPER].note_fault(address)?;
+        let npt = self.vp.ctx[UPPER].npt;
         let (gpa, private) = npt.view.split(address);
         let access = if info & npf::FETCH != 0 {
             Access::Fetch
@@ -198,15 +206,9 @@ impl Vm {
                 self.describe()
             );
         }
-        let verdict = self.rmp.borrow().check(0, gpa >> 12, private, access);
+        let verdict = self.vm.rmp.borrow().check(0, gpa >> 12, private, access);
         match verdict {
-            Verdict::Allowed(_) | Verdict::Ciphertext => {
-                self.stats.fills += 1;
-                match npt.fill(&self.rmp.borrow(), address, &mut self.frames) {
-                    Ok(()) => Ok(()),
-                    Err(_) => end!(Outcome::RigFailure, "out of frames for nested tables"),
-                }
-            }
+            Verdict::Allowed(_) | Verdict::Ciphertext => self.fill(UPPER, address),
             Verdict::NotValidated => self.not_validated(gpa),
             Verdict::NoMemory => self.raise_vc(exit::NPF),
             Verdict::NotOwned | Verdict::Denied | Verdict::SharedWrite => end!(
