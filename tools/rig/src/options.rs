@@ -27,8 +27,8 @@ pub struct Options {
     pub digest: Option<&'static str>,
     /// `vps=4`: virtual processors, as many as QEMU has (`-smp`).
     pub vps: usize,
-    /// `selftest`, `selftest=leak` or `selftest=cores`: the rig's own tests in place of
-    /// an image.
+    /// `selftest`, `selftest=leak`, `selftest=vps` or `selftest=cores`: the rig's own
+    /// tests in place of an image.
     pub selftest: Option<Kind>,
     /// `fault=NAME`: the host misbehaves, see [`Faults::WORDS`].
     fault: Option<&'static str>,
@@ -101,6 +101,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
         Some(("net", "loopback")) => options.network = Network::Loopback,
         Some(("net", "none")) => options.network = Network::None,
         Some(("selftest", "leak")) => options.selftest = Some(Kind::Leak),
+        Some(("selftest", "vps")) => options.selftest = Some(Kind::Vps),
         Some(("selftest", "cores")) => options.selftest = Some(Kind::Cores),
         None if word == "selftest" => options.selftest = Some(Kind::Steps),
         None if word == "trace" => options.trace = true,

@@ -13,6 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 pub mod cores;
 mod payload;
+mod vps;
 
 const PRIVATE: u64 = 1 << C_BIT;
 /// Guest physical addresses of the payload's world.
@@ -33,9 +34,17 @@ pub mod at {
     pub const LOWER_TABLES: u64 = 0x1_5000;
     /// VMSA of VMPL2, complete but for what the payload does itself.
     pub const LOWER_VMSA: u64 = 0x1_9000;
+    /// VMSA of the second VP, likewise.
+    pub const SECOND_VMSA: u64 = 0x1_a000;
+    /// Words by which VPs talk to one another.
+    pub const DATA: u64 = 0x1_b000;
+    /// Stack of the second VP, down from here.
+    pub const SECOND_STACK_TOP: u64 = 0x1_e000;
     /// Stack of VMPL0, down from here.
     pub const STACK_TOP: u64 = 0x2_0000;
 }
+/// Where the second VP's TSS lies in the system page.
+const SECOND_TSS: u64 = 0x100;
 /// Virtual address of the shared view of memory.
 const WINDOW_SLOT: u64 = 1;
 
@@ -47,6 +56,8 @@ pub enum Kind {
     /// Hands the host a private page for a hypercall's output: the run must end
     /// with `private-access`.
     Leak,
+    /// The steps of two VPs: see [`vps`].
+    Vps,
     /// The rig's cores, without a payload: see [`cores`].
     Cores,
 }
@@ -54,9 +65,35 @@ pub enum Kind {
 /// The page that the payload shares with the host for a hypercall's output.
 const SHARED_OUTPUT: u64 = 0x40_1000;
 
+/// A payload's code, and its handlers where they are linked.
+struct Code {
+    bytes: &'static [u8],
+    vc: u64,
+    unexpected: u64,
+    interrupt: u64,
+}
+
+impl Code {
+    /// Where a linked address lies in the VM.
+    fn at(&self, symbol: u64) -> u64 {
+        symbol - self.bytes.as_ptr() as u64 + at::CODE
+    }
+}
+
+/// The bytes between two labels of one section.
+#[allow(unsafe_code)]
+fn between(start: *const u8, end: *const u8) -> &'static [u8] {
+    // SAFETY: both are labels of the same section, in this order.
+    unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
+}
+
 /// Loads the payload and its tables.
 pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
-    let code = payload::upper();
+    let code = if kind == Kind::Vps {
+        vps::code()
+    } else {
+        payload::code()
+    };
     let mut pages = 0;
     let mut place = |gpa: u64, bytes: &[u8], vmsa: bool| -> Result<(), End> {
         for (i, chunk) in bytes.chunks(4096).enumerate() {
@@ -72,17 +109,23 @@ pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
         place(at::TABLES + i as u64 * 4096, table.as_bytes(), false)?;
     }
     let output = match kind {
-        Kind::Steps | Kind::Cores => SHARED_OUTPUT,
+        Kind::Steps | Kind::Vps | Kind::Cores => SHARED_OUTPUT,
         Kind::Leak => at::CODE,
     };
-    place(at::SYSTEM, &system(code.as_ptr() as u64, output), false)?;
-    place(at::CODE, code, false)?;
+    place(at::SYSTEM, &system(&code, output), false)?;
+    place(at::CODE, code.bytes, false)?;
     place(at::LOWER_CODE, payload::lower(), false)?;
     for (i, table) in lower_tables().iter().enumerate() {
         place(at::LOWER_TABLES + i as u64 * 4096, table.as_bytes(), false)?;
     }
     place(at::LOWER_VMSA, lower_vmsa().as_bytes(), false)?;
     place(at::STACK_TOP - 0x2000, &[0; 0x2000], false)?;
+    if kind == Kind::Vps {
+        let second = second_vmsa(code.at(vps::second()));
+        place(at::SECOND_VMSA, second.as_bytes(), false)?;
+        place(at::DATA, &[0; 0x1000], false)?;
+        place(at::SECOND_STACK_TOP - 0x2000, &[0; 0x2000], false)?;
+    }
     Ok(Loaded {
         vmsa_gfn: at::VMSA >> 12,
         digest: [0; 48],
@@ -163,6 +206,14 @@ fn upper_vmsa() -> Vmsa {
     v
 }
 
+fn second_vmsa(rip: u64) -> Vmsa {
+    let mut v = vmsa(at::TABLES | PRIVATE, rip);
+    v.sev_features = SevFeatures::SNP.bits();
+    v.tr.base = at::SYSTEM + SECOND_TSS;
+    v.rsp = at::SECOND_STACK_TOP;
+    v
+}
+
 fn lower_vmsa() -> Vmsa {
     let mut v = vmsa(at::LOWER_TABLES, at::LOWER_CODE);
     v.vmpl = 2;
@@ -180,8 +231,8 @@ fn lower_vmsa() -> Vmsa {
     v
 }
 
-/// GDT, TSS with IST1 and two IDTs: VMPL0's at 0x400, VMPL2's a page later.
-fn system(linked_at: u64, output: u64) -> [u8; 8192] {
+/// GDT, two TSSs with IST1 and two IDTs: VMPL0's at 0x400, VMPL2's a page later.
+fn system(code: &Code, output: u64) -> [u8; 8192] {
     let mut page = [0u8; 8192];
     let mut put = |at: usize, value: u64| page[at..at + 8].copy_from_slice(&value.to_le_bytes());
     put((at::OUTPUT - at::SYSTEM) as usize, output);
@@ -190,18 +241,18 @@ fn system(linked_at: u64, output: u64) -> [u8; 8192] {
     let tss = at::SYSTEM + 0x40;
     put(0x18, 0x0000_8b00_0000_0067 | tss << 16);
     put(0x40 + 0x24, at::STACK_TOP - 0x1000);
+    put(SECOND_TSS as usize + 0x24, at::SECOND_STACK_TOP - 0x1000);
     let mut gate = |idt: usize, vector: usize, handler: u64, ist: u64| {
         let low =
             (handler & 0xffff) | 8 << 16 | ist << 32 | 0x8e00 << 32 | (handler & 0xffff_0000) << 32;
         put(idt + vector * 16, low);
         put(idt + vector * 16 + 8, handler >> 32);
     };
-    let upper = |symbol: u64| symbol - linked_at + at::CODE;
     for vector in 0..32 {
-        gate(0x400, vector, upper(payload::handler_unexpected()), 1);
+        gate(0x400, vector, code.at(code.unexpected), 1);
     }
-    gate(0x400, 29, upper(payload::handler_vc()), 1);
-    gate(0x400, 0x50, upper(payload::handler_interrupt()), 0);
+    gate(0x400, 29, code.at(code.vc), 1);
+    gate(0x400, 0x50, code.at(code.interrupt), 0);
     let lower = payload::handler_lower() - payload::lower().as_ptr() as u64 + at::LOWER_CODE;
     for vector in 0..256 {
         gate(0x1000, vector, lower, 0);

@@ -147,8 +147,12 @@ pub fn boot(boot: &Boot) -> Result<Ran> {
 fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
-    add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48", "-accel", "tcg"]);
-    let cpus = boot.extras.cpus.max(1).to_string();
+    add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48"]);
+    // Several processors run at the same time or not at all as they would on hardware.
+    let cpus = boot.extras.cpus.max(1);
+    let accel = if cpus > 1 { "tcg,thread=multi" } else { "tcg" };
+    let cpus = cpus.to_string();
+    add(&["-accel", accel]);
     add(&["-m", &format!("{}M", boot.memory), "-smp", &cpus]);
     add(&["-nodefaults", "-display", "none", "-no-reboot"]);
     let boot_file = boot.extras.boot_file.iter();

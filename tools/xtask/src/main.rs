@@ -148,6 +148,15 @@ struct RunArgs {
     /// Write the table of scenarios to this file (Markdown)
     #[arg(long, value_name = "FILE", requires = "scenario")]
     table: Option<PathBuf>,
+    /// Virtual processors of the VM, each a thread of QEMU's
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=16),
+        conflicts_with_all = ["plain", "enlightened"]
+    )]
+    vps: u32,
     /// Words for the rig's own command line
     #[arg(
         long,
@@ -206,6 +215,7 @@ fn scenario(path: PathBuf, args: RunArgs) -> Result<()> {
         memory: args.memory,
         timeout: Duration::from_secs(args.timeout),
         trace: args.trace,
+        vps: args.vps,
         rig_append: args.rig_append,
         show: !args.quiet,
     });
@@ -241,6 +251,7 @@ fn run(mut args: RunArgs) -> Result<()> {
         timeout: Duration::from_secs(args.timeout),
         faults: args.fault,
         trace: args.trace,
+        vps: args.vps,
         rig_append: args.rig_append,
         plain: args.plain,
         enlightened: args.enlightened,

@@ -40,6 +40,8 @@ pub struct Plan {
     pub faults: Vec<String>,
     /// Where the trace goes.
     pub trace: Option<PathBuf>,
+    /// Virtual processors.
+    pub vps: u32,
     /// Words for the rig.
     pub rig_append: String,
     /// Without rig and paravisor.
@@ -62,6 +64,7 @@ impl Default for Plan {
             timeout: Duration::from_secs(120),
             faults: Vec::new(),
             trace: None,
+            vps: 1,
             rig_append: String::new(),
             plain: false,
             enlightened: false,
@@ -178,6 +181,9 @@ fn boot_above(
     if plan.enlightened {
         append = format!("{append} enlightened");
     }
+    if plan.vps > 1 {
+        append = format!("{append} vps={}", plan.vps);
+    }
     if !plan.rig_append.is_empty() {
         append = format!("{append} {}", plan.rig_append);
     }
@@ -191,7 +197,10 @@ fn boot_above(
         rig: true,
         timeout: plan.timeout + GRACE,
         show: plan.show,
-        extras: Extras::default(),
+        extras: Extras {
+            cpus: plan.vps,
+            ..Extras::default()
+        },
     })
 }
 
@@ -202,7 +211,9 @@ pub fn selftest(show: bool) -> Result<()> {
     let kernel = firmware::rig()?;
     let memory = *MEMORY.start();
     let cores = |count: u32| (format!("selftest=cores vps={count}"), count);
-    for (words, cpus) in [("selftest".to_owned(), 1), cores(1), cores(2), cores(4)] {
+    let one = ("selftest".to_owned(), 1);
+    let two = ("selftest=vps vps=2".to_owned(), 2);
+    for (words, cpus) in [one, two, cores(1), cores(2), cores(4)] {
         let ran = machine::boot(&Boot {
             qemu: qemu.clone(),
             kernel: kernel.clone(),

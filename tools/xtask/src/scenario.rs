@@ -40,6 +40,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Where the trace of a single scenario goes.
     pub trace: Option<PathBuf>,
+    /// Virtual processors.
+    pub vps: u32,
     /// Words for the rig.
     pub rig_append: String,
     /// Whether the console of a single scenario is shown.
@@ -325,6 +327,9 @@ impl Stage<'_> {
         if plan.trace.is_some() {
             append.push_str(" trace");
         }
+        if plan.vps > 1 {
+            append = format!("{append} vps={}", plan.vps);
+        }
         if !plan.rig_append.is_empty() {
             append = format!("{append} {}", plan.rig_append);
         }
@@ -342,6 +347,7 @@ impl Stage<'_> {
                 files: vec![(SCENARIO_FILE, reading.file.clone())],
                 boot_file: Some(reading.name.clone()),
                 nic: Nic::default(),
+                cpus: plan.vps,
                 on_mark: Some(Box::new(move |mark| {
                     if mark == SCENARIO_OVER {
                         watched.scenario_over();

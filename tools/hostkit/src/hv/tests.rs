@@ -440,3 +440,32 @@ fn interrupt_command_of_another_kind_is_a_fault() {
         assert_eq!(p.pending_vector(0), None);
     }
 }
+
+#[test]
+fn a_request_while_the_processor_may_take_the_one_before_is_not_lost() {
+    const KICK: u8 = 0x70;
+    let (mem, mut p) = machine(false);
+    let send = |p: &mut Partition| {
+        p.msr_write(&mem, 0, msr::ICR, u64::from(KICK)).unwrap();
+    };
+    let end = |p: &mut Partition| p.msr_write(&mem, 0, msr::EOI, 0).unwrap();
+    send(&mut p);
+    p.offer_vector(0, p.pending_vector(0));
+    // Taken by now or not: the second one counts for itself.
+    send(&mut p);
+    p.accept_vector(0, KICK);
+    end(&mut p);
+    assert_eq!(p.pending_vector(0), Some(KICK));
+    p.offer_vector(0, Some(KICK));
+    p.accept_vector(0, KICK);
+    end(&mut p);
+    assert_eq!(p.pending_vector(0), None);
+    // An offer that was withdrawn: both are one.
+    send(&mut p);
+    p.offer_vector(0, Some(KICK));
+    send(&mut p);
+    p.offer_vector(0, None);
+    p.accept_vector(0, KICK);
+    end(&mut p);
+    assert_eq!(p.pending_vector(0), None);
+}

@@ -2,7 +2,7 @@
 //! It uses no stack variables, no data and no relocations.
 #![allow(unsafe_code)]
 
-use super::at;
+use super::{Code, at, between};
 use core::arch::global_asm;
 
 global_asm!(
@@ -594,34 +594,19 @@ unsafe extern "C" {
     static st_handler_lower: u8;
 }
 
-fn between(start: *const u8, end: *const u8) -> &'static [u8] {
-    // SAFETY: both are labels of the same section, in this order.
-    unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) }
-}
-
 /// Code of VMPL0.
-pub fn upper() -> &'static [u8] {
-    between(&raw const st_upper, &raw const st_upper_end)
+pub fn code() -> Code {
+    Code {
+        bytes: between(&raw const st_upper, &raw const st_upper_end),
+        vc: &raw const st_handler_vc as u64,
+        unexpected: &raw const st_handler_unexpected as u64,
+        interrupt: &raw const st_handler_interrupt as u64,
+    }
 }
 
 /// Code of VMPL2.
 pub fn lower() -> &'static [u8] {
     between(&raw const st_lower, &raw const st_lower_end)
-}
-
-/// `#VC` handler, where the rig links it.
-pub fn handler_vc() -> u64 {
-    &raw const st_handler_vc as u64
-}
-
-/// Handler of everything unexpected.
-pub fn handler_unexpected() -> u64 {
-    &raw const st_handler_unexpected as u64
-}
-
-/// Handler of vector 50h.
-pub fn handler_interrupt() -> u64 {
-    &raw const st_handler_interrupt as u64
 }
 
 /// VMPL2's handler of everything.
