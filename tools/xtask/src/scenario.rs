@@ -353,7 +353,6 @@ impl Stage<'_> {
                         watched.scenario_over();
                     }
                 })),
-                ..Extras::default()
             },
         })?;
         Ok((ran, fetches.whole()))
