@@ -1,7 +1,7 @@
 //! MODIFYCHANNEL: a channel's interrupts move to another VP.
 
 use super::outbox::{Asked, Request};
-use super::table::{ChannelId, Move, State};
+use super::table::{ChannelId, Entry, Move, State};
 use super::{Client, Event, RequestError};
 use crate::limits::REQUEST_DEADLINE;
 use abi::vmbus::Version;
@@ -97,12 +97,10 @@ impl Client {
     }
 
     pub(super) fn expire_moves(&mut self, now: u64) {
-        let channels = self.table.channels.iter();
-        let late = channels
-            .filter(|entry| entry.moving.is_some_and(|moving| moving.deadline <= now))
-            .map(|entry| (entry.id, entry.relid()));
-        let late: alloc::vec::Vec<_> = late.collect();
-        for (channel, relid) in late {
+        let late = |entry: &&Entry| entry.moving.is_some_and(|moving| moving.deadline <= now);
+        // Each round takes one of them away.
+        while let Some(entry) = self.table.channels.iter().find(late) {
+            let (channel, relid) = (entry.id, entry.relid());
             let violation = Violation::new(Rule::CTL_50, 0, relid);
             self.counters.violation(violation);
             self.outbox.withdraw(Asked::Modify(relid));

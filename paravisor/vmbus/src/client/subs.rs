@@ -5,11 +5,10 @@
 //! as of one that was rescinded; its relid is released when the host takes it
 //! back, too, or in front of its primary's, or before others are asked for.
 
-use super::table::{ChannelId, Open, State};
+use super::table::{ChannelId, Entry, Open, State};
 use super::{Client, Event, RequestError};
 use crate::limits::{MAX_CHANNELS, MAX_SUB_CHANNELS, SUB_CHANNELS_DEADLINE};
 use abi::vmbus::Guid;
-use alloc::vec::Vec;
 use validate::control::{Offer, Window};
 use validate::{Rule, Violation};
 
@@ -54,13 +53,13 @@ impl Client {
             open.window.count = open.window.count.min(count);
         }
         self.close_window(primary);
-        let beyond = self.table.subs(instance);
-        let beyond =
-            beyond.filter(|entry| entry.offer.index() > count && !entry.orphan && !entry.rescinded);
-        let beyond: Vec<_> = beyond
-            .map(|entry| (entry.id, entry.offer.index()))
-            .collect();
-        for (channel, index) in beyond {
+        let mut last = None;
+        while let Some(entry) = self.table.next_sub(instance, last) {
+            let (channel, index) = (entry.id, entry.offer.index());
+            last = Some(channel);
+            if index <= count || entry.orphan || entry.rescinded {
+                continue;
+            }
             self.counters
                 .violation(Violation::new(Rule::CTL_26, 180, index));
             self.orphan(channel);
@@ -124,13 +123,11 @@ impl Client {
         }
     }
 
-    fn sub_ids(&self, instance: Guid) -> Vec<ChannelId> {
-        self.table.subs(instance).map(|entry| entry.id).collect()
-    }
-
     /// The owner closes the primary: its sub-channels first (CTL-41).
     pub(super) fn close_subs(&mut self, instance: Guid, now: u64) {
-        for channel in self.sub_ids(instance) {
+        let mut last = None;
+        while let Some(Entry { id: channel, .. }) = self.table.next_sub(instance, last) {
+            last = Some(channel);
             if let Some(entry) = self.table.get(channel) {
                 entry.orphan = true;
             }
@@ -142,7 +139,9 @@ impl Client {
 
     /// The primary is rescinded: the owner is told of its sub-channels first.
     pub(super) fn orphan_subs(&mut self, instance: Guid) {
-        for channel in self.sub_ids(instance) {
+        let mut last = None;
+        while let Some(Entry { id: channel, .. }) = self.table.next_sub(instance, last) {
+            last = Some(channel);
             self.orphan(channel);
         }
         self.end_window(instance);
@@ -170,11 +169,12 @@ impl Client {
 
     /// Releases what is left of a card's sub-channels.
     pub(super) fn release_subs(&mut self, instance: Guid) {
-        let idle = self.table.subs(instance);
-        let idle = idle.filter(|entry| entry.state == State::Offered && !entry.is_busy());
-        let idle: Vec<ChannelId> = idle.map(|entry| entry.id).collect();
-        for channel in idle {
-            self.release(channel);
+        let mut last = None;
+        while let Some(entry) = self.table.next_sub(instance, last) {
+            last = Some(entry.id);
+            if entry.state == State::Offered && !entry.is_busy() {
+                self.release(entry.id);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use validate::control::{Known, Ledger, Offer, Outstanding, Relid, Standing, Wind
 
 /// Names a channel. Numbers of the host do not go beyond this crate (CTL-61); a
 /// name is never used for another channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub struct ChannelId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,14 @@ impl Table {
         self.channels
             .iter()
             .filter(move |entry| !entry.is_primary() && entry.offer.instance() == instance)
+    }
+
+    /// The next sub-channel of a card behind `last`: they stand in the order of
+    /// their names, whatever is taken out between.
+    pub(super) fn next_sub(&self, instance: Guid, last: Option<ChannelId>) -> Option<Entry> {
+        self.subs(instance)
+            .find(|entry| last.is_none_or(|last| entry.id > last))
+            .copied()
     }
 
     pub(super) fn add(&mut self, offer: Offer) -> Option<ChannelId> {
