@@ -160,30 +160,52 @@ mod string {
     }
 }
 
-/// The same for Miri, which cannot run assembly: one volatile access per byte, in the
-/// order of the string instructions. (Not atomics: Miri's model of them does not bear
-/// several sizes at one place.)
+/// The same for Miri, which cannot run assembly: the copy that has the conditions of
+/// the string instructions, at a cost that lets whole pages be tested.
 #[cfg(miri)]
 mod string {
     pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
-        for (at, byte) in dst.iter_mut().enumerate() {
-            // SAFETY: by the caller.
-            *byte = unsafe { from.add(at).read_volatile() };
-        }
+        // SAFETY: by the caller.
+        unsafe { from.copy_to_nonoverlapping(dst.as_mut_ptr(), dst.len()) }
     }
 
     pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
-        for (at, byte) in src.iter().enumerate() {
-            // SAFETY: by the caller.
-            unsafe { to.add(at).write_volatile(*byte) };
-        }
+        // SAFETY: by the caller.
+        unsafe { src.as_ptr().copy_to_nonoverlapping(to, src.len()) }
     }
 
     pub(super) unsafe fn zero(to: *mut u8, len: usize) {
-        for at in 0..len {
-            // SAFETY: by the caller.
-            unsafe { to.add(at).write_volatile(0) };
+        // SAFETY: by the caller.
+        unsafe { to.write_bytes(0, len) }
+    }
+}
+
+/// Pages for the test doubles under Miri, so that what is built on these runs on the
+/// real accesses there.
+#[cfg(all(miri, any(test, feature = "test-support")))]
+impl RawShared {
+    /// `pages` zeroed pages that are never freed; the first has frame number `first_pfn`.
+    pub(crate) fn leaked(pages: usize, first_pfn: u64) -> RawShared {
+        #[repr(align(4096))]
+        #[derive(Clone)]
+        struct Page(#[allow(dead_code)] [u8; PAGE_SIZE]);
+        extern crate alloc;
+        RawShared {
+            base: NonNull::from(alloc::vec![Page([0; PAGE_SIZE]); pages].leak()).cast(),
+            len: pages.saturating_mul(PAGE_SIZE),
+            first_pfn,
         }
+    }
+
+    /// The same pages, or some of them: whole ones, inside.
+    pub(crate) fn window(&self, offset: usize, len: usize) -> Option<RawShared> {
+        let aligned = offset.is_multiple_of(PAGE_SIZE) && len.is_multiple_of(PAGE_SIZE);
+        let base = NonNull::new(self.at(offset, len).ok()?)?;
+        aligned.then_some(RawShared {
+            base,
+            len,
+            first_pfn: self.first_pfn.checked_add((offset / PAGE_SIZE) as u64)?,
+        })
     }
 }
 

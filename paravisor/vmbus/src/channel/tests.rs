@@ -163,6 +163,11 @@ impl Numbers {
     }
 }
 
+/// How often to do the same with other numbers; Miri is some thousand times slower.
+const fn turns(native: u64, miri: u64) -> u64 {
+    if cfg!(miri) { miri } else { native }
+}
+
 const IN_BAND: Outbound = Outbound::InBand(Reply::None);
 
 #[test]
@@ -205,7 +210,7 @@ fn a_packet_each_way() {
 /// places where it can. The memory changes after each read.
 #[test]
 fn rings_wrap_fill_and_drain() {
-    const PACKETS: u64 = 40_000;
+    const PACKETS: u64 = turns(40_000, 120);
     let (mut channel, mut host) = pair(1);
     let mut numbers = Numbers(42);
     let mut buffer = vec![0; 4096];
@@ -277,14 +282,19 @@ fn rings_wrap_fill_and_drain() {
             }
         }
     }
+    let least = PACKETS / 80;
     assert!(
-        full_out > 500 && full_in > 500 && empty > 500,
+        full_out > least && full_in > least && empty > least,
         "{full_out} {full_in} {empty}"
     );
     // Descriptor, up to 199 bytes of payload and the trailer, in units of 8; the
     // longest may end with the ring.
     let all: BTreeSet<u32> = (1..=28).map(|units| units * 8).collect();
-    assert_eq!((&cuts_out, &cuts_in), (&all, &all));
+    if cfg!(miri) {
+        assert!(cuts_out.len() > 1 && cuts_in.len() > 1);
+    } else {
+        assert_eq!((&cuts_out, &cuts_in), (&all, &all));
+    }
     assert_eq!(channel.counters().violations().count(), 0);
 }
 
@@ -381,7 +391,7 @@ fn geometry_is_checked() {
 fn random_headers_and_data() {
     let mut numbers = Numbers(7);
     let mut buffer = [0; 2048];
-    for _ in 0..3000 {
+    for _ in 0..turns(3000, 12) {
         let (mut channel, host) = pair(1);
         for page in [0, host.downstream()] {
             for word in [0, 4, 8, 12] {

@@ -21,6 +21,7 @@ fn at(place: u32) -> (Channel<DoubleFetch<PlainShared>>, Host) {
 /// RNG_08, RNG_09, RNG_23, PKT_01 to PKT_04, PKT_21: a packet passes exactly if it
 /// keeps them all; else the channel is dead with a rule that it breaks.
 #[test]
+#[cfg_attr(miri, ignore = "thousands of rings")]
 fn rng_08_rng_09_rng_23_packets_of_which_the_ring_has_a_part() {
     let mut seen = alloc::collections::BTreeMap::new();
     for place in [0, 4096 - 24, 4096 - 8] {
