@@ -124,8 +124,11 @@ fn linux_uses_the_network(version: &str) {
         trace.to_str().unwrap(),
     ]);
     assert!(run.ok, "{}", run.error);
-    let report = &run.report;
-    audited_as_judged(&std::fs::read(&trace).unwrap(), report);
+    audited_as_judged(&std::fs::read(&trace).unwrap(), &run.report);
+    whole_and_clean(&run.report, "virtio_net");
+}
+
+fn whole_and_clean(report: &Value, driver: &str) {
     assert_eq!(report["outcome"], "power-off");
     assert_eq!(report["guest"]["fetch_ok"], true);
     assert_eq!(report["guest"]["upload_ok"], true);
@@ -137,7 +140,7 @@ fn linux_uses_the_network(version: &str) {
 
     // The guest drove an ordinary NIC and saw no Hyper-V and no encrypted memory.
     let sees = &report["guest"]["sees"];
-    assert_eq!(sees["nic-driver"], "virtio_net");
+    assert_eq!(sees["nic-driver"], driver);
     assert_eq!(sees["hypervisor-detected"], "none");
     assert_eq!(sees["acpi-vmbus-devices"], "0");
     assert_eq!(sees["memory-encryption"], "none");
@@ -175,6 +178,19 @@ fn debian_6_1_fetches_and_uploads() {
 #[ignore = "needs QEMU: cargo xtask test"]
 fn debian_6_12_fetches_and_uploads() {
     linux_uses_the_network("6.12");
+}
+
+/// A guest without virtio: Debian's generic kernel with Intel's driver.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_1_drives_an_82574l() {
+    let run = run(&["--nic", "e1000e"]);
+    assert!(run.ok, "{}", run.error);
+    whole_and_clean(&run.report, "e1000e");
+    let sees = &run.report["guest"]["sees"];
+    assert_eq!(sees["nic-pci"], "0x8086:0x10d3");
+    // Receive, transmit, all else: the driver found MSI-X to its taste.
+    assert_eq!(sees["nic-msix-vectors"], "3");
 }
 
 /// No paravisor: Linux's own VMBus and NIC drivers judge the fake host.

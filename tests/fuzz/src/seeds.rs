@@ -275,6 +275,35 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         &[&[0], &write, &[0, 3, 0, 0], &[0, 8, 60, 0]],
     );
 
+    // A frame of 100 bytes; the same with checksums; one of 1000 bytes cut by 200.
+    let legacy = [0, 0, 0, 0, 0, 0, 100, 0, 0x0b, 11, 0, 0];
+    add("e1000e", "legacy", &[&[0], &legacy, &[4, 32, 7, 7]]);
+    let context = |at: u8, command: u8, segment: u16| {
+        let [low, high] = segment.to_le_bytes();
+        [0, at, 1, 0, 0, command, low, high, 54, 33]
+    };
+    let data = |at: u8, command: u8, len: u16| {
+        let [low, high] = len.to_le_bytes();
+        [0, at, 2, command, 3, 0, 0, 0, 0, 0, low, high]
+    };
+    let sums = [&context(0, 3, 0)[..], &data(1, 0x0b, 100), &[4, 33, 7, 7]].concat();
+    add("e1000e", "checksum", &[&[0], &sums]);
+    let cut = [&context(0, 7, 200)[..], &data(1, 0x0f, 1000), &[4, 33]].concat();
+    add("e1000e", "segments", &[&[4], &cut, &[7; 8]]);
+    let post = [3, 0, 0, 0, 0, 0, 5, 33];
+    let arrive = [8, 46, 0, 1, 0];
+    for (name, shape) in [("extended", 0), ("plain", 2), ("split", 3)] {
+        add("e1000e", name, &[&[shape], &post, &arrive, &arrive]);
+    }
+    let registers: Vec<u8> = (0..24)
+        .flat_map(|index| [6, index, 11, 0x5a, 0xa5])
+        .collect();
+    add(
+        "e1000e",
+        "registers",
+        &[&[0], &registers, &arrive, &[4, 40, 7]],
+    );
+
     add(
         "pci_mmio",
         "configuration",

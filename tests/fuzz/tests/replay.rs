@@ -103,4 +103,4 @@ macro_rules! targets {
     };
 }
 
-targets!(synic control ring packet nvsp rndis nic client ghcb virtio pci_mmio decode params);
+targets!(synic control ring packet nvsp rndis nic client ghcb virtio e1000e pci_mmio decode params);

@@ -185,6 +185,16 @@ impl E1000eDriver {
         (self.tx_tail, self.tx_clean, self.rx_tail, self.rx_next) = (0, 0, 0, 0);
     }
 
+    /// Where the registers lie.
+    pub fn bar(&self) -> u64 {
+        self.bar
+    }
+
+    /// Where the transmit and the receive ring lie.
+    pub fn ring_addresses(&self) -> (u64, u64) {
+        (self.tx_ring(), self.rx_ring())
+    }
+
     fn tx_ring(&self) -> u64 {
         self.base
     }

@@ -3,6 +3,7 @@
 mod client;
 mod control;
 mod decode;
+mod e1000e;
 mod ghcb;
 mod nic;
 mod nvsp;
@@ -30,7 +31,7 @@ const fn entry(
     }
 }
 
-pub(crate) const ALL: [Target; 13] = [
+pub(crate) const ALL: [Target; 14] = [
     entry("synic", "message slots and event flags", synic::body, 2000),
     entry(
         "control",
@@ -70,6 +71,12 @@ pub(crate) const ALL: [Target; 13] = [
         "virtio queues and registers under a hostile driver",
         virtio::body,
         300,
+    ),
+    entry(
+        "e1000e",
+        "the 82574L's descriptors and registers under a hostile driver",
+        e1000e::body,
+        200,
     ),
     entry(
         "pci_mmio",
