@@ -297,6 +297,21 @@ pub mod encapsulation {
     pub const IEEE_802_3_TAG_OOB: u32 = 8;
 }
 
+/// Bits of the checksum and large send abilities in [`Offload`] (Linux
+/// `NDIS_TXCSUM_CAP_*`, `NDIS_RXCSUM_CAP_*`, `NDIS_LSOV2_CAP_*`).
+pub mod ability {
+    /// IPv4 or IPv6 headers with options or extensions.
+    pub const IP_OPTIONS: u32 = 0x001;
+    /// TCP headers with options.
+    pub const TCP_OPTIONS: u32 = 0x004;
+    /// TCP checksums.
+    pub const TCP: u32 = 0x010;
+    /// UDP checksums.
+    pub const UDP: u32 = 0x040;
+    /// Checksums of IPv4 headers.
+    pub const IP_HEADER: u32 = 0x100;
+}
+
 /// Values in [`OffloadParameters`].
 pub mod offload_parameter {
     /// Leave as it is.

@@ -25,6 +25,10 @@ pub mod feature {
     pub const NET_CSUM: u64 = 1 << 0;
     /// Packets with partial checksums to the driver.
     pub const NET_GUEST_CSUM: u64 = 1 << 1;
+    /// TCP frames over IPv4 that were coalesced, to the driver.
+    pub const NET_GUEST_TSO4: u64 = 1 << 7;
+    /// TCP frames over IPv6 that were coalesced, to the driver.
+    pub const NET_GUEST_TSO6: u64 = 1 << 8;
     /// The device tells its MTU.
     pub const NET_MTU: u64 = 1 << 3;
     /// The device tells its MAC address.
@@ -160,6 +164,28 @@ pub mod net {
     pub const QUEUE_TX: u16 = 1;
     /// Length of `struct virtio_net_hdr` with `num_buffers` (5.1.6).
     pub const HEADER_LEN: usize = 12;
+    /// Offset of `flags` in it, 1 byte.
+    pub const HEADER_FLAGS: usize = 0;
+    /// Offset of `gso_type`, 1 byte.
+    pub const HEADER_GSO_TYPE: usize = 1;
+    /// Offset of `hdr_len`, 2 bytes.
+    pub const HEADER_HDR_LEN: usize = 2;
+    /// Offset of `gso_size`, 2 bytes.
+    pub const HEADER_GSO_SIZE: usize = 4;
+    /// Offset of `csum_start`, 2 bytes.
+    pub const HEADER_CSUM_START: usize = 6;
+    /// Offset of `csum_offset`, 2 bytes.
+    pub const HEADER_CSUM_OFFSET: usize = 8;
+    /// `flags`: the sum from `csum_start` on is missing at `csum_offset`.
+    pub const FLAG_NEEDS_CSUM: u8 = 1;
+    /// `flags`: the frame's sums are right.
+    pub const FLAG_DATA_VALID: u8 = 2;
+    /// `gso_type`: one frame.
+    pub const GSO_NONE: u8 = 0;
+    /// `gso_type`: segments of TCP over IPv4.
+    pub const GSO_TCPV4: u8 = 1;
+    /// `gso_type`: segments of TCP over IPv6.
+    pub const GSO_TCPV6: u8 = 4;
     /// Offset of `num_buffers` in it.
     pub const HEADER_NUM_BUFFERS: usize = 10;
     /// Offset of `mac` in the device configuration (5.1.4).

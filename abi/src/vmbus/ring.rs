@@ -33,6 +33,26 @@ wire! {
         4 => range_count: U32,
     }
 
+    /// Behind the descriptor of a GPA-direct packet; ranges follow (Linux
+    /// `struct vmbus_channel_packet_page_buffer`).
+    8 struct GpaDirectHeader {
+        /// Zero.
+        0 => reserved: U32,
+        /// Ranges that follow.
+        4 => range_count: U32,
+    }
+
+    /// One range of a GPA-direct packet, inside one page (Linux `struct
+    /// hv_page_buffer`; a `GpaRange` with one page frame number).
+    16 struct PageRange {
+        /// Bytes.
+        0 => byte_count: U32,
+        /// Offset into the page.
+        4 => byte_offset: U32,
+        /// Page frame number.
+        8 => pfn: U64,
+    }
+
     /// One range of a transfer-page packet.
     8 struct TransferPageRange {
         /// Bytes.

@@ -10,6 +10,7 @@ use crate::power::Power;
 use crate::rtc::Rtc;
 use crate::uart::Uart;
 use memory::GuestMemory;
+use validate::frame::Task;
 
 const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
 const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
@@ -457,12 +458,22 @@ impl Machine {
     }
 
     /// The next frame that the guest sends, copied into `buf` without the
-    /// card's header; its length. Frames that do not fit `buf` are dropped and counted.
-    /// `None`: nothing to send now; the guest will ring (`tx_kicked`) when there is.
-    pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
-        let len = self.nic.take_tx(guest, buf);
+    /// card's header: its length, and what the guest leaves to its card. Frames that do not
+    /// fit `buf` or ask for what cannot be are dropped and counted. `None`: nothing
+    /// to send now; the guest will ring (`tx_kicked`) when there is.
+    pub fn take_frame(
+        &mut self,
+        guest: &impl GuestMemory,
+        buf: &mut [u8],
+    ) -> Option<(usize, Task)> {
+        let taken = self.nic.take_frame(guest, buf);
         self.update_lines();
-        len
+        taken
+    }
+
+    /// [`Machine::take_frame`] for a guest that leaves nothing to its card.
+    pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+        self.take_frame(guest, buf).map(|(len, _)| len)
     }
 
     /// Gives a frame (from the destination MAC on, without FCS) to the guest.

@@ -5,6 +5,7 @@ use crate::virtio::net::Net;
 use crate::{MachineConfig, NicEvents, NicModel, NoBuffer};
 use alloc::boxed::Box;
 use memory::GuestMemory;
+use validate::frame::Task;
 
 /// One of the two cards. Both are at the same place of the PCI bus and have the same
 /// interrupt pin.
@@ -105,10 +106,15 @@ impl Nic {
         }
     }
 
-    pub(crate) fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+    pub(crate) fn take_frame(
+        &mut self,
+        guest: &impl GuestMemory,
+        buf: &mut [u8],
+    ) -> Option<(usize, Task)> {
         match self {
-            Nic::Virtio(net) => net.take_tx(guest, buf),
-            Nic::E1000e(card) => card.take_tx(guest, buf),
+            Nic::Virtio(net) => net.take_frame(guest, buf),
+            // It finishes its frames by itself.
+            Nic::E1000e(card) => card.take_tx(guest, buf).map(|len| (len, Task::PLAIN)),
         }
     }
 

@@ -14,6 +14,9 @@ pub struct Counters {
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+    /// Messages that they took: more than one for a frame that the host does not
+    /// cut into segments as a whole.
+    pub tx_messages: u64,
     /// Ranges that were discarded because a rule did not hold.
     pub rx_refused: u64,
     /// Frames that [`transmit`](crate::Nic::transmit) refused for good: not

@@ -6,10 +6,11 @@ use crate::nic::Nic;
 use crate::requests::Request;
 use crate::send::send_message;
 use abi::nvsp::{self, channel_type};
-use abi::rndis::{self, filter, oid};
+use abi::rndis::{self, filter, offload_parameter, oid};
 use memory::SharedMemory;
+use validate::frame::{Network, Transport};
 use validate::nvsp::{Awaited, Completion};
-use validate::rndis::{self as judged, AwaitedResponse, Response, Value};
+use validate::rndis::{self as judged, AwaitedResponse, Offloads, Response, Value};
 use validate::{Rule, Violation};
 use vmbus::{Channel, Reply};
 use zerocopy::IntoBytes;
@@ -39,11 +40,17 @@ pub(crate) enum Phase {
 }
 
 /// RNDIS requests in their order, and whether the NIC can do without the answer.
-const SCRIPT: [(judged::Request, bool); 7] = [
+const SCRIPT: [(judged::Request, bool); 9] = [
     (judged::Request::Initialize, false),
     (judged::Request::Query(oid::PERMANENT_ADDRESS), true),
     (judged::Request::Query(oid::CURRENT_ADDRESS), false),
     (judged::Request::Query(oid::MAXIMUM_FRAME_SIZE), false),
+    // A host without offloads is one that we do their work for.
+    (
+        judged::Request::Query(oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES),
+        true,
+    ),
+    (judged::Request::Set(oid::TCP_OFFLOAD_PARAMETERS), true),
     (judged::Request::Query(oid::LINK_SPEED), true),
     (judged::Request::Query(oid::MEDIA_CONNECT_STATUS), false),
     (judged::Request::Set(oid::CURRENT_PACKET_FILTER), false),
@@ -156,7 +163,7 @@ impl<M: SharedMemory> Nic<M> {
         };
         let request = Request {
             awaited: Awaited::Init,
-            section: None,
+            sections: None,
             sent: now,
         };
         self.sent = self.send_request(channel, message.as_bytes(), request)?;
@@ -233,7 +240,7 @@ impl<M: SharedMemory> Nic<M> {
         };
         let request = Request {
             awaited,
-            section: None,
+            sections: None,
             sent: now,
         };
         self.sent = self.send_request(channel, message.as_bytes(), request)?;
@@ -247,14 +254,24 @@ impl<M: SharedMemory> Nic<M> {
         now: u64,
     ) -> Result<(), Violation> {
         let request_id = self.next_request_id;
-        let on = self.phase != Phase::FilterOff;
-        let value = if on {
-            packet_filter(self.config.promiscuous)
-        } else {
-            0
+        let parts = match request {
+            judged::Request::Query(oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES) => {
+                RequestMessage::new(request, request_id, wanted_capabilities().as_bytes())
+            }
+            judged::Request::Set(oid::TCP_OFFLOAD_PARAMETERS) => {
+                let parameters = offload_parameters(&self.offloads);
+                RequestMessage::new(request, request_id, parameters.as_bytes())
+            }
+            judged::Request::Set(_) => {
+                let filter = match self.phase {
+                    Phase::FilterOff => 0,
+                    _ => packet_filter(self.config.promiscuous),
+                };
+                RequestMessage::new(request, request_id, &filter.to_le_bytes())
+            }
+            _ => RequestMessage::new(request, request_id, &[]),
         };
-        let parts = request_message(request, request_id, value);
-        self.sent = self.send_rndis(channel, channel_type::CONTROL, parts.parts(), 0, now)?;
+        self.sent = self.send_rndis(channel, channel_type::CONTROL, &parts.parts(), 0, now)?;
         if self.sent {
             self.next_request_id = request_id.wrapping_add(1);
             let frame = self.mtu.saturating_add(judged::packet::FRAME_OVERHEAD);
@@ -284,8 +301,13 @@ impl<M: SharedMemory> Nic<M> {
             },
             request_id: self.next_request_id.into(),
         };
-        let parts = [message.as_bytes(), &[]];
-        if self.send_rndis(channel, channel_type::CONTROL, parts, 0, now)? {
+        if self.send_rndis(
+            channel,
+            channel_type::CONTROL,
+            &[message.as_bytes()],
+            0,
+            now,
+        )? {
             self.enter(Phase::Drain, now);
         }
         Ok(())
@@ -338,6 +360,7 @@ impl<M: SharedMemory> Nic<M> {
             Response::Value(Value::LinkUp(up)) => {
                 self.link.hear(up);
             }
+            Response::Value(Value::Offloads(offloads)) => self.offloads = offloads,
             Response::Value(Value::Number(_)) | Response::Initialized(_) | Response::Set => {}
         }
         self.next_request(now);
@@ -354,71 +377,151 @@ impl<M: SharedMemory> Nic<M> {
         };
         if optional {
             self.counters.validation.violation(violation);
+            if self.setting_offloads() {
+                // What the host did not agree to is not used.
+                self.offloads = Offloads::default();
+            }
             self.next_request(now);
         } else {
             self.fail_noted(violation);
         }
     }
 
+    /// The request at hand is the one that switches offloads on.
+    fn setting_offloads(&self) -> bool {
+        let Phase::Rndis(step) = self.phase else {
+            return false;
+        };
+        let setting = judged::Request::Set(oid::TCP_OFFLOAD_PARAMETERS);
+        SCRIPT
+            .get(step)
+            .is_some_and(|(request, _)| *request == setting)
+    }
+
     fn next_request(&mut self, now: u64) {
         match self.phase {
-            Phase::Rndis(step) => self.enter(Phase::Rndis(step.saturating_add(1)), now),
+            Phase::Rndis(step) => {
+                self.enter(Phase::Rndis(step.saturating_add(1)), now);
+                if self.setting_offloads() && self.offloads == Offloads::default() {
+                    self.enter(Phase::Rndis(step.saturating_add(2)), now);
+                }
+            }
             Phase::FilterOff => self.enter(Phase::Halt, now),
             _ => {}
         }
     }
 }
 
-/// An RNDIS request: its structure, and the value that a SET has behind it.
-enum RequestMessage {
-    Initialize(rndis::Initialize),
-    Query(rndis::Request),
-    Set(rndis::Request, [u8; 4]),
-}
-
-impl RequestMessage {
-    fn parts(&self) -> [&[u8]; 2] {
-        match self {
-            RequestMessage::Initialize(message) => [message.as_bytes(), &[]],
-            RequestMessage::Query(message) => [message.as_bytes(), &[]],
-            RequestMessage::Set(message, value) => [message.as_bytes(), value],
-        }
+/// The offload structure that a query names, by its header: as Linux asks
+/// (`rndis_filter_query_device`).
+fn wanted_capabilities() -> rndis::Offload {
+    rndis::Offload {
+        header: rndis::ObjectHeader {
+            object_type: rndis::object::OFFLOAD,
+            revision: rndis::revision::OFFLOAD.len() as u8,
+            size: (size_of::<rndis::Offload>() as u16).into(),
+        },
+        ..Default::default()
     }
 }
 
-fn request_message(request: judged::Request, request_id: u32, value: u32) -> RequestMessage {
-    const BEHIND: u32 = (size_of::<rndis::Request>() - rndis::OFFSET_BASE) as u32;
-    let header = |message_type: u32, length: usize| rndis::Header {
-        message_type: message_type.into(),
-        length: (length as u32).into(),
+/// What is switched on: all that the host has and that we use (RND-58); as Linux
+/// `rndis_netdev_set_hwcaps` does it.
+fn offload_parameters(host: &Offloads) -> rndis::OffloadParameters {
+    use offload_parameter::{OFF, TX_OR_ON, TX_RX};
+    let sums = |network, transport| match host.checksum(network, transport) {
+        true => TX_RX,
+        false => OFF,
     };
-    let with_oid = |message_type: u32, oid: u32, value: u32| rndis::Request {
-        header: header(
-            message_type,
-            size_of::<rndis::Request>().saturating_add(value as usize),
-        ),
-        request_id: request_id.into(),
-        oid: oid.into(),
-        buffer_length: value.into(),
-        buffer_offset: BEHIND.into(),
-        vc_handle: 0.into(),
+    let large = |network| match host.large_send(network) {
+        Some(_) => TX_OR_ON,
+        None => OFF,
     };
-    match request {
-        judged::Request::Initialize => {
-            let (major, minor) = rndis::VERSION;
-            RequestMessage::Initialize(rndis::Initialize {
-                header: header(rndis::message::INITIALIZE, size_of::<rndis::Initialize>()),
-                request_id: request_id.into(),
-                major: major.into(),
-                minor: minor.into(),
-                max_transfer: limits::MAX_TRANSFER.into(),
-            })
+    rndis::OffloadParameters {
+        header: rndis::ObjectHeader {
+            object_type: rndis::object::DEFAULT,
+            revision: rndis::revision::OFFLOAD_PARAMETERS.len() as u8,
+            size: (size_of::<rndis::OffloadParameters>() as u16).into(),
+        },
+        tcp_ipv4_checksum: sums(Network::V4, Transport::Tcp),
+        udp_ipv4_checksum: sums(Network::V4, Transport::Udp),
+        tcp_ipv6_checksum: sums(Network::V6, Transport::Tcp),
+        udp_ipv6_checksum: sums(Network::V6, Transport::Udp),
+        lso_v2_ipv4: large(Network::V4),
+        lso_v2_ipv6: large(Network::V6),
+        rsc_ipv4: OFF,
+        rsc_ipv6: OFF,
+        ..Default::default()
+    }
+}
+
+/// Largest value of a request.
+const VALUE: usize = size_of::<rndis::Offload>();
+const _: () = assert!(VALUE >= size_of::<rndis::OffloadParameters>());
+
+/// An RNDIS request: its structure, and the value behind it.
+struct RequestMessage {
+    bytes: [u8; size_of::<rndis::Request>()],
+    len: usize,
+    value: [u8; VALUE],
+    value_len: usize,
+}
+
+impl RequestMessage {
+    fn new(request: judged::Request, request_id: u32, value: &[u8]) -> RequestMessage {
+        const BEHIND: u32 = (size_of::<rndis::Request>() - rndis::OFFSET_BASE) as u32;
+        let mut message = RequestMessage {
+            bytes: [0; size_of::<rndis::Request>()],
+            len: 0,
+            value: [0; VALUE],
+            value_len: value.len().min(VALUE),
+        };
+        for (to, from) in message.value.iter_mut().zip(value) {
+            *to = *from;
         }
-        judged::Request::Query(oid) => {
-            RequestMessage::Query(with_oid(rndis::message::QUERY, oid, 0))
+        let header = |message_type: u32, length: usize| rndis::Header {
+            message_type: message_type.into(),
+            length: (length.saturating_add(value.len()) as u32).into(),
+        };
+        let (message_type, oid) = match request {
+            judged::Request::Initialize => {
+                let (major, minor) = rndis::VERSION;
+                let initialize = rndis::Initialize {
+                    header: header(rndis::message::INITIALIZE, size_of::<rndis::Initialize>()),
+                    request_id: request_id.into(),
+                    major: major.into(),
+                    minor: minor.into(),
+                    max_transfer: limits::MAX_TRANSFER.into(),
+                };
+                message.put(initialize.as_bytes());
+                return message;
+            }
+            judged::Request::Query(oid) => (rndis::message::QUERY, oid),
+            judged::Request::Set(oid) => (rndis::message::SET, oid),
+        };
+        let request = rndis::Request {
+            header: header(message_type, size_of::<rndis::Request>()),
+            request_id: request_id.into(),
+            oid: oid.into(),
+            buffer_length: (value.len() as u32).into(),
+            buffer_offset: BEHIND.into(),
+            vc_handle: 0.into(),
+        };
+        message.put(request.as_bytes());
+        message
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        for (to, from) in self.bytes.iter_mut().zip(bytes) {
+            *to = *from;
         }
-        judged::Request::Set(oid) => {
-            RequestMessage::Set(with_oid(rndis::message::SET, oid, 4), value.to_le_bytes())
-        }
+        self.len = bytes.len();
+    }
+
+    fn parts(&self) -> [&[u8]; 2] {
+        [
+            self.bytes.get(..self.len).unwrap_or_default(),
+            self.value.get(..self.value_len).unwrap_or_default(),
+        ]
     }
 }

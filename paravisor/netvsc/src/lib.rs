@@ -32,6 +32,7 @@ mod counters;
 mod handshake;
 pub mod limits;
 mod nic;
+mod offload;
 mod poll;
 mod rate;
 mod receive;
@@ -43,6 +44,7 @@ mod transmit;
 
 pub use counters::Counters;
 pub use nic::{Config, Delivery, Event, Nic, Polled, TransmitError};
+pub use offload::Sending;
 
 /// What the NIC's channel must be made with ([`vmbus::Channel::new`]).
 pub const POLICY: validate::packet::Policy = validate::packet::Policy {

@@ -38,7 +38,16 @@ pub const RANGES_PER_POLL: usize = 256;
 /// without section. A power of two, so that an index can be masked (SYS-04).
 pub const REQUESTS: usize = 512;
 /// Sections that frames leave to control messages (a request, a keepalive).
-pub const CONTROL_SECTIONS: usize = 2;
+pub const CONTROL_SECTIONS: u16 = 2;
+/// Longest RNDIS message: the largest frame that is sent in segments, with its
+/// headers. It spans 18 pages at most, below `vmbus::limits::MAX_DIRECT_PAGES`.
+pub const MESSAGE: usize = validate::frame::MAX_SEGMENTED + MESSAGE_OVERHEAD;
+/// Bytes of a message around its frame: the PACKET header and three elements of
+/// information, with room to spare.
+pub const MESSAGE_OVERHEAD: usize = 128;
+/// Most segments of one frame, and so most messages about it.
+pub const SEGMENTS: usize =
+    validate::frame::MAX_SEGMENTED / validate::frame::MIN_SEGMENT as usize + 1;
 
 /// Completions and responses that answer nothing before the channel is given
 /// up ("drop, repeat = reset" in the catalogue: PKT-13, PKT-15, PKT-22, RND-37).

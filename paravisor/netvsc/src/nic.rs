@@ -3,15 +3,17 @@
 use crate::counters::{Counters, add};
 use crate::handshake::Phase;
 use crate::limits;
+use crate::offload::Sending;
 use crate::rate::{Budget, Link};
 use crate::receive::ReceiveBuffer;
 use crate::requests::Requests;
-use crate::transmit::{PACKET_HEADER, SendBuffer, packet_header};
+use crate::transmit::SendBuffer;
 use abi::nvsp::channel_type;
 use alloc::vec;
 use alloc::vec::Vec;
 use memory::{OutOfRange, SharedMemory};
-use validate::rndis::AwaitedResponse;
+use validate::frame::{MAX_SEGMENTED, TaskKind};
+use validate::rndis::{AwaitedResponse, Offloads};
 use validate::{Reaction, Rule, Violation};
 use vmbus::{Channel, Signal};
 
@@ -123,6 +125,8 @@ pub struct Nic<M> {
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) mtu: u32,
     pub(crate) link_speed: Option<u32>,
+    /// What the host does for frames.
+    pub(crate) offloads: Offloads,
     pub(crate) ready_untold: bool,
     pub(crate) stopped_untold: bool,
     pub(crate) counters: Counters,
@@ -159,6 +163,7 @@ impl<M: SharedMemory> Nic<M> {
             mac: None,
             mtu: config.mtu,
             link_speed: None,
+            offloads: Offloads::default(),
             ready_untold: false,
             stopped_untold: false,
             counters: Counters::default(),
@@ -220,6 +225,11 @@ impl<M: SharedMemory> Nic<M> {
     /// Link speed in 100 bit/s as the host tells it, for display.
     pub fn link_speed(&self) -> Option<u32> {
         self.link_speed
+    }
+
+    /// What the host does for frames.
+    pub fn offloads(&self) -> &Offloads {
+        &self.offloads
     }
 
     /// The NIC's address, once known.
@@ -316,41 +326,87 @@ impl<M: SharedMemory> Nic<M> {
         polled
     }
 
-    /// Takes a frame and queues it for the host; [`Nic::flush`] or the next poll
-    /// makes it visible.
-    pub fn transmit<R: SharedMemory>(
+    /// Takes a finished frame and queues it for the host; see [`Nic::transmit`].
+    pub fn transmit_plain<R: SharedMemory>(
         &mut self,
         channel: &mut Channel<R>,
         frame: &[u8],
         now: u64,
     ) -> Result<(), TransmitError> {
+        self.admit(frame, &Sending::default())?;
+        let mut sending = Sending::default();
+        self.pass(channel, frame, &mut sending, now)
+    }
+
+    /// Takes a frame and queues it for the host; [`Nic::flush`] or the next poll
+    /// makes it visible. After [`TransmitError::Full`] a part of it may have left:
+    /// the same frame comes again with the same `sending`, until it is taken.
+    pub fn transmit<R: SharedMemory>(
+        &mut self,
+        channel: &mut Channel<R>,
+        frame: &mut [u8],
+        sending: &mut Sending,
+        now: u64,
+    ) -> Result<(), TransmitError> {
+        self.admit(frame, sending)?;
+        sending.prepare(frame, &self.offloads);
+        self.pass(channel, frame, sending, now)
+    }
+
+    /// Whether the frame is one that can be sent.
+    fn admit(&mut self, frame: &[u8], sending: &Sending) -> Result<(), TransmitError> {
         if self.phase != Phase::Ready {
             add(&mut self.counters.tx_refused, 1);
             return Err(TransmitError::NotReady);
         }
-        let longest = (self.mtu as usize)
-            .saturating_add(validate::rndis::packet::FRAME_OVERHEAD as usize)
-            .min(self.send.section_size().saturating_sub(PACKET_HEADER));
-        if frame.len() < validate::rndis::packet::MIN_FRAME as usize || frame.len() > longest {
+        let overhead = validate::rndis::packet::FRAME_OVERHEAD;
+        let mtu = self.mtu.saturating_add(overhead) as usize;
+        let fits = match sending.task().kind() {
+            // Each segment has to fit.
+            TaskKind::Segments(headers, size) => {
+                let segment = headers.payload_at().saturating_add(size.into());
+                segment <= mtu && frame.len() <= MAX_SEGMENTED
+            }
+            _ => frame.len() <= mtu,
+        };
+        if frame.len() < validate::rndis::packet::MIN_FRAME as usize || !fits {
             add(&mut self.counters.tx_refused, 1);
             return Err(TransmitError::BadLength);
         }
-        let header = packet_header(frame.len());
-        let parts = [header.as_slice(), frame];
+        Ok(())
+    }
+
+    fn pass<R: SharedMemory>(
+        &mut self,
+        channel: &mut Channel<R>,
+        frame: &[u8],
+        sending: &mut Sending,
+        now: u64,
+    ) -> Result<(), TransmitError> {
         let reserve = limits::CONTROL_SECTIONS;
-        match self.send_rndis(channel, channel_type::DATA, parts, reserve, now) {
-            Ok(true) => {
-                add(&mut self.counters.tx_frames, 1);
-                add(&mut self.counters.tx_bytes, frame.len());
-                Ok(())
-            }
-            Ok(false) => Err(TransmitError::Full),
-            Err(violation) => {
-                self.fail(violation);
-                add(&mut self.counters.tx_refused, 1);
-                Err(TransmitError::NotReady)
+        let largest = self.send.longest().saturating_sub(limits::MESSAGE_OVERHEAD);
+        // A frame has no more segments than this, and each message takes one at least.
+        for _ in 0..limits::SEGMENTS {
+            let message = sending.next(frame, &self.offloads, largest);
+            let parts = message.parts(frame);
+            match self.send_rndis(channel, channel_type::DATA, &parts, reserve, now) {
+                Ok(true) => {
+                    add(&mut self.counters.tx_messages, 1);
+                    if sending.advance(&message, frame) {
+                        break;
+                    }
+                }
+                Ok(false) => return Err(TransmitError::Full),
+                Err(violation) => {
+                    self.fail(violation);
+                    add(&mut self.counters.tx_refused, 1);
+                    return Err(TransmitError::NotReady);
+                }
             }
         }
+        add(&mut self.counters.tx_frames, 1);
+        add(&mut self.counters.tx_bytes, frame.len());
+        Ok(())
     }
 
     /// Makes queued frames visible to the host.

@@ -361,9 +361,9 @@ impl<M: SharedMemory> Nic<M> {
             Ok(request) => request,
             Err(violation) => return self.violated(violation),
         };
-        // The section is free whatever the answer says (NVS-22, NVS-36).
-        if let Some(section) = request.section {
-            self.send.give_back(section);
+        // The sections are free whatever the answer says (NVS-22, NVS-36).
+        if let Some(sections) = request.sections {
+            self.send.give_back(sections);
         }
         self.counters.validation.judged(Layer::Nvsp);
         match validate::nvsp::completion(payload, request.awaited) {

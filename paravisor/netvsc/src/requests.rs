@@ -5,6 +5,7 @@
 //! may remember it, says nothing about memory, and is compared whole.
 
 use crate::limits::{REQUESTS, TRANSMIT_DEADLINE};
+use crate::transmit::Sections;
 use validate::nvsp::Awaited;
 use validate::{Rule, Violation};
 
@@ -18,8 +19,8 @@ const _: () = assert!(REQUESTS > validate::nvsp::MAX_SECTIONS as usize + 8);
 pub(crate) struct Request {
     /// What completes it.
     pub awaited: Awaited,
-    /// The send section that it holds (NVS-22).
-    pub section: Option<u16>,
+    /// The send sections that it holds (NVS-22).
+    pub sections: Option<Sections>,
     /// When it was sent.
     pub sent: u64,
 }
@@ -132,7 +133,7 @@ mod tests {
     fn request(sent: u64) -> Request {
         Request {
             awaited: Awaited::Rndis,
-            section: Some(3),
+            sections: Some(Sections::one(3)),
             sent,
         }
     }

@@ -1,21 +1,48 @@
 //! The send buffer: sections that the host reads, each holding one RNDIS
-//! message. Only copies of private bytes go in, and nothing of an earlier
-//! message stays behind a shorter one (SYS-08).
+//! message, or several in a row for a message that is longer. Only copies of
+//! private bytes go in, and nothing of an earlier message stays behind a shorter
+//! one (SYS-08).
 
-use abi::rndis;
 use memory::{OutOfRange, SharedMemory};
 use validate::nvsp::{MAX_SECTIONS, SendGeometry};
-use zerocopy::IntoBytes;
 
-/// Bytes in front of a frame in its section.
-pub(crate) const PACKET_HEADER: usize = size_of::<rndis::Packet>();
+/// Sections in a row that one message holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sections {
+    first: u16,
+    count: u16,
+}
+
+impl Sections {
+    #[cfg(test)]
+    pub fn one(first: u16) -> Sections {
+        Sections { first, count: 1 }
+    }
+
+    /// Number of the first.
+    pub fn first(&self) -> u16 {
+        self.first
+    }
+
+    /// Whether the host finds the message by the number of its section.
+    pub fn is_one(&self) -> bool {
+        self.count == 1
+    }
+
+    fn all(&self) -> core::ops::Range<u16> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
+const WORDS: usize = MAX_SECTIONS as usize / 64;
 
 pub(crate) struct SendBuffer<M> {
     memory: M,
     section_size: usize,
-    /// Stack of free sections; the first `free_len` count.
-    free: [u16; MAX_SECTIONS as usize],
-    free_len: usize,
+    section_count: u16,
+    /// One bit per section that is free.
+    free: [u64; WORDS],
+    free_count: u16,
     /// Bytes of each section that are not zero.
     used: [u32; MAX_SECTIONS as usize],
 }
@@ -27,8 +54,9 @@ impl<M: SharedMemory> SendBuffer<M> {
         Ok(SendBuffer {
             memory,
             section_size: 0,
-            free: [0; MAX_SECTIONS as usize],
-            free_len: 0,
+            section_count: 0,
+            free: [0; WORDS],
+            free_count: 0,
             used: [0; MAX_SECTIONS as usize],
         })
     }
@@ -41,77 +69,108 @@ impl<M: SharedMemory> SendBuffer<M> {
         self.memory
     }
 
+    /// The region itself, for packets that name its pages.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// Takes the sections that the host agreed to, once.
     pub fn open(&mut self, geometry: SendGeometry) {
         self.section_size = geometry.section_size() as usize;
-        self.free_len = 0;
-        // The highest number lies deepest, so that low sections are used first.
-        for section in (0..geometry.section_count() as u16).rev() {
-            self.give_back(section);
-        }
+        self.section_count = geometry.section_count() as u16;
+        self.free = [0; WORDS];
+        self.free_count = 0;
+        self.give_back(Sections {
+            first: 0,
+            count: self.section_count,
+        });
     }
 
-    /// Bytes that a section holds.
-    pub fn section_size(&self) -> usize {
+    /// Bytes of the longest message.
+    pub fn longest(&self) -> usize {
         self.section_size
+            .saturating_mul(self.section_count.into())
+            .min(crate::limits::MESSAGE)
     }
 
-    /// A free section, if more than `reserve` are free.
-    pub fn take(&mut self, reserve: usize) -> Option<u16> {
-        let top = self.free_len.checked_sub(1).filter(|top| *top >= reserve)?;
-        let section = self.free.get(top).copied()?;
-        self.free_len = top;
-        Some(section)
+    /// Where the sections start in the region.
+    pub fn offset(&self, sections: Sections) -> usize {
+        usize::from(sections.first).saturating_mul(self.section_size)
     }
 
-    /// Gives a section back. The caller has it from [`take`](Self::take), and
-    /// the table of requests lets it be given back once only.
-    pub fn give_back(&mut self, section: u16) {
-        if let Some(slot) = self.free.get_mut(self.free_len) {
-            *slot = section;
-            self.free_len = self.free_len.saturating_add(1);
+    fn is_free(&self, section: u16) -> bool {
+        let word = self.free.get(usize::from(section / 64));
+        word.is_some_and(|word| word >> (section % 64) & 1 != 0)
+    }
+
+    fn mark(&mut self, section: u16, free: bool) {
+        if let Some(word) = self.free.get_mut(usize::from(section / 64)) {
+            let bit = 1 << (section % 64);
+            *word = if free { *word | bit } else { *word & !bit };
         }
     }
 
-    /// Copies `parts` one behind the other into the section and clears what an
-    /// earlier message left behind them. Gives the bytes written.
-    pub fn write(&mut self, section: u16, parts: [&[u8]; 2]) -> Result<u32, OutOfRange> {
-        let [head, body] = parts;
-        let length = head.len().checked_add(body.len()).ok_or(OutOfRange)?;
-        if length > self.section_size {
-            return Err(OutOfRange);
+    /// Free sections for a message of `length` bytes, the lowest that fit, if
+    /// `reserve` more are free.
+    pub fn take(&mut self, length: usize, reserve: u16) -> Option<Sections> {
+        let count = length.max(1).div_ceil(self.section_size.max(1));
+        let count = u16::try_from(count).ok()?;
+        if self.free_count < count.saturating_add(reserve) {
+            return None;
         }
-        let start = usize::from(section)
-            .checked_mul(self.section_size)
-            .ok_or(OutOfRange)?;
-        let at = |offset: usize| start.checked_add(offset).ok_or(OutOfRange);
-        self.memory.copy_out(start, head)?;
-        self.memory.copy_out(at(head.len())?, body)?;
-        let used = self.used.get_mut(usize::from(section)).ok_or(OutOfRange)?;
-        if let Some(left) = (*used as usize).checked_sub(length) {
-            self.memory.zero(at(length)?, left)?;
-        }
-        *used = u32::try_from(length).map_err(|_| OutOfRange)?;
-        Ok(*used)
+        let mut run = 0;
+        let last = (0..self.section_count).find(|section| {
+            run = if self.is_free(*section) {
+                u16::saturating_add(run, 1)
+            } else {
+                0
+            };
+            run == count
+        })?;
+        let sections = Sections {
+            first: last.saturating_add(1).checked_sub(count)?,
+            count,
+        };
+        sections.all().for_each(|section| self.mark(section, false));
+        self.free_count = self.free_count.saturating_sub(count);
+        Some(sections)
     }
-}
 
-/// Header of the PACKET message around a frame of `len` bytes, with no
-/// per-packet information: offset 36 and length 0, as FreeBSD sends it.
-pub(crate) fn packet_header(len: usize) -> [u8; PACKET_HEADER] {
-    let behind_header = PACKET_HEADER.saturating_sub(rndis::OFFSET_BASE) as u32;
-    let header = rndis::Packet {
-        header: rndis::Header {
-            message_type: rndis::message::PACKET.into(),
-            length: (PACKET_HEADER.saturating_add(len) as u32).into(),
-        },
-        data_offset: behind_header.into(),
-        data_length: (len as u32).into(),
-        ppi_offset: behind_header.into(),
-        ..Default::default()
-    };
-    let mut bytes = [0; PACKET_HEADER];
-    // Sizes agree: the layout asserts 44.
-    let _ = header.write_to(&mut bytes);
-    bytes
+    /// Gives sections back. The caller has them from [`take`](Self::take), and
+    /// the table of requests lets them be given back once only.
+    pub fn give_back(&mut self, sections: Sections) {
+        sections.all().for_each(|section| self.mark(section, true));
+        self.free_count = self.free_count.saturating_add(sections.count);
+    }
+
+    /// Copies `parts` one behind the other into the sections and clears what
+    /// earlier messages left behind them. Gives the bytes written.
+    pub fn write(&mut self, sections: Sections, parts: &[&[u8]]) -> Result<u32, OutOfRange> {
+        let room = self.section_size.saturating_mul(sections.count.into());
+        let start = self.offset(sections);
+        let mut length = 0_usize;
+        for part in parts {
+            let end = length.checked_add(part.len()).ok_or(OutOfRange)?;
+            if end > room {
+                return Err(OutOfRange);
+            }
+            let at = start.checked_add(length).ok_or(OutOfRange)?;
+            self.memory.copy_out(at, part)?;
+            length = end;
+        }
+        let mut at = start;
+        let mut left = length;
+        for section in sections.all() {
+            let here = left.min(self.section_size);
+            let used = self.used.get_mut(usize::from(section)).ok_or(OutOfRange)?;
+            if let Some(stale) = (*used as usize).checked_sub(here) {
+                self.memory
+                    .zero(at.checked_add(here).ok_or(OutOfRange)?, stale)?;
+            }
+            *used = u32::try_from(here).map_err(|_| OutOfRange)?;
+            left = left.saturating_sub(here);
+            at = at.checked_add(self.section_size).ok_or(OutOfRange)?;
+        }
+        u32::try_from(length).map_err(|_| OutOfRange)
+    }
 }

@@ -30,7 +30,7 @@ mod tests;
 
 use alloc::vec;
 use alloc::vec::Vec;
-use netvsc::{Delivery, Event, TransmitError};
+use netvsc::{Delivery, Event, Sending, TransmitError};
 use validate::Violation;
 use vmbus::Signal;
 
@@ -95,7 +95,7 @@ pub struct Relay {
     /// Private copy of a frame of the guest.
     frame: Vec<u8>,
     /// The first bytes of `frame` are one that the NIC had no room for.
-    held: Option<usize>,
+    held: Option<(usize, Sending)>,
     /// Since when the guest has no buffer.
     no_buffer_since: Option<u64>,
     /// How often the guest may be interrupted for frames.
@@ -300,16 +300,21 @@ impl Relay {
             return false;
         }
         for _ in 0..budget {
-            let taken = self.held.take().or_else(|| device.take_tx(&mut self.frame));
-            let Some(len) = taken else { return false };
-            let Some(frame) = self.frame.get(..len) else {
+            let taken = self.held.take().or_else(|| {
+                let (len, task) = device.take_frame(&mut self.frame)?;
+                Some((len, Sending::new(task)))
+            });
+            let Some((len, mut sending)) = taken else {
+                return false;
+            };
+            let Some(frame) = self.frame.get_mut(..len) else {
                 count(&mut self.counters.tx_dropped_length);
                 continue;
             };
-            match host.transmit(frame, now) {
+            match host.transmit(frame, &mut sending, now) {
                 Ok(()) => count(&mut self.counters.tx_frames),
                 Err(TransmitError::Full) => {
-                    self.held = Some(len);
+                    self.held = Some((len, sending));
                     count(&mut self.counters.tx_waits);
                     return false;
                 }

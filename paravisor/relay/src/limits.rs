@@ -3,9 +3,8 @@
 
 use netvsc::limits::{MILLISECOND, SECOND};
 
-/// Largest frame that is taken from the guest: the largest MTU that a device
-/// offers (9000) with Ethernet header and tag.
-pub const FRAME: usize = 9018;
+/// Largest frame that is taken from the guest: one that is to be cut into segments.
+pub const FRAME: usize = validate::frame::MAX_SEGMENTED;
 
 /// Frames of the guest that one poll takes at most: a third of the host's send
 /// sections, so that completions are looked at in between.

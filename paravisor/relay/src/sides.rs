@@ -2,7 +2,8 @@
 
 use devices::{Machine, NoBuffer};
 use memory::{GuestMemory, SharedMemory};
-use netvsc::{Delivery, Event, Nic, Polled, TransmitError};
+use netvsc::{Delivery, Event, Nic, Polled, Sending, TransmitError};
+use validate::frame::Task;
 use vmbus::{Channel, Signal};
 
 /// A network device of the guest. Its interrupts are its own affair.
@@ -11,6 +12,12 @@ pub trait NetDevice {
     /// `None`: nothing to send now. Frames that do not fit are dropped and
     /// counted by the device.
     fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize>;
+    /// As `take_tx`, from a device whose guest may leave checksums and segments to
+    /// it: with what is left to do, judged on the copy ([`Task::judge`]). Such a
+    /// device needs no `take_tx` of its own beside it.
+    fn take_frame(&mut self, buf: &mut [u8]) -> Option<(usize, Task)> {
+        self.take_tx(buf).map(|len| (len, Task::PLAIN))
+    }
     /// Gives a frame to the guest.
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer>;
     /// Tells the guest that its link is up or down.
@@ -27,7 +34,10 @@ pub struct InVm<'a, G> {
 
 impl<G: GuestMemory> NetDevice for InVm<'_, G> {
     fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
-        self.machine.take_tx(self.memory, buf)
+        self.take_frame(buf).map(|(len, _)| len)
+    }
+    fn take_frame(&mut self, buf: &mut [u8]) -> Option<(usize, Task)> {
+        self.machine.take_frame(self.memory, buf)
     }
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.machine.deliver_rx(self.memory, frame)
@@ -57,7 +67,12 @@ pub trait Uplink {
     /// See [`Nic::poll`].
     fn poll(&mut self, now: u64, sink: impl FnMut(&[u8]) -> Delivery) -> Polled;
     /// See [`Nic::transmit`].
-    fn transmit(&mut self, frame: &[u8], now: u64) -> Result<(), TransmitError>;
+    fn transmit(
+        &mut self,
+        frame: &mut [u8],
+        sending: &mut Sending,
+        now: u64,
+    ) -> Result<(), TransmitError>;
     /// See [`Nic::flush`].
     fn flush(&mut self) -> Signal;
     /// See [`Nic::take_event`].
@@ -80,8 +95,13 @@ impl<M: SharedMemory, R: SharedMemory> Uplink for Host<'_, M, R> {
     fn poll(&mut self, now: u64, sink: impl FnMut(&[u8]) -> Delivery) -> Polled {
         self.nic.poll(self.channel, now, sink)
     }
-    fn transmit(&mut self, frame: &[u8], now: u64) -> Result<(), TransmitError> {
-        self.nic.transmit(self.channel, frame, now)
+    fn transmit(
+        &mut self,
+        frame: &mut [u8],
+        sending: &mut Sending,
+        now: u64,
+    ) -> Result<(), TransmitError> {
+        self.nic.transmit(self.channel, frame, sending, now)
     }
     fn flush(&mut self) -> Signal {
         self.nic.flush(self.channel)

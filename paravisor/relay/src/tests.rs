@@ -69,7 +69,7 @@ impl Uplink for Wire {
         }
         polled
     }
-    fn transmit(&mut self, frame: &[u8], _: u64) -> Result<(), TransmitError> {
+    fn transmit(&mut self, frame: &mut [u8], _: &mut Sending, _: u64) -> Result<(), TransmitError> {
         if !self.ready {
             return Err(TransmitError::NotReady);
         }

@@ -1,6 +1,6 @@
 //! The host's side after a NIC went away without a word of its own.
 
-use netvsc::{Delivery, Event, Polled, TransmitError};
+use netvsc::{Delivery, Event, Polled, Sending, TransmitError};
 use relay::Uplink;
 use vmbus::Signal;
 
@@ -29,7 +29,7 @@ impl Uplink for Gone {
             packets: 0,
         }
     }
-    fn transmit(&mut self, _: &[u8], _: u64) -> Result<(), TransmitError> {
+    fn transmit(&mut self, _: &mut [u8], _: &mut Sending, _: u64) -> Result<(), TransmitError> {
         Err(TransmitError::NotReady)
     }
     fn flush(&mut self) -> Signal {

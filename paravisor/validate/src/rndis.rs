@@ -9,9 +9,11 @@ use crate::nvsp::Carrier;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message as kind, status};
 
+pub mod offload;
 pub mod packet;
 pub mod response;
 
+pub use offload::Offloads;
 pub use packet::{Checksum, Packet, PacketContext};
 pub use response::{AwaitedResponse, Initialized, Request, Response, Value};
 
@@ -58,7 +60,7 @@ pub enum Indication {
     LinkSpeed(u32),
     /// The network behind the link changed.
     NetworkChange,
-    /// The offloads in use; none were asked for.
+    /// The offloads in use. What was asked for is enough to know.
     Offload,
 }
 

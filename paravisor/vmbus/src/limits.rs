@@ -41,6 +41,9 @@ pub const REFUSED_OFFERS: usize = 256;
 pub const LATE_OFFERS: usize = 16;
 /// The interval of both, which slides: an hour.
 pub const OFFERS_INTERVAL: u64 = 3600 * SECOND;
+/// Pages that one GPA-direct packet names at most: Linux's
+/// `MAX_PAGE_BUFFER_COUNT`, and below the chain of 34 buffers that Hyper-V takes.
+pub const MAX_DIRECT_PAGES: usize = 32;
 /// Messages that wait to be posted; a large GPADL counts as one. Beyond it the
 /// host makes us answer faster than it takes our answers (CTL-59).
 pub const MAX_QUEUED_POSTS: usize = 512;

@@ -281,7 +281,7 @@ impl<B: Backend> Stack<B> {
     /// Sends a frame, at the next turns.
     pub fn transmit(&mut self, frame: &[u8]) -> Result<(), netvsc::TransmitError> {
         let nic = self.nic.as_mut().expect("no NIC");
-        nic.transmit(&mut self.channel, frame, self.now)
+        nic.transmit_plain(&mut self.channel, frame, self.now)
     }
 
     /// Closes the channel and waits until all three pieces of memory are back.

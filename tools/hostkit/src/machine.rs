@@ -452,6 +452,8 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         row("transmit", String::from("section"), nic.tx_sections);
         row("transmit", String::from("direct"), nic.tx_direct);
         row("transmit", String::from("section-and-pages"), nic.tx_mixed);
+        row("offload", String::from("large-send"), nic.large_sends);
+        row("offload", String::from("checksum"), nic.checksums);
         out
     }
 }

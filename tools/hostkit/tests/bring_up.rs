@@ -314,7 +314,7 @@ fn guest_errors_stop_the_channel_with_a_name() {
             c.mem.write(SEND, &words(&[1, 4000, 36, 60])).unwrap();
             c.nvsp_send(&words(&[107, 0, 0, 60]));
         }),
-        ("lso-not-offered", |c| {
+        ("lso-not-enabled", |c| {
             let mut m = words(&[
                 1,
                 64 + 60,

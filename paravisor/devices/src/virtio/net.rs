@@ -1,12 +1,14 @@
-//! The network card (virtio 1.2, section 5.1): one queue pair, no offloads yet.
-//! Frames go in and out by copies; the relay between them and the host is its
-//! owner's business.
+//! The network card (virtio 1.2, section 5.1): one queue pair. Frames go in and
+//! out by copies; the relay between them and the host is its owner's business. So
+//! is the work that the driver leaves to the card, checksums and segments: here
+//! its requests are read and judged against the frame.
 
 use super::queue::{Broken, Chain, Queue};
 use super::transport::{Kind, Transport};
 use crate::{MachineConfig, NicEvents, NoBuffer, layout};
 use abi::virtio::{feature, net};
 use memory::GuestMemory;
+use validate::frame::{Network, PartialSum, Request, Task};
 
 /// Descriptors per queue.
 const QUEUE_SIZE: u16 = 256;
@@ -36,8 +38,8 @@ pub(crate) struct Net {
 
 /// What became of a chain that the guest sent.
 enum Sent {
-    /// A frame of this many bytes lies in the buffer.
-    Frame(usize),
+    /// A frame of this many bytes lies in the buffer, and this is left to do.
+    Frame(usize, Task),
     /// It cannot be sent.
     Unusable,
 }
@@ -50,6 +52,10 @@ impl Net {
             features: feature::NET_MAC
                 | feature::NET_MTU
                 | feature::NET_STATUS
+                | feature::NET_CSUM
+                | feature::NET_HOST_TSO4
+                | feature::NET_HOST_TSO6
+                | feature::INDIRECT_DESC
                 | feature::EVENT_IDX,
             queue_size: QUEUE_SIZE,
             address: layout::PCI_MMIO_BASE as u32,
@@ -108,8 +114,19 @@ impl Net {
             .ok()
     }
 
-    /// See [`crate::Machine::take_tx`].
-    pub(crate) fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+    /// See [`crate::Machine::take_frame`].
+    pub(crate) fn take_frame(
+        &mut self,
+        guest: &impl GuestMemory,
+        buf: &mut [u8],
+    ) -> Option<(usize, Task)> {
+        let may = Allowed {
+            sums: self.transport.accepted(feature::NET_CSUM),
+            segments: [
+                self.transport.accepted(feature::NET_HOST_TSO4),
+                self.transport.accepted(feature::NET_HOST_TSO6),
+            ],
+        };
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
         for _ in 0..QUEUE_SIZE {
@@ -123,16 +140,16 @@ impl Net {
                     return Ok((None, false));
                 };
                 queue.advance();
-                let sent = read_frame(queue, chain, guest, buf)?;
+                let sent = read_frame(queue, chain, guest, buf, may)?;
                 Ok((Some(sent), queue.give_back(guest, chain.head, 0)?))
             })?;
             if interrupt {
                 self.transport.interrupt_queue(net::QUEUE_TX);
             }
             match sent? {
-                Sent::Frame(len) => {
+                Sent::Frame(len, task) => {
                     self.tx_frames = self.tx_frames.saturating_add(1);
-                    return Some(len);
+                    return Some((len, task));
                 }
                 Sent::Unusable => self.tx_dropped = self.tx_dropped.saturating_add(1),
             }
@@ -196,12 +213,50 @@ fn status_word(up: bool) -> [u8; 2] {
     }
 }
 
+/// What the driver may leave to the card: what was agreed on.
+#[derive(Clone, Copy)]
+struct Allowed {
+    sums: bool,
+    /// Over IPv4 and IPv6.
+    segments: [bool; 2],
+}
+
+/// What the driver's header asks for (5.1.6.2). `None`: something that was not
+/// agreed on.
+fn request(header: &[u8; net::HEADER_LEN], may: Allowed) -> Option<Request> {
+    let field = |at: usize| {
+        let word = header.get(at..).and_then(|rest| rest.first_chunk::<2>());
+        u16::from_le_bytes(word.copied().unwrap_or_default())
+    };
+    let [flags, gso, ..] = *header;
+    let [v4, v6] = may.segments;
+    // 5.1.6.2.1: without the features, flags and gso_type are 0; the driver has no
+    // other flag, and ECN segments are not offered.
+    let sum = match flags {
+        0 => None,
+        net::FLAG_NEEDS_CSUM if may.sums => Some(PartialSum {
+            start: field(net::HEADER_CSUM_START),
+            offset: field(net::HEADER_CSUM_OFFSET),
+        }),
+        _ => return None,
+    };
+    let size = field(net::HEADER_GSO_SIZE);
+    let segment = match gso {
+        net::GSO_NONE => None,
+        net::GSO_TCPV4 if v4 => Some((Network::V4, size)),
+        net::GSO_TCPV6 if v6 => Some((Network::V6, size)),
+        _ => return None,
+    };
+    Some(Request { sum, segment })
+}
+
 /// Copies the frame of a chain into `buf`.
 fn read_frame(
     queue: &Queue,
     mut chain: Chain,
     guest: &impl GuestMemory,
     buf: &mut [u8],
+    may: Allowed,
 ) -> Result<Sent, Broken> {
     let mut header = [0u8; net::HEADER_LEN];
     // Bytes of header and of frame copied so far.
@@ -236,14 +291,13 @@ fn read_frame(
             None => fits = false,
         }
     }
-    // 5.1.6.2.1: flags and gso_type are 0 without the features, which we do not offer.
-    let offload = header.first() != Some(&0) || header.get(1) != Some(&0);
     let whole = have_header == net::HEADER_LEN && have >= ETHERNET_LEN;
-    Ok(if fits && whole && !offload {
-        Sent::Frame(have)
-    } else {
-        Sent::Unusable
-    })
+    let frame = buf.get(..have).filter(|_| fits && whole);
+    let sent = frame.and_then(|frame| {
+        let request = request(&header, may)?;
+        Task::judge(&request, frame).ok()
+    });
+    Ok(sent.map_or(Sent::Unusable, |task| Sent::Frame(have, task)))
 }
 
 /// Copies header and frame into a chain; the bytes written, or `None` if they do

@@ -33,6 +33,7 @@ pub(crate) struct Queue {
     pub(crate) vector: u16,
     enabled: bool,
     event_idx: bool,
+    indirect: bool,
     next_avail: u16,
     next_used: u16,
 }
@@ -54,6 +55,9 @@ pub(crate) struct Chain {
     next: Option<u16>,
     /// Descriptors that may still be read.
     budget: u16,
+    /// The table that `next` counts in: its address and entries. The queue's own
+    /// until a descriptor names another.
+    table: Option<(u64, u16)>,
 }
 
 impl Queue {
@@ -68,6 +72,7 @@ impl Queue {
             vector: abi::virtio::pci::NO_VECTOR,
             enabled: false,
             event_idx: false,
+            indirect: false,
             next_avail: 0,
             next_used: 0,
         }
@@ -83,7 +88,7 @@ impl Queue {
     }
 
     /// Turns the queue on, if its size and areas are as section 2.7 wants them.
-    pub(crate) fn enable(&mut self, event_idx: bool) -> Result<(), Broken> {
+    pub(crate) fn enable(&mut self, event_idx: bool, indirect: bool) -> Result<(), Broken> {
         // 2.7: the size is a power of two; 4.1.5.1.3: not above the size offered.
         if !self.size.is_power_of_two() || self.size > self.max {
             return Err(Broken);
@@ -93,6 +98,7 @@ impl Queue {
             return Err(Broken);
         }
         self.event_idx = event_idx;
+        self.indirect = indirect;
         self.enabled = true;
         Ok(())
     }
@@ -144,6 +150,7 @@ impl Queue {
             head,
             next: Some(head),
             budget: self.size,
+            table: None,
         }))
     }
 
@@ -214,17 +221,30 @@ impl Chain {
         };
         // 2.7.5.2: no loops; a chain is at most as long as the queue.
         self.budget = self.budget.checked_sub(1).ok_or(Broken)?;
-        if index >= queue.size {
+        let (table, entries) = self.table.unwrap_or((queue.desc, queue.size));
+        if index >= entries {
             return Err(Broken);
         }
         let offset = u64::from(index).wrapping_mul(layout::DESCRIPTOR_LEN);
         let mut bytes = [0; layout::DESCRIPTOR_LEN as usize];
-        guest.read(queue.desc.checked_add(offset).ok_or(Broken)?, &mut bytes)?;
+        guest.read(table.checked_add(offset).ok_or(Broken)?, &mut bytes)?;
         let value = u128::from_le_bytes(bytes);
         let flags = (value >> 96) as u16;
         if flags & layout::DESC_INDIRECT != 0 {
-            // 2.7.5.3.1: only if the feature was negotiated, and it is not offered.
-            return Err(Broken);
+            // 2.7.5.3.1: only if agreed on, not in a table of its own kind, not with
+            // NEXT (so it ends the chain), and no longer than the queue.
+            let len = (value >> 64) as u32;
+            const BYTES: u32 = layout::DESCRIPTOR_LEN as u32;
+            let entries = u16::try_from(len / BYTES).map_err(|_| Broken)?;
+            let whole = len.is_multiple_of(BYTES) && entries != 0 && entries <= queue.size;
+            let alone = self.table.is_none() && flags & layout::DESC_NEXT == 0;
+            if !(queue.indirect && whole && alone) {
+                return Err(Broken);
+            }
+            self.table = Some((value as u64, entries));
+            self.next = Some(0);
+            self.budget = entries;
+            return self.next(queue, guest);
         }
         self.next = (flags & layout::DESC_NEXT != 0).then_some((value >> 112) as u16);
         Ok(Some(Buffer {

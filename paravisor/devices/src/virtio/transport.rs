@@ -394,11 +394,12 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             }
             (common::QUEUE_ENABLE, 2) => {
                 let event_idx = self.accepted(feature::EVENT_IDX);
+                let indirect = self.accepted(feature::INDIRECT_DESC);
                 let Some(queue) = self.queue(select) else {
                     return;
                 };
                 // 4.1.4.3.2: the driver must not write 0; nothing happens then.
-                if value == 1 && !queue.enabled() && queue.enable(event_idx).is_err() {
+                if value == 1 && !queue.enabled() && queue.enable(event_idx, indirect).is_err() {
                     self.set_broken();
                 }
             }

@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
+mod offload;
 mod peer;
 mod races;
 mod rules;
@@ -14,7 +15,7 @@ mod structural;
 mod sweep;
 
 use crate::limits::{self, SECOND};
-use crate::{Config, Event, TransmitError};
+use crate::{Config, Event, Sending, TransmitError};
 use abi::nvsp::{self, message, status};
 use abi::rndis::{self, oid};
 use alloc::vec::Vec;
@@ -95,7 +96,7 @@ fn a_frame_each_way() {
     let mut peer = Peer::ready();
     let out = frame(777, 1);
     peer.nic
-        .transmit(&mut peer.channel, &out, peer.now)
+        .transmit_plain(&mut peer.channel, &out, peer.now)
         .unwrap();
     assert!(peer.nic.flush(&mut peer.channel).is_needed());
     let sent = peer.heard();
@@ -121,7 +122,7 @@ fn ten_thousand_frames_each_way() {
         for i in 0..4 {
             let out = frame(60 + (round * 31 + i * 411) % 1458, round as u8);
             peer.nic
-                .transmit(&mut peer.channel, &out, peer.now)
+                .transmit_plain(&mut peer.channel, &out, peer.now)
                 .unwrap();
         }
         let _ = peer.nic.flush(&mut peer.channel);
@@ -153,7 +154,7 @@ fn sections_run_out_and_come_back() {
     let full = loop {
         match peer
             .nic
-            .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+            .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         {
             Ok(()) => taken += 1,
             Err(error) => break error,
@@ -166,7 +167,7 @@ fn sections_run_out_and_come_back() {
     peer.settle();
     assert!(
         peer.nic
-            .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+            .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
             .is_ok()
     );
 }
@@ -176,12 +177,12 @@ fn frames_of_no_length_are_refused() {
     let mut peer = Peer::ready();
     for len in [0, 13, 1519, 70_000] {
         let bytes = alloc::vec![0; len];
-        let result = peer.nic.transmit(&mut peer.channel, &bytes, peer.now);
+        let result = peer.nic.transmit_plain(&mut peer.channel, &bytes, peer.now);
         assert_eq!(result, Err(TransmitError::BadLength));
     }
     assert_eq!(peer.nic.counters().tx_refused, 4);
     let mut idle = Peer::new();
-    let result = idle.nic.transmit(&mut idle.channel, &frame(60, 0), 0);
+    let result = idle.nic.transmit_plain(&mut idle.channel, &frame(60, 0), 0);
     assert_eq!(result, Err(TransmitError::NotReady));
 }
 
@@ -210,7 +211,7 @@ fn stop_does_not_wait_for_ever() {
     let mut peer = Peer::ready();
     peer.complete_transmits = false;
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     peer.settle();
     peer.nic.stop(peer.now);
@@ -227,7 +228,7 @@ fn a_second_stop_changes_nothing() {
     peer.complete_transmits = false;
     let small = frame(60, 0);
     peer.nic
-        .transmit(&mut peer.channel, &small, peer.now)
+        .transmit_plain(&mut peer.channel, &small, peer.now)
         .unwrap();
     peer.nic.stop(peer.now);
     peer.settle();

@@ -16,6 +16,7 @@ pub const MAC: [u8; 6] = [0x00, 0x15, 0x5D, 0x0A, 0x0B, 0x0C];
 pub const SLOT: usize = 1806;
 pub const SLOTS: usize = 64;
 pub const SECTION: usize = 6144;
+pub const SECTIONS: usize = 16;
 /// Pages of each ring with its control page.
 const RING_PAGES: usize = 5;
 
@@ -25,6 +26,8 @@ pub struct Sent {
     pub kind: u16,
     pub flags: u16,
     pub id: u64,
+    /// Between descriptor and payload.
+    pub extended: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
@@ -53,6 +56,10 @@ pub struct Peer {
     /// Status of RNDIS queries by OID, in place of success.
     pub refuse_oid: Option<u32>,
     pub complete_transmits: bool,
+    /// What the host can do for frames.
+    pub offloads: rndis::Offload,
+    /// What was switched on.
+    pub parameters: Option<rndis::OffloadParameters>,
     pub link_up: bool,
     /// Medium that INITIALIZE is answered with.
     pub medium: u32,
@@ -87,7 +94,7 @@ impl Peer {
     pub fn with(config: Config) -> Peer {
         let rings = PlainShared::new(2 * RING_PAGES, 0x100);
         let receive = PlainShared::new(SLOT * SLOTS / PAGE_SIZE + 1, 0x200);
-        let send = PlainShared::new(16 * SECTION / PAGE_SIZE, 0x300);
+        let send = PlainShared::new(SECTIONS * SECTION / PAGE_SIZE, 0x300);
         let shared = DoubleFetch::rings(rings.clone(), RING_PAGES);
         let channel = Channel::new(shared, RING_PAGES as u32, POLICY).unwrap();
         let everything = |memory: &PlainShared| DoubleFetch::new(memory.clone(), &[]);
@@ -101,6 +108,8 @@ impl Peer {
             mute: false,
             refuse_oid: None,
             complete_transmits: true,
+            offloads: offloads(),
+            parameters: None,
             link_up: true,
             medium: rndis::MEDIUM_802_3,
             rings,
@@ -179,12 +188,15 @@ impl Peer {
             let mut payload = alloc::vec![0; length - offset];
             self.copy_ring((self.read + offset) % size, &mut payload);
             let id = u64::from_le_bytes(head[8..16].try_into().unwrap());
+            let mut extended = alloc::vec![0; offset - 16];
+            self.copy_ring((self.read + 16) % size, &mut extended);
             self.read = (self.read + length + 8) % size;
             self.rings.store_u32(4, self.read as u32).unwrap();
             let sent = Sent {
                 kind,
                 flags,
                 id,
+                extended,
                 payload,
             };
             self.log.push(sent.clone());
@@ -283,6 +295,9 @@ impl Peer {
     /// The RNDIS message that a packet of the guest carries in its section.
     pub fn rndis(&self, packet: &Sent) -> Vec<u8> {
         assert_eq!(packet.nvsp(), message::SEND_RNDIS_PACKET);
+        if packet.kind == 9 {
+            return self.direct(packet);
+        }
         let mut bytes = alloc::vec![0; packet.word(12) as usize];
         self.send
             .copy_in(packet.word(8) as usize * SECTION, &mut bytes)
@@ -290,9 +305,27 @@ impl Peer {
         bytes
     }
 
+    /// The bytes at the pages that a GPA-direct packet names.
+    fn direct(&self, packet: &Sent) -> Vec<u8> {
+        assert_eq!((packet.word(8), packet.word(12)), (nvsp::NO_SECTION, 0));
+        let word = |at: usize| u32::from_le_bytes(packet.extended[at..at + 4].try_into().unwrap());
+        let mut bytes = Vec::new();
+        for range in 0..word(4) as usize {
+            let at = 8 + 16 * range;
+            let (len, offset, pfn) = (word(at), word(at + 4), word(at + 8));
+            assert_eq!(word(at + 12), 0);
+            let start = (pfn as usize - 0x300) * PAGE_SIZE + offset as usize;
+            let mut part = alloc::vec![0; len as usize];
+            // Fails for any page that is not one of the send buffer's.
+            self.send.copy_in(start, &mut part).unwrap();
+            bytes.extend(part);
+        }
+        bytes
+    }
+
     /// Answers one packet as an honest host does.
     pub fn serve(&mut self, packet: &Sent) {
-        if packet.kind != 6 || self.mute {
+        if !matches!(packet.kind, 6 | 9) || self.mute {
             return;
         }
         match packet.nvsp() {
@@ -328,6 +361,12 @@ impl Peer {
                 let value = match oid {
                     oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS => MAC.to_vec(),
                     oid::MAXIMUM_FRAME_SIZE => 1500u32.to_le_bytes().to_vec(),
+                    oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => {
+                        let asked = rndis::Offload::read_from_bytes(&bytes[28..]).unwrap();
+                        assert_eq!(asked.header.object_type, rndis::object::OFFLOAD);
+                        assert_eq!(asked.header.size.get(), 156);
+                        self.offloads.as_bytes().to_vec()
+                    }
                     oid::LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
                     oid::MEDIA_CONNECT_STATUS => u32::from(!self.link_up).to_le_bytes().to_vec(),
                     other => panic!("query of {other:#x}"),
@@ -342,10 +381,16 @@ impl Peer {
                 self.control(id, &answer);
             }
             rndis::message::SET => {
-                assert_eq!(word(12), oid::CURRENT_PACKET_FILTER);
-                let status = match self.refuse_oid {
-                    Some(oid::CURRENT_PACKET_FILTER) => rndis::status::FAILURE,
-                    _ => 0,
+                let oid = word(12);
+                if oid == oid::TCP_OFFLOAD_PARAMETERS {
+                    let set = rndis::OffloadParameters::read_from_bytes(&bytes[28..]);
+                    self.parameters = Some(set.unwrap());
+                } else {
+                    assert_eq!(oid, oid::CURRENT_PACKET_FILTER);
+                }
+                let status = match self.refuse_oid == Some(oid) {
+                    true => rndis::status::FAILURE,
+                    false => 0,
                 };
                 let answer = set_complete(word(8), status);
                 self.control(id, answer.as_bytes());
@@ -355,6 +400,23 @@ impl Peer {
             other => panic!("RNDIS type {other:#x}"),
         }
     }
+}
+
+/// A host with all that we use.
+pub fn offloads() -> rndis::Offload {
+    let mut value = rndis::Offload::default();
+    value.header.object_type = rndis::object::OFFLOAD;
+    value.header.revision = 3;
+    value.header.size = 156.into();
+    value.checksum.ipv4_tx = 0x155.into();
+    value.checksum.ipv6_tx = 0x55.into();
+    value.lso_v2.ipv4_encapsulation = 2.into();
+    value.lso_v2.ipv4_max_size = 62780.into();
+    value.lso_v2.ipv4_min_segments = 2.into();
+    value.lso_v2.ipv6_encapsulation = 2.into();
+    value.lso_v2.ipv6_max_size = 0xFFFF.into();
+    value.lso_v2.ipv6_options = 5.into();
+    value
 }
 
 pub fn header(message_type: u32, length: usize) -> rndis::Header {

@@ -19,7 +19,7 @@ fn after(turns: usize) -> Peer {
         }
         if peer.nic.is_ready() {
             let out = frame(60, turn as u8);
-            let _ = peer.nic.transmit(&mut peer.channel, &out, peer.now);
+            let _ = peer.nic.transmit_plain(&mut peer.channel, &out, peer.now);
             let range = peer.slot(&packet(&out));
             peer.transfer(1000 + turn as u64, 0, &[range]);
         }
@@ -54,7 +54,7 @@ fn over(mut peer: Peer) {
     assert_eq!(ends(&peer), 1);
     let out = peer
         .nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now);
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now);
     assert_eq!(out, Err(TransmitError::NotReady));
     let (receive, send) = peer.nic.into_buffers();
     assert!(
@@ -88,7 +88,7 @@ fn ctl_40_sys_13_host_that_falls_silent_at_each_step() {
             if peer.nic.is_ready() && peer.nic.outstanding() == 0 {
                 let _ = peer
                     .nic
-                    .transmit(&mut peer.channel, &frame(60, 0), peer.now);
+                    .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now);
             }
             peer.now += SECOND;
             peer.settle();

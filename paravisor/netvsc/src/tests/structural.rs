@@ -95,7 +95,7 @@ fn nvs_22_completion_frees_the_section_of_its_request() {
     let send = |peer: &mut Peer, tag| {
         let out = frame(60, tag);
         peer.nic
-            .transmit(&mut peer.channel, &out, peer.now)
+            .transmit_plain(&mut peer.channel, &out, peer.now)
             .unwrap();
         peer.heard().pop().unwrap()
     };
@@ -179,7 +179,7 @@ fn sys_09_no_packet_names_an_address() {
     for len in [14, 60, 1514, 1518] {
         let out = frame(len, 1);
         peer.nic
-            .transmit(&mut peer.channel, &out, peer.now)
+            .transmit_plain(&mut peer.channel, &out, peer.now)
             .unwrap();
         let range = peer.slot(&packet(&out));
         peer.transfer(1, 0, &[range]);

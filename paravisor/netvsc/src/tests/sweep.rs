@@ -5,8 +5,8 @@
 use super::*;
 
 /// Steps of the bring-up that a NIC can stand at: INIT, receive buffer, send buffer,
-/// seven RNDIS requests, ready.
-const STEPS: usize = 11;
+/// nine RNDIS requests, ready.
+const STEPS: usize = 13;
 /// Polls that a NIC stays at a step, so that neither the budget of in-band messages
 /// nor the deadline of a request comes in between.
 const POLLS: u64 = 80;
@@ -134,7 +134,7 @@ fn sys_01_each_rndis_message_cut_anywhere_at_each_step() {
         keepalive.as_bytes().to_vec(),
         peer::initialize_complete(id).as_bytes().to_vec(),
         peer::query_complete(id + 1, 0, &MAC),
-        peer::set_complete(id + 6, 0).as_bytes().to_vec(),
+        peer::set_complete(id + 8, 0).as_bytes().to_vec(),
     ];
     let mut ended = 0;
     for step in 0..STEPS {

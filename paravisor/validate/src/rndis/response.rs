@@ -1,5 +1,7 @@
 //! Completions of our own RNDIS requests.
 
+use super::offload::{self, Offloads};
+use super::packet::FRAME_OVERHEAD;
 use super::packet::first_difference;
 use super::{Outside, from_start, link_speed, slice_behind};
 use crate::{Judged, Rule, Violation, read_prefix};
@@ -102,6 +104,8 @@ pub enum Value {
     LinkSpeed(u32),
     /// Whether the link is up.
     LinkUp(bool),
+    /// What the NIC can do for frames.
+    Offloads(Offloads),
     /// Any other number.
     Number(u32),
 }
@@ -229,6 +233,14 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
     if matches!(id, oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS) {
         let mac = <[u8; 6]>::try_from(buffer).map_err(|_| wrong_length)?;
         return Ok(Judged::clean(Value::Mac(judge_mac(mac, at, awaited.mac)?)));
+    }
+    if id == oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES {
+        let frame = awaited.mtu.saturating_add(FRAME_OVERHEAD);
+        let offloads = offload::judge(buffer, at, frame)?;
+        return Ok(Judged {
+            value: Value::Offloads(offloads.value),
+            noted: offloads.noted,
+        });
     }
     let number = match <[u8; 4]>::try_from(buffer) {
         Ok(bytes) => u32::from_le_bytes(bytes),

@@ -1,4 +1,4 @@
-//! RND: RNDIS. Receive coalescing, receive scaling and offloads are not asked for.
+//! RND: RNDIS. Receive coalescing and receive scaling are not asked for.
 
 use super::rules;
 
@@ -396,28 +396,28 @@ rules! {
         source: "own reasoning",
     }
     RND_57 {
-        not_applicable { refused_by: RND_36, why: "The client asks neither for offloads nor for receive scaling: an answer to a request that was never made is refused" },
+        reaction: Fail,
         statement: "The offload answer has a known header and lies inside its message",
         danger: "Capabilities are read from behind the answer",
         example: "A size of 0xFFFF",
         source: "Linux `rndis_query_hwcaps`",
     }
     RND_58 {
-        not_applicable { refused_by: RND_36, why: "The client asks neither for offloads nor for receive scaling: an answer to a request that was never made is refused" },
-        statement: "Offloads are those of the host and of ours together, with sizes in range",
+        reaction: Clamp,
+        statement: "Offloads are those of the host and of ours together; a large send holds two frames or more, 64 KiB at most, and wants no more than two segments",
         danger: "Segments of nothing, or of more than fits",
         example: "A largest segment of 1 byte",
         source: "own reasoning",
     }
     RND_59 {
-        not_applicable { refused_by: RND_36, why: "The client asks neither for offloads nor for receive scaling: an answer to a request that was never made is refused" },
+        reaction: Structural,
         statement: "A short offload answer is completed with zeros",
         danger: "Capabilities of an earlier answer count",
         example: "An answer of 20 bytes",
         source: "Linux `rndis_query_hwcaps`",
     }
     RND_60 {
-        not_applicable { refused_by: RND_36, why: "The client asks neither for offloads nor for receive scaling: an answer to a request that was never made is refused" },
+        not_applicable { refused_by: RND_36, why: "The client does not ask for receive scaling: an answer to a request that was never made is refused" },
         statement: "The receive-scaling answer has a known header; queues and table are bounded",
         danger: "The host chooses how many queues are built",
         example: "0xFFFFFFFF queues",
@@ -481,7 +481,7 @@ rules! {
     }
     RND_69 {
         reaction: Structural,
-        statement: "A PACKET that is sent has a header of our own making and no per-packet information",
+        statement: "A PACKET that is sent has a header of our own making, and per-packet information that follows from our own walk over the private copy of the frame",
         danger: "Offsets and segment sizes that a guest forged reach the host, or bytes beside the frame do",
         example: "A guest's virtio header with a segment size of 0 and a checksum start behind the frame",
         source: "own reasoning",

@@ -61,10 +61,10 @@ rules! {
     }
     SYS_09 {
         reaction: Structural,
-        statement: "GPA-direct packets are never sent",
+        statement: "A GPA-direct packet names pages of the shared send buffer and nothing else",
         danger: "The host is told addresses of private memory, or reads them itself",
         example: "Every packet in the outgoing ring, looked at from the host",
-        source: "Linux sends from a shared buffer",
+        source: "Linux `netvsc_dma_map` sends from shared buffers",
     }
     SYS_10 {
         reaction: Structural,

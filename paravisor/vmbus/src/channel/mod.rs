@@ -8,6 +8,7 @@
 
 mod incoming;
 mod outgoing;
+mod pages;
 mod storm;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use alloc::vec::Vec;
 use incoming::Incoming;
 use memory::SharedMemory;
 use outgoing::Outgoing;
+use pages::Pages;
 pub use storm::Attention;
 use storm::{Verdict, Watch};
 use validate::packet::{Packet, Policy};
@@ -48,8 +50,9 @@ impl Signal {
     }
 }
 
-/// What is sent. GPA-direct packets are not among it: no address of private
-/// memory ever leaves (SYS-09).
+/// What is sent. GPA-direct packets are not among it, they are made by
+/// [`Channel::queue_pages`] from shared memory only: no address of private memory
+/// ever leaves (SYS-09).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outbound {
     /// A packet with its payload in the ring.
@@ -68,11 +71,24 @@ pub enum Reply {
     None,
 }
 
+/// What stands in a packet's descriptor.
+#[derive(Clone, Copy)]
+struct Kind {
+    packet_type: PacketType,
+    wants_reply: bool,
+}
+
 impl Outbound {
-    const fn packet_type(self) -> PacketType {
+    const fn kind(self) -> Kind {
         match self {
-            Outbound::InBand(_) => PacketType::IN_BAND,
-            Outbound::Completion => PacketType::COMPLETION,
+            Outbound::InBand(reply) => Kind {
+                packet_type: PacketType::IN_BAND,
+                wants_reply: matches!(reply, Reply::Requested),
+            },
+            Outbound::Completion => Kind {
+                packet_type: PacketType::COMPLETION,
+                wants_reply: false,
+            },
         }
     }
 }
@@ -269,9 +285,42 @@ impl<M: SharedMemory> Channel<M> {
         if let Some(violation) = self.dead {
             return Err(SendError::Corrupt(violation));
         }
+        self.put(kind.kind(), transaction_id, &[], parts)
+    }
+
+    /// As [`Channel::queue`], for a packet whose data are the `len` bytes at
+    /// `offset` of a shared region: the host finds them by the page numbers of that
+    /// region, so that none of private memory can be among them (SYS-09). A
+    /// completion is asked for.
+    pub fn queue_pages(
+        &mut self,
+        region: &impl SharedMemory,
+        offset: usize,
+        len: usize,
+        transaction_id: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), SendError> {
+        if let Some(violation) = self.dead {
+            return Err(SendError::Corrupt(violation));
+        }
+        let pages = Pages::of(region, offset, len).ok_or(SendError::TooLong)?;
+        let kind = Kind {
+            packet_type: PacketType::GPA_DIRECT,
+            wants_reply: true,
+        };
+        self.put(kind, transaction_id, pages.bytes(), parts)
+    }
+
+    fn put(
+        &mut self,
+        kind: Kind,
+        transaction_id: u64,
+        head: &[u8],
+        parts: &[&[u8]],
+    ) -> Result<(), SendError> {
         let result = self
             .outgoing
-            .queue(&self.memory, kind, transaction_id, parts);
+            .queue(&self.memory, kind, transaction_id, head, parts);
         match result {
             Ok(bytes) => {
                 self.traffic.packets_out = self.traffic.packets_out.saturating_add(1);

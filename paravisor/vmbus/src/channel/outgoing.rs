@@ -1,6 +1,6 @@
 //! The ring from us to the host.
 
-use super::{Outbound, Reply, SendError, Signal};
+use super::{Kind, SendError, Signal};
 use abi::vmbus::{
     PACKET_FLAG_COMPLETION_REQUESTED, PACKET_TRAILER_SIZE, PacketDescriptor, RING_HEADER_SIZE,
     RING_INTERRUPT_MASK, RING_PENDING_SEND_SIZE, RING_READ_INDEX, RING_WRITE_INDEX,
@@ -66,36 +66,41 @@ impl Outgoing {
         Ok(used)
     }
 
-    /// Writes one packet; gives its bytes without the trailer.
+    /// Writes one packet: `head` (whole words of 8 bytes) behind its descriptor,
+    /// then the payload. Gives its bytes without the trailer.
     pub(super) fn queue(
         &mut self,
         memory: &impl SharedMemory,
-        kind: Outbound,
+        kind: Kind,
         transaction_id: u64,
+        head: &[u8],
         parts: &[&[u8]],
     ) -> Result<u32, SendError> {
         let payload = parts
             .iter()
             .try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
+        let longest = self.max_payload().saturating_sub(head.len());
         let payload = payload
-            .filter(|len| *len <= self.max_payload())
+            .filter(|len| *len <= longest)
             .ok_or(SendError::TooLong)?;
         let padded = payload
             .checked_next_multiple_of(8)
             .ok_or(SendError::TooLong)?;
-        let length = size_of::<PacketDescriptor>().saturating_add(padded);
+        let behind = size_of::<PacketDescriptor>().saturating_add(head.len());
+        let length = behind.saturating_add(padded);
         let needed = u32::try_from(length.saturating_add(PACKET_TRAILER_SIZE))
             .map_err(|_| SendError::TooLong)?;
         self.reserve(memory, needed)?;
 
-        let wants_reply = kind == Outbound::InBand(Reply::Requested);
         let descriptor = PacketDescriptor {
-            packet_type: kind.packet_type().0.into(),
-            data_offset8: (size_of::<PacketDescriptor>() as u16 / 8).into(),
+            packet_type: kind.packet_type.0.into(),
+            data_offset8: u16::try_from(behind / 8)
+                .map_err(|_| SendError::TooLong)?
+                .into(),
             length8: u16::try_from(length / 8)
                 .map_err(|_| SendError::TooLong)?
                 .into(),
-            flags: if wants_reply {
+            flags: if kind.wants_reply {
                 PACKET_FLAG_COMPLETION_REQUESTED
             } else {
                 0
@@ -116,6 +121,7 @@ impl Outgoing {
             Ok(())
         };
         put(descriptor.as_bytes())?;
+        put(head)?;
         for part in parts {
             put(part)?;
         }

@@ -2,6 +2,7 @@
 
 use crate::{Digest, Input};
 use abi::rndis::oid;
+use validate::frame::{Network, Transport};
 use validate::nvsp::Carrier;
 use validate::rndis::packet::{FRAME_OVERHEAD, MIN_FRAME};
 use validate::rndis::response::{MAX_PACKETS_PER_MESSAGE, MIN_MTU};
@@ -105,6 +106,15 @@ pub fn body(data: &[u8]) -> u64 {
                         }
                         Value::Mtu(value) => assert!((MIN_MTU..=mtu).contains(&value)),
                         Value::LinkSpeed(speed) => assert!((1..=MAX_LINK_SPEED).contains(&speed)),
+                        Value::Offloads(value) => {
+                            for network in [Network::V4, Network::V6] {
+                                let large = value.large_send(network).unwrap_or(65553);
+                                let least = (2 * (mtu as usize + 18)).min(65553);
+                                assert!((least..=65553).contains(&large));
+                                let tcp = value.checksum(network, Transport::Tcp);
+                                assert!(tcp || value.large_send(network).is_none());
+                            }
+                        }
                         Value::LinkUp(_) | Value::Number(_) => {}
                     }
                 }

@@ -1,5 +1,6 @@
 //! The open channel: the loop over ring packets, and NVSP.
 use super::control::Rndis;
+use super::offload::Limits;
 use super::receive::ReceiveBuffer;
 use super::steering::Steering;
 use super::transmit::{self, SEND_SECTION};
@@ -590,7 +591,11 @@ impl Channel {
             }
             channel_type::DATA => {
                 let before = env.counters.frames_tx;
-                transmit::frames(env, &self.rndis, self.mtu, &bytes)?;
+                let limits = Limits {
+                    mtu: self.mtu as usize,
+                    large_send: self.config.large_send as usize,
+                };
+                transmit::frames(env, &self.rndis, limits, &bytes)?;
                 let count = env.counters.frames_tx - before;
                 *env.counters.channel_tx.entry(self.port.index).or_default() += count;
             }

@@ -1,12 +1,12 @@
 //! RNDIS control messages: initialise, query, set, keepalive, halt, indicate.
 use super::channel::Channel;
+use super::offload::{self, Enabled};
 use super::steering::{Steering, TABLE_ENTRIES};
 use super::transmit::MAX_PACKETS;
 use super::{Bytes, Env, NicError, parse, part};
 use abi::rndis::{
-    self, Header, IndicateStatus, Initialize, InitializeComplete, LinkState, ObjectHeader, Offload,
-    QueryComplete, Request, RssCapabilities, StatusComplete, hash, message, object, oid, revision,
-    status,
+    self, Header, IndicateStatus, Initialize, InitializeComplete, LinkState, ObjectHeader,
+    QueryComplete, Request, RssCapabilities, StatusComplete, hash, message, object, oid, status,
 };
 use alloc::vec::Vec;
 use zerocopy::{Immutable, IntoBytes};
@@ -19,8 +19,6 @@ const ALIGNMENT_FACTOR: u32 = 3;
 const HASHES: u32 = hash::TOEPLITZ | hash::IPV4 | hash::TCP_IPV4 | hash::IPV6 | hash::TCP_IPV6;
 /// Control answers that may wait for a slot.
 const MAX_CONTROL: usize = 64;
-/// Size of OFFLOAD_PARAMETERS, first revision.
-const OFFLOAD_PARAMETERS_MIN: usize = revision::OFFLOAD_PARAMETERS[0];
 
 /// State of the RNDIS device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +28,8 @@ pub(super) struct Rndis {
     pub filter: u32,
     /// Link state as the guest was last told.
     link: bool,
+    /// Offloads that the guest has switched on.
+    pub enabled: Enabled,
 }
 
 fn header(kind: u32, length: usize) -> Header {
@@ -149,7 +149,7 @@ impl Channel {
             oid::MEDIA_CONNECT_STATUS => word(u32::from(!env.backend.link_up())),
             oid::CURRENT_PACKET_FILTER => word(self.rndis.filter),
             oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES | oid::TCP_OFFLOAD_CURRENT_CONFIG => {
-                Some(offload(input))
+                Some(offload::capabilities(input, self.config.large_send))
             }
             oid::RECEIVE_SCALE_CAPABILITIES if self.config.max_sub_channels > 0 => {
                 let capabilities = RssCapabilities {
@@ -203,12 +203,14 @@ impl Channel {
                 status::SUCCESS
             }
             (oid::CURRENT_PACKET_FILTER, _) => status::INVALID_DATA,
-            (oid::TCP_OFFLOAD_PARAMETERS, p) if p.len() < OFFLOAD_PARAMETERS_MIN => {
-                status::INVALID_DATA
-            }
-            (oid::TCP_OFFLOAD_PARAMETERS, _) => {
-                offloads_set = true;
-                status::SUCCESS
+            (oid::TCP_OFFLOAD_PARAMETERS, parameters) => {
+                let offered = self.config.large_send != 0;
+                offloads_set = self.rndis.enabled.set(parameters, offered);
+                if offloads_set {
+                    status::SUCCESS
+                } else {
+                    status::INVALID_DATA
+                }
             }
             (oid::RECEIVE_SCALE_PARAMETERS, p) if self.config.max_sub_channels > 0 => {
                 let channels = self.granted.unwrap_or(0) + 1;
@@ -227,7 +229,7 @@ impl Channel {
             status,
         ));
         if offloads_set {
-            let now = offload(&[]);
+            let now = offload::capabilities(&[], self.config.large_send);
             self.indicate(status::TASK_OFFLOAD_CURRENT_CONFIG, &now);
         }
         Ok(())
@@ -295,27 +297,4 @@ fn request_buffer<'m>(m: &'m [u8], request: &Request) -> Result<&'m [u8], NicErr
         len,
         "request-buffer",
     )
-}
-
-/// Offload capabilities: none. The size is that of the revision which the guest
-/// names in its input, else the newest.
-fn offload(input: &[u8]) -> Bytes {
-    let newest = revision::OFFLOAD.len();
-    let wanted = input
-        .get(1)
-        .map_or(newest, |r| usize::from(*r).clamp(1, newest));
-    let size = revision::OFFLOAD
-        .get(wanted - 1)
-        .copied()
-        .unwrap_or(size_of::<Offload>());
-    let header = ObjectHeader {
-        object_type: object::OFFLOAD,
-        revision: wanted as u8,
-        size: (size as u16).into(),
-    };
-    let value = Offload {
-        header,
-        ..Default::default()
-    };
-    value.as_bytes().get(..size).unwrap_or_default().to_vec()
 }

@@ -5,6 +5,7 @@
 //! and nothing is read or written any more until the channel is opened anew.
 mod channel;
 mod control;
+mod offload;
 mod receive;
 mod steering;
 mod transmit;
@@ -37,6 +38,10 @@ pub struct NicConfig {
     /// Message length of received frames is the whole slot (as OpenVMM has it)
     /// in place of what is used.
     pub whole_slot: bool,
+    /// Largest frame that the guest may leave to be cut into segments; 0: no
+    /// offloads are offered. The guest cannot know it, so the default is a number
+    /// below the 64 KiB that guests use if they may.
+    pub large_send: u32,
     /// Link speed in 100 bit/s.
     pub link_speed: u32,
     /// Instance id of the offer.
@@ -54,6 +59,7 @@ impl Default for NicConfig {
             mtu: 1514,
             max_ranges: 64,
             whole_slot: false,
+            large_send: 62780,
             link_speed: 100_000_000,
             instance: Guid::new(0x5563_1bd9, 0x0b4e, 0x4d7d, 0x9a3e_21f0_c4a8_6e10),
             mac: None,
@@ -121,6 +127,10 @@ pub struct NicCounters {
     pub channel_rx: BTreeMap<u16, u64>,
     /// Frames of the guest by channel.
     pub channel_tx: BTreeMap<u16, u64>,
+    /// Frames of the guest that were cut into segments here.
+    pub large_sends: u64,
+    /// Frames of the guest whose checksum was filled in here.
+    pub checksums: u64,
     /// Frames for the guest that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Guest errors by name.

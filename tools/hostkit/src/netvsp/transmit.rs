@@ -1,10 +1,11 @@
 //! Guest to host: send-buffer sections, GPA direct ranges, RNDIS PACKETs in them.
 use super::control::Rndis;
+use super::offload::{self, Limits, Notes};
 use super::{Bytes, Env, NicError, parse, part};
 use crate::mem::VmMemory;
 use crate::pages::PageList;
 use crate::ring::Packet;
-use abi::rndis::{self, PerPacketInfo, message, ppi};
+use abi::rndis::{self, message};
 use abi::vmbus::PAGE_SIZE;
 use alloc::vec::Vec;
 
@@ -79,7 +80,7 @@ pub(super) fn gather(mem: &dyn VmMemory, p: &Packet) -> Result<Bytes, NicError> 
 pub(super) fn frames(
     env: &mut Env<'_>,
     rndis: &Rndis,
-    mtu: u32,
+    limits: Limits,
     bytes: &[u8],
 ) -> Result<(), NicError> {
     if !rndis.initialized {
@@ -98,10 +99,20 @@ pub(super) fn frames(
             return Err(NicError::Protocol("rndis-data-type"));
         }
         let one = part(rest, 0, length, "rndis-length")?;
-        let frame = frame(one, mtu)?;
-        env.counters.frames_tx += 1;
-        env.counters.bytes_tx += frame.len() as u64;
-        env.backend.send(frame);
+        let (frame, notes) = frame(one)?;
+        let Env {
+            backend, counters, ..
+        } = env;
+        if notes.large_send.is_some() {
+            counters.large_sends += 1;
+        } else if notes.checksum.unwrap_or(0) > 0b11 {
+            counters.checksums += 1;
+        }
+        offload::finish(frame, &notes, &rndis.enabled, limits, |frame| {
+            counters.frames_tx += 1;
+            counters.bytes_tx += frame.len() as u64;
+            backend.send(frame);
+        })?;
         rest = rest.get(length..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
@@ -109,8 +120,8 @@ pub(super) fn frames(
     }
 }
 
-/// The frame inside one RNDIS PACKET.
-fn frame(one: &[u8], mtu: u32) -> Result<&[u8], NicError> {
+/// The frame inside one RNDIS PACKET, and what is said beside it.
+fn frame(one: &[u8]) -> Result<(&[u8], Notes), NicError> {
     let p: rndis::Packet = parse(one, "rndis-packet-head")?;
     if p.oob_length.get() != 0 || p.oob_count.get() != 0 || p.vc_handle.get() != 0 {
         return Err(NicError::Protocol("rndis-oob"));
@@ -122,46 +133,20 @@ fn frame(one: &[u8], mtu: u32) -> Result<&[u8], NicError> {
         p.data_length.get() as usize,
         "rndis-data",
     )?;
-    if data.len() < 14 || data.len() > mtu as usize {
+    if data.len() < 14 {
         return Err(NicError::Protocol("frame-size"));
     }
     if (p.data_offset.get() as usize) < size_of::<rndis::Packet>() - rndis::OFFSET_BASE {
         return Err(NicError::Protocol("rndis-data-offset"));
     }
+    let mut notes = Notes::default();
     if p.ppi_length.get() != 0 {
-        elements(part(
+        notes = offload::notes(part(
             body,
             p.ppi_offset.get() as usize,
             p.ppi_length.get() as usize,
             "ppi-area",
         )?)?;
     }
-    Ok(data)
-}
-
-/// Judges per-packet information. Offloads were never offered, so that asking
-/// for one is an error; what is only a hint is left alone.
-fn elements(mut rest: &[u8]) -> Result<(), NicError> {
-    while !rest.is_empty() {
-        let e: PerPacketInfo = parse(rest, "ppi-short")?;
-        let size = e.size.get() as usize;
-        if size < ppi::HEADER_SIZE || !size.is_multiple_of(4) {
-            return Err(NicError::Protocol("ppi-size"));
-        }
-        let value = part(rest, e.value_offset.get() as usize, 4, "ppi-value");
-        match e.kind.get() {
-            ppi::CHECKSUM if value? != [0; 4] => {
-                // Bits 0 and 1 only say what kind of packet it is.
-                let bits = value?.first().copied().unwrap_or(0);
-                if bits & !0b11 != 0 {
-                    return Err(NicError::Protocol("checksum-not-offered"));
-                }
-            }
-            ppi::LSO => return Err(NicError::Protocol("lso-not-offered")),
-            ppi::IPSEC => return Err(NicError::Protocol("ipsec-not-offered")),
-            _ => {}
-        }
-        rest = rest.get(size..).ok_or(NicError::Protocol("ppi-size"))?;
-    }
-    Ok(())
+    Ok((data, notes))
 }

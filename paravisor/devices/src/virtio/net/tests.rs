@@ -25,6 +25,10 @@ fn v_5_1_4_configuration() {
     let wanted = feature::NET_MAC
         | feature::NET_MTU
         | feature::NET_STATUS
+        | feature::NET_CSUM
+        | feature::NET_HOST_TSO4
+        | feature::NET_HOST_TSO6
+        | feature::INDIRECT_DESC
         | feature::EVENT_IDX
         | feature::VERSION_1;
     assert_eq!(driver.features, wanted);

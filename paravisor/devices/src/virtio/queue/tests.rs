@@ -11,7 +11,7 @@ const USED: u64 = 0x3000;
 fn queue(event_idx: bool) -> Queue {
     let mut queue = Queue::new(8);
     (queue.desc, queue.avail, queue.used) = (DESC, AVAIL, USED);
-    queue.enable(event_idx).unwrap();
+    queue.enable(event_idx, false).unwrap();
     queue
 }
 
@@ -50,7 +50,7 @@ fn v_2_7_size_and_alignment_are_checked_on_enabling() {
         let mut queue = Queue::new(8);
         (queue.size, queue.desc, queue.avail, queue.used) = (size, desc, avail, used);
         assert_eq!(
-            queue.enable(false).is_ok(),
+            queue.enable(false, false).is_ok(),
             good,
             "{size} {desc} {avail} {used}"
         );
@@ -114,10 +114,57 @@ fn indices_beyond_the_table_break_the_queue() {
 }
 
 #[test]
-fn v_2_7_5_3_1_indirect_descriptors_are_not_offered() {
+fn v_2_7_5_3_1_indirect_descriptors_only_if_agreed_on() {
     let (queue, ram) = (queue(false), Ram::new(0x4000));
     describe(&ram, 0, 0x100, 16, DESC_INDIRECT, 0);
     offer(&ram, 0, 0, 1);
+    assert_eq!(walk(&queue, &ram), Err(Broken));
+}
+
+#[test]
+fn v_2_7_5_3_a_table_is_walked_and_bounded() {
+    let ram = Ram::new(0x4000);
+    let mut queue = queue(false);
+    queue.indirect = true;
+    let table = |index: u64, address: u64, flags: u16, next: u64| {
+        let at = 0x500 + 16 * index;
+        ram.set::<8>(at, address);
+        ram.set::<4>(at + 8, 8);
+        ram.set::<2>(at + 12, u64::from(flags));
+        ram.set::<2>(at + 14, next);
+    };
+    offer(&ram, 0, 0, 1);
+    // In any order, as long as the queue itself.
+    for index in 0..7 {
+        table(index, 0x100 * index, DESC_NEXT, index + 1);
+    }
+    table(7, 0x700, DESC_WRITE, 0);
+    describe(&ram, 0, 0x500, 8 * 16, DESC_INDIRECT, 0);
+    let buffers = walk(&queue, &ram).unwrap();
+    let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.address).collect();
+    assert_eq!(addresses, (0..8).map(|n| 0x100 * n).collect::<Vec<_>>());
+    assert!(buffers[7].writable);
+    // An index behind the table, and a loop in it.
+    for next in [8, 7, 3] {
+        table(7, 0x700, DESC_NEXT, next);
+        assert_eq!(walk(&queue, &ram), Err(Broken), "{next}");
+    }
+    table(7, 0x700, 0, 0);
+    // A table in the table; one with NEXT; of no whole entries; too long.
+    table(0, 0x500, DESC_INDIRECT, 0);
+    assert_eq!(walk(&queue, &ram), Err(Broken));
+    table(0, 0x500, 0, 0);
+    for (len, flags) in [
+        (16, DESC_INDIRECT | DESC_NEXT),
+        (0, DESC_INDIRECT),
+        (17, DESC_INDIRECT),
+        (9 * 16, DESC_INDIRECT),
+    ] {
+        describe(&ram, 0, 0x500, len, flags, 0);
+        assert_eq!(walk(&queue, &ram), Err(Broken), "{len}");
+    }
+    // Outside of memory.
+    describe(&ram, 0, u64::MAX - 8, 32, DESC_INDIRECT, 0);
     assert_eq!(walk(&queue, &ram), Err(Broken));
 }
 
@@ -142,7 +189,7 @@ fn areas_outside_ram_break_the_queue() {
     ] {
         let mut queue = Queue::new(8);
         (queue.desc, queue.avail, queue.used) = (desc, avail, used);
-        queue.enable(true).unwrap();
+        queue.enable(true, false).unwrap();
         describe(&ram, 0, 0, 1, 0, 0);
         offer(&ram, 0, 0, 1);
         let outcome = queue.peek(&ram).and_then(|chain| {
@@ -153,7 +200,7 @@ fn areas_outside_ram_break_the_queue() {
     }
     let mut queue = Queue::new(8);
     (queue.desc, queue.avail, queue.used) = (!15, !1, !3);
-    queue.enable(true).unwrap();
+    queue.enable(true, false).unwrap();
     assert!(queue.peek(&ram).is_err());
     assert_eq!(queue.ask_for_notification(&ram), Err(Broken));
     assert_eq!(queue.give_back(&ram, 0, 0), Err(Broken));

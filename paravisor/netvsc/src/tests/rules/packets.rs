@@ -8,7 +8,7 @@ fn sys_08_nothing_of_an_earlier_frame_stays() {
     for len in [1514, 60] {
         let out = frame(len, 0x5A);
         peer.nic
-            .transmit(&mut peer.channel, &out, peer.now)
+            .transmit_plain(&mut peer.channel, &out, peer.now)
             .unwrap();
         peer.settle();
     }
@@ -47,7 +47,7 @@ fn pkt_13_strays_are_dropped_and_then_end_the_nic() {
 fn pkt_15_completion_twice() {
     let mut peer = Peer::ready();
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     let sent = peer.heard();
     peer.complete(sent[0].id, peer::transmitted(1).as_bytes());
@@ -97,7 +97,7 @@ fn pkt_20_flagged_in_band_messages_get_an_empty_completion() {
 fn pkt_22_empty_completion_of_a_transmit() {
     let mut peer = Peer::ready();
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     let sent = peer.heard();
     peer.complete(sent[0].id, &[]);
@@ -111,7 +111,7 @@ fn pkt_24_transmit_that_is_never_completed() {
     let mut peer = Peer::ready();
     peer.complete_transmits = false;
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     peer.settle();
     peer.now += limits::TRANSMIT_DEADLINE;
@@ -160,7 +160,7 @@ fn rng_26_a_poll_has_a_budget() {
 fn rng_13_host_that_does_not_read_is_signalled_again() {
     let mut peer = Peer::ready();
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     assert!(peer.nic.flush(&mut peer.channel).is_needed());
     let mut signals = 0;

@@ -97,7 +97,7 @@ fn nvs_31_receive_before_the_buffer() {
 fn nvs_36_transmit_that_the_host_refused() {
     let mut peer = Peer::ready();
     peer.nic
-        .transmit(&mut peer.channel, &frame(60, 0), peer.now)
+        .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     let sent = peer.heard();
     peer.complete(sent[0].id, peer::transmitted(u32::MAX).as_bytes());
@@ -166,7 +166,7 @@ fn nvs_37_nvs_38_nvs_39_grant_of_sub_channels_is_refused() {
     );
     let out = frame(60, 0);
     peer.nic
-        .transmit(&mut peer.channel, &out, peer.now)
+        .transmit_plain(&mut peer.channel, &out, peer.now)
         .unwrap();
     let sent = peer.heard();
     peer.complete(sent[0].id, &grant);

@@ -10,6 +10,7 @@
 extern crate std;
 
 mod neighbours;
+mod offload;
 mod packet;
 mod response;
 mod sweep;

@@ -209,6 +209,20 @@ fn responses(n: &mut Neighbours) {
     n.field(Rule::RND_51, &link, &far, 28, le(2));
 }
 
+fn offloads(n: &mut Neighbours) {
+    let asked = answers(Request::Query(oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES));
+    let legal = query_complete(super::offload::everything().as_bytes(), |_| ());
+    n.field(Rule::RND_57, &asked, &legal, 24, [0xA8]);
+    n.field(Rule::RND_57, &asked, &legal, 25, [0]);
+    n.field(Rule::RND_57, &asked, &legal, 26, [157, 0]);
+    n.field(Rule::RND_57, &asked, &legal, 26, [111, 0]);
+    // Of IPv4 and of IPv6: the largest send, and the fewest segments.
+    for at in [24 + 84, 24 + 96] {
+        n.field(Rule::RND_58, &asked, &legal, at, le(2 * 1518 - 1));
+        n.field(Rule::RND_58, &asked, &legal, at + 4, le(3));
+    }
+}
+
 fn initialization(n: &mut Neighbours) {
     let first = answers(Request::Initialize);
     let legal = initialize_complete(|message| {
@@ -244,6 +258,7 @@ fn violations_point_at_what_differs_from_the_legal_neighbour() {
     information(&mut n);
     indications(&mut n);
     responses(&mut n);
+    offloads(&mut n);
     initialization(&mut n);
     // Rates and deadlines of the client.
     n.complete(Layer::Rndis, &["RND-55", "RND-56", "RND-65"]);

@@ -11,6 +11,8 @@ use zerocopy::IntoBytes;
 
 pub const MAC: [u8; 6] = [0x00, 0x15, 0x5d, 1, 2, 3];
 const PAGE: usize = 4096;
+/// Frame number of the first page.
+pub const FIRST_PFN: u64 = 0x40;
 /// Pages of each ring with its control page.
 pub const RING_PAGES: usize = 3;
 const SIZE: usize = (RING_PAGES - 1) * PAGE;
@@ -21,7 +23,7 @@ pub const SLOTS: usize = 32;
 pub const RECEIVE_PAGES: usize = (SLOT * SLOTS).div_ceil(PAGE);
 pub const SEND: usize = RECEIVE + RECEIVE_PAGES;
 pub const SECTION: usize = 6144;
-pub const SECTIONS: usize = 8;
+pub const SECTIONS: usize = 14;
 pub const SEND_PAGES: usize = SECTION * SECTIONS / PAGE;
 pub const PAGES: usize = SEND + SEND_PAGES;
 
@@ -30,10 +32,22 @@ pub const PAGES: usize = SEND + SEND_PAGES;
 pub struct Sent {
     pub kind: u16,
     pub id: u64,
+    /// Between descriptor and payload.
+    extended: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
 impl Sent {
+    /// Pages that a GPA-direct packet names: number, offset and bytes.
+    fn pages(&self) -> impl Iterator<Item = (u64, usize, usize)> {
+        let ranges = self.extended.get(8..).unwrap_or_default();
+        ranges.as_chunks::<16>().0.iter().map(|range| {
+            let number = u128::from_le_bytes(*range);
+            let word = |at: u32| (number >> at) as u32 as usize;
+            ((number >> 64) as u64, word(32), word(0))
+        })
+    }
+
     pub fn word(&self, at: usize) -> u32 {
         let bytes = self.payload.get(at..at + 4).and_then(|b| b.try_into().ok());
         bytes.map_or(0, u32::from_le_bytes)
@@ -122,7 +136,10 @@ impl Host {
             }
             let mut payload = vec![0; length - offset];
             self.copy(at(self.read + offset), &mut payload);
+            let mut extended = vec![0; offset - 16];
+            self.copy(at(self.read + 16), &mut extended);
             let sent = Sent {
+                extended,
                 kind: half(0) as u16,
                 id: u64::from_le_bytes([8, 9, 10, 11, 12, 13, 14, 15].map(|at: usize| head[at])),
                 payload,
@@ -158,12 +175,34 @@ impl Host {
                     self.sections.insert(sent.id, section);
                 }
             }
+            9 => {
+                assert!(answer && sent.id != 0 && !self.ids.contains(&sent.id));
+                self.ids.push(sent.id);
+                assert_eq!(sent.word(8), nvsp::NO_SECTION);
+                for (pfn, offset, len) in sent.pages() {
+                    let page = pfn.checked_sub(FIRST_PFN + SEND as u64);
+                    assert!(page.is_some_and(|page| page < SEND_PAGES as u64), "a page");
+                    assert!(len != 0 && offset + len <= PAGE);
+                }
+            }
             other => panic!("packet of kind {other}"),
         }
     }
 
     /// The RNDIS message in the section that a packet names.
     fn rndis(&self, sent: &Sent) -> Vec<u8> {
+        if sent.kind == 9 {
+            let mut bytes = Vec::new();
+            for (pfn, offset, len) in sent.pages() {
+                // A host that is not orderly may find anything in the ring.
+                let page = (pfn.wrapping_sub(FIRST_PFN) % PAGES as u64) as usize;
+                let (offset, len) = (offset % PAGE, len.min(PAGE - offset % PAGE));
+                let mut part = vec![0; len];
+                self.arena.peek(page * PAGE + offset, &mut part);
+                bytes.extend(part);
+            }
+            return bytes;
+        }
         let start = sent.word(8) as usize % SECTIONS * SECTION;
         let mut bytes = vec![0; (sent.word(12) as usize).min(SECTION)];
         self.arena.peek(SEND * PAGE + start, &mut bytes);
@@ -311,7 +350,7 @@ impl Host {
         let Some(sent) = self.waiting.front().cloned() else {
             return false;
         };
-        if sent.kind == 6 && !self.answer(&sent) {
+        if matches!(sent.kind, 6 | 9) && !self.answer(&sent) {
             return false;
         }
         self.waiting.pop_front();
@@ -390,6 +429,7 @@ impl Host {
                 let value = match word(12) {
                     oid::PERMANENT_ADDRESS | oid::CURRENT_ADDRESS => MAC.to_vec(),
                     oid::MAXIMUM_FRAME_SIZE => 1500_u32.to_le_bytes().to_vec(),
+                    oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => offloads().as_bytes().to_vec(),
                     oid::LINK_SPEED => 100_000_000_u32.to_le_bytes().to_vec(),
                     _ => 0_u32.to_le_bytes().to_vec(),
                 };
@@ -410,11 +450,27 @@ impl Host {
                 };
                 self.control(id, answer.as_bytes());
             }
-            rndis::message::PACKET => self.frames.push(bytes.get(44..).unwrap_or(&[]).to_vec()),
+            rndis::message::PACKET => {
+                let start = (word(8) as usize).saturating_add(rndis::OFFSET_BASE);
+                self.frames.push(bytes.get(start..).unwrap_or(&[]).to_vec());
+            }
             _ => {}
         }
         true
     }
+}
+
+/// Checksums of both versions, and large sends.
+fn offloads() -> rndis::Offload {
+    let mut value = rndis::Offload::default();
+    value.header.object_type = rndis::object::OFFLOAD;
+    value.header.revision = 3;
+    value.header.size = (size_of::<rndis::Offload>() as u16).into();
+    value.checksum.ipv4_tx = 0x155.into();
+    value.checksum.ipv6_tx = 0x55.into();
+    value.lso_v2.ipv4_encapsulation = 2.into();
+    value.lso_v2.ipv4_max_size = 62780.into();
+    value
 }
 
 fn header(message_type: u32, length: usize) -> rndis::Header {
