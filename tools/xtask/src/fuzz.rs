@@ -1,18 +1,21 @@
 //! `cargo xtask fuzz`: builds the libFuzzer programs of `tests/fuzz/libfuzzer` with
 //! nightly and runs them. The flags are cargo-fuzz's own; the tool itself is not
-//! needed. Corpora, logs and crashes are kept in `target/fuzz`.
+//! needed. Corpora, logs and crashes are kept in `target/fuzz`. `cargo xtask test` has
+//! a look of seconds at each, with a program that is quicker to build.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use crate::process::{self, Guarded};
+use crate::process::{self, Guarded, Scratch};
 use crate::ui::Step;
 use crate::{paths, write_json};
 
@@ -23,11 +26,17 @@ const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Cllvm-args=-simplifycfg-branch-fold-threshold=0 -Ccodegen-units=1";
+    -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 /// Longest input that is tried.
 const MAX_LEN: &str = "-max_len=2048";
 /// Most seeds of a target that come from fuzzing.
 const MAX_SEEDS: usize = 48;
+/// How long `cargo xtask test` fuzzes each target. The build takes most of the time, and
+/// what is found in seconds is mostly found in the first.
+const SHORT_SECONDS: u64 = 3;
+/// The program that holds all targets, and what tells it which one to be.
+const ALL: &str = "all";
+const CHOICE: &str = "UNDERCROFT_FUZZ_TARGET";
 
 /// What `fuzz` takes.
 #[derive(Args)]
@@ -40,6 +49,9 @@ pub struct FuzzArgs {
     /// Make the inputs that reach most of the code the committed seeds
     #[arg(long)]
     update_seeds: bool,
+    /// A look of seconds at each target, as in `cargo xtask test`
+    #[arg(long, conflicts_with_all = ["target", "minutes", "update_seeds", "report"])]
+    short: bool,
     /// Write the table to this file too; default: target/fuzz/report.json
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -53,7 +65,7 @@ struct Row {
     per_second: u64,
     /// How long it ran, and how much of a processor it had meanwhile (0: unknown).
     seconds: u64,
-    cpu_seconds: u64,
+    cpu_seconds: f64,
     /// Edges reached, and libFuzzer's features (edges by how often, comparisons).
     edges: u64,
     features: u64,
@@ -71,13 +83,22 @@ fn sources() -> PathBuf {
 
 /// Why nothing can be fuzzed here.
 fn missing() -> Option<&'static str> {
-    if process::output(&mut nightly("rustc", &["--version"])).is_err() {
+    let Ok(version) = process::output(&mut nightly("rustc", &["--version"])) else {
         return Some("no nightly toolchain: `rustup toolchain install nightly --profile minimal`");
+    };
+    if minor(&version) < minor(concat!("rustc ", env!("CARGO_PKG_RUST_VERSION"))) {
+        return Some("the nightly toolchain is too old: `rustup update nightly`");
     }
     if process::on_path("c++").is_none() {
         return Some("no C++ compiler for libFuzzer: `apt install g++`");
     }
     None
+}
+
+/// The second number of `rustc 1.95.0-nightly (…)`.
+fn minor(version: &str) -> Option<u32> {
+    let number = version.split_whitespace().nth(1)?;
+    number.split(['.', '-']).nth(1)?.parse().ok()
 }
 
 /// A program of the nightly toolchain.
@@ -108,8 +129,26 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds all programs; the folder that they are in.
-fn build() -> Result<PathBuf> {
+/// How programs are built: the folder is named after it too.
+#[derive(Clone, Copy)]
+enum Profile {
+    /// Quick to run.
+    Release,
+    /// Quick to build.
+    Quick,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Release => "release",
+            Profile::Quick => "quick",
+        }
+    }
+}
+
+/// Builds programs; the folder that they are in.
+fn build(names: &[&str], profile: Profile) -> Result<PathBuf> {
     let version = process::output(&mut nightly("rustc", &["-vV"]))?;
     let host = version
         .lines()
@@ -117,27 +156,62 @@ fn build() -> Result<PathBuf> {
         .context("rustc does not say which machine it builds for")?
         .to_owned();
     let step = Step::new("building the fuzz targets");
-    let mut command = nightly("cargo", &["build", "--release", "--target", &host]);
+    let mut command = nightly("cargo", &["build", "--target", &host]);
+    command.args(["--profile", profile.name()]);
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.arg("--manifest-path");
     command.arg(sources().join("libfuzzer/Cargo.toml"));
     command.env("CARGO_TARGET_DIR", folder().join("build"));
     command.env("RUSTFLAGS", RUSTFLAGS);
     process::output(&mut command)?;
     step.done("");
-    Ok(folder().join("build").join(host).join("release"))
+    Ok(folder().join("build").join(host).join(profile.name()))
 }
 
-/// Runs one program for `seconds`.
-fn run(programs: &Path, target: &str, seconds: u64) -> Result<Row> {
-    let corpus = folder().join("corpus").join(target);
+/// A target as it is run.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    target: &'a str,
+    /// The folder of the program, and its name.
+    programs: &'a Path,
+    program: &'a str,
+    /// Where libFuzzer keeps what it finds.
+    corpus: &'a Path,
+}
+
+impl Subject<'_> {
+    fn command(&self) -> Command {
+        let mut command = Command::new(self.programs.join(self.program));
+        if self.program == ALL {
+            command.env(CHOICE, self.target);
+        }
+        command
+    }
+
+    /// The command that plays one input, for people.
+    fn again(&self, input: &Path) -> String {
+        let program = self.programs.join(self.program);
+        let choice = if self.program == ALL {
+            format!("{CHOICE}={} ", self.target)
+        } else {
+            String::new()
+        };
+        format!("{choice}{} {}", program.display(), input.display())
+    }
+}
+
+/// Fuzzes one target for `seconds`; `say` hears how it is going.
+fn run(subject: Subject, seconds: u64, say: impl Fn(&str)) -> Result<Row> {
+    let target = subject.target;
+    let corpus = subject.corpus;
     let crashes = folder().join("crashes").join(target);
     let log = folder().join(format!("{target}.log"));
-    fs::create_dir_all(&corpus)?;
+    fs::create_dir_all(corpus)?;
     fs::create_dir_all(&crashes)?;
     let before = files(&crashes);
     let seeds = sources().join("seeds").join(target);
-    let mut command = Command::new(programs.join(target));
-    command.arg(&corpus);
+    let mut command = subject.command();
+    command.arg(corpus);
     command.args(seeds.is_dir().then_some(&seeds));
     command.args([MAX_LEN, "-timeout=20", "-print_final_stats=1"]);
     command.arg(format!("-max_total_time={seconds}"));
@@ -147,23 +221,22 @@ fn run(programs: &Path, target: &str, seconds: u64) -> Result<Row> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(err);
-    let step = Step::new(format!("{target}, {seconds} s"));
     let begun = Instant::now();
     let child = Guarded::spawn(&mut command)?;
     let id = child.with(|child| child.id());
-    let mut cpu = 0;
+    let mut cpu = 0.0;
     let status = loop {
-        cpu = cpu_seconds(id).unwrap_or(cpu);
+        cpu = process::cpu_seconds(id).unwrap_or(cpu);
         if let Some(status) = child.poll()? {
             break status;
         }
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(if seconds < 10 { 50 } else { 500 }));
         let said = fs::read(&log).unwrap_or_default();
         if let Some(line) = String::from_utf8_lossy(&said)
             .lines()
             .rfind(|line| line.contains(" ft: "))
         {
-            step.say(line);
+            say(line);
         }
     };
     let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
@@ -176,37 +249,20 @@ fn run(programs: &Path, target: &str, seconds: u64) -> Result<Row> {
             process::last_lines(&said, 6)
         );
     }
-    step.done(&format!(
-        "{} executions, {} crashes",
-        row.executions,
-        row.crashes.len()
-    ));
     for crash in &mut row.crashes {
-        explain(programs, target, crash, &said);
+        explain(subject, crash, &said);
     }
     Ok(row)
 }
 
-/// Processor time of a process that runs, where Linux tells it.
-fn cpu_seconds(id: u32) -> Option<u64> {
-    /// Fields 14 and 15 are in clock ticks, 100 a second on every x86 Linux.
-    const TICKS: u64 = 100;
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name, field 2, stands in parentheses and may hold spaces.
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let mut next = || fields.next()?.parse::<u64>().ok();
-    Some((next()? + next()?) / TICKS)
-}
-
 /// Makes a crash small and says how to see it again.
-fn explain(programs: &Path, target: &str, crash: &mut PathBuf, said: &str) {
+fn explain(subject: Subject, crash: &mut PathBuf, said: &str) {
     if let Some(at) = said.find("panicked at") {
         let reason: Vec<&str> = said[at..].lines().take(2).collect();
-        println!("{target}: {}", reason.join(" "));
+        println!("{}: {}", subject.target, reason.join(" "));
     }
     let small = crash.with_extension("min");
-    let mut command = Command::new(programs.join(target));
+    let mut command = subject.command();
     command.args(["-minimize_crash=1", "-max_total_time=20"]);
     command.arg(format!("-exact_artifact_path={}", small.display()));
     command.arg(&*crash);
@@ -215,11 +271,7 @@ fn explain(programs: &Path, target: &str, crash: &mut PathBuf, said: &str) {
     if small.is_file() {
         *crash = small;
     }
-    println!(
-        "  again: {} {}",
-        programs.join(target).display(),
-        crash.display()
-    );
+    println!("  again: {}", subject.again(crash));
 }
 
 fn files(folder: &Path) -> BTreeSet<PathBuf> {
@@ -250,7 +302,7 @@ fn parse(target: &str, said: &str) -> Row {
         executions: stat("stat::number_of_executed_units"),
         per_second: stat("stat::average_exec_per_sec"),
         seconds: 0,
-        cpu_seconds: 0,
+        cpu_seconds: 0.0,
         edges: field("cov:"),
         features: field("ft:"),
         new_corpus: stat("stat::new_units_added"),
@@ -292,7 +344,7 @@ fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         text += &format!(
-            "{:<10} {:>12} {:>8} {:>6} {:>6} {:>7} {:>9} {:>7} {:>7}\n",
+            "{:<10} {:>12} {:>8} {:>6} {:>6.1} {:>7} {:>9} {:>7} {:>7}\n",
             row.target,
             row.executions,
             row.per_second,
@@ -312,6 +364,9 @@ pub fn fuzz(args: &FuzzArgs) -> Result<()> {
     if let Some(why) = missing() {
         bail!("{why}");
     }
+    if args.short {
+        return short();
+    }
     let mut names = targets()?;
     if let Some(wanted) = &args.target {
         if !names.contains(wanted) {
@@ -319,7 +374,8 @@ pub fn fuzz(args: &FuzzArgs) -> Result<()> {
         }
         names = vec![wanted.clone()];
     }
-    let programs = build()?;
+    let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
+    let programs = build(&wanted, Profile::Release)?;
     let seconds = (args.minutes * 60.0).max(1.0) as u64;
     let report = args
         .report
@@ -327,33 +383,81 @@ pub fn fuzz(args: &FuzzArgs) -> Result<()> {
         .unwrap_or_else(|| folder().join("report.json"));
     let mut rows = Vec::new();
     for name in &names {
-        rows.push(run(&programs, name, seconds)?);
+        let step = Step::new(format!("{name}, {seconds} s"));
+        let subject = Subject {
+            target: name,
+            programs: &programs,
+            program: name,
+            corpus: &folder().join("corpus").join(name),
+        };
+        let row = run(subject, seconds, |line| step.say(line))?;
+        step.done(&format!(
+            "{} executions, {} crashes",
+            row.executions,
+            row.crashes.len()
+        ));
+        rows.push(row);
         // Whoever ends a long run early keeps what was measured.
         write_json(&report, &rows)?;
         if args.update_seeds {
             update_seeds(&programs, name)?;
         }
     }
-    println!("\n{}", table(&rows));
+    outcome(&rows)
+}
+
+/// Shows what came out; fails if there were crashes.
+fn outcome(rows: &[Row]) -> Result<()> {
+    println!("\n{}", table(rows));
     if rows.iter().any(|row| !row.crashes.is_empty()) {
         bail!("crashes are in {}", folder().join("crashes").display());
     }
     Ok(())
 }
 
-/// A short look at every target, for `cargo xtask test --fuzz`. Without the tools it says
-/// so and is content: the seeds have been replayed by `cargo test`.
+/// A short look at every target, for `cargo xtask test`: from the committed seeds alone, on
+/// all processors. Without the tools it says so and is content: the seeds have been
+/// replayed by `cargo test`.
 pub fn short() -> Result<()> {
     if let Some(why) = missing() {
         println!("fuzzing left out: {why}");
         return Ok(());
     }
-    fuzz(&FuzzArgs {
-        target: None,
-        minutes: 4.0 / 60.0,
-        update_seeds: false,
-        report: None,
-    })
+    let programs = build(&[ALL], Profile::Quick)?;
+    let names = targets()?;
+    let corpora = Scratch::new()?;
+    let step = Step::new(format!(
+        "fuzzing {} targets for {SHORT_SECONDS} s each",
+        names.len()
+    ));
+    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let worker = || -> Result<()> {
+        while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let subject = Subject {
+                target: name,
+                programs: &programs,
+                program: ALL,
+                corpus: &corpora.path().join(name),
+            };
+            let row = run(subject, SHORT_SECONDS, |_| step.say(name))?;
+            rows.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(row);
+        }
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let started: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        started.into_iter().try_for_each(|worker| {
+            let ended = worker.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.sort_by(|a, b| a.target.cmp(&b.target));
+    step.done("");
+    outcome(&rows)
 }
 
 #[cfg(test)]
@@ -375,9 +479,10 @@ mod tests {
     }
 
     #[test]
-    fn processor_time_is_told_of_what_runs() {
-        assert!(cpu_seconds(std::process::id()).is_some());
-        assert_eq!(cpu_seconds(u32::MAX), None);
+    fn versions_of_the_compiler_are_compared() {
+        assert_eq!(minor("rustc 1.97.0-nightly (abc 2026-05-01)"), Some(97));
+        assert_eq!(minor("rustc 1.95"), Some(95));
+        assert!(minor("nothing") < minor("rustc 1.1.0"));
     }
 
     #[test]
