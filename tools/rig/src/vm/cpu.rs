@@ -15,12 +15,15 @@ use crate::metal::{apic, idt, smp, svm};
 use abi::record::Outcome;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use spin::Mutex;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
+use spin::{Mutex, MutexGuard};
 
 /// How long a core may take to leave its guest (100 ns units): much, as the machine
 /// below may have fewer processors than the rig has cores.
 const PATIENCE: u64 = 100_000_000;
+/// Looks at the lock before a core goes to sleep: some ten microseconds, as long as the
+/// work on an exit takes.
+const SPINS: u32 = 200;
 
 /// The VM behind its lock.
 struct Machine(Mutex<Option<Box<Vm>>>);
@@ -31,11 +34,70 @@ struct Machine(Mutex<Option<Box<Vm>>>);
 unsafe impl Sync for Machine {}
 
 static MACHINE: Machine = Machine(Mutex::new(None));
+impl Machine {
+    /// Takes the lock for `core`. Who has waited for some time sleeps: where QEMU has
+    /// fewer processors than the rig has cores, spinning keeps the owner from its work.
+    fn lock(&self, core: usize) -> Locked<'_> {
+        let owner = |guard| Locked(Some(guard));
+        for _ in 0..SPINS {
+            if let Some(guard) = self.0.try_lock() {
+                return owner(guard);
+            }
+            core::hint::spin_loop();
+        }
+        let own = 1 << core;
+        loop {
+            // In this order: the owner lets go first, then looks who waits.
+            WAITING.fetch_or(own, SeqCst);
+            if let Some(guard) = self.0.try_lock() {
+                WAITING.fetch_and(!own, SeqCst);
+                return owner(guard);
+            }
+            // Interrupts are off: a kick that came by now ends the HLT. What else a kick
+            // may be for is looked at with the lock in hand.
+            if !idt::take_kick(core) {
+                svm::idle();
+            }
+        }
+    }
+}
+
+/// The VM in the hands of a core.
+struct Locked<'a>(Option<MutexGuard<'a, Option<Box<Vm>>>>);
+
+impl Locked<'_> {
+    fn vm(&mut self) -> Option<&mut Vm> {
+        self.0.as_mut()?.as_deref_mut()
+    }
+
+    fn put(&mut self, vm: Box<Vm>) {
+        if let Some(place) = &mut self.0 {
+            **place = Some(vm);
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take());
+        fence(SeqCst);
+        let waiting = WAITING.load(SeqCst);
+        if waiting != 0 {
+            let next = waiting.trailing_zeros();
+            // Two owners may choose the same one; then it is woken twice.
+            WAITING.fetch_and(!(1 << next), SeqCst);
+            kick(next as usize);
+        }
+    }
+}
+
 /// Processors that wait for their core.
 static CPUS: [Mutex<Option<Box<VpCpu>>>; smp::MAX_CORES] =
     [const { Mutex::new(None) }; smp::MAX_CORES];
 /// By core: it may be in its guest.
 static IN_GUEST: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
+/// Cores that sleep until the lock is let go of, by bits.
+static WAITING: AtomicU64 = AtomicU64::new(0);
 static KICKS: AtomicU64 = AtomicU64::new(0);
 static SHOOTDOWNS: AtomicU64 = AtomicU64::new(0);
 
@@ -52,9 +114,11 @@ pub fn run(vm: Vm, cpus: Vec<VpCpu>, boot: &Boot) -> End {
     let clock = vm.clock;
     {
         // Held until all are there: then they begin to look.
-        let mut machine = MACHINE.0.lock();
-        let vm = machine.insert(Box::new(vm));
-        if let Err(why) = smp::start(boot, &clock, &mut vm.frames, count, other) {
+        let mut machine = MACHINE.lock(0);
+        let mut vm = Box::new(vm);
+        let started = smp::start(boot, &clock, &mut vm.frames, count, other);
+        machine.put(vm);
+        if let Err(why) = started {
             return End {
                 outcome: Outcome::RigFailure,
                 message: why.into(),
@@ -66,8 +130,8 @@ pub fn run(vm: Vm, cpus: Vec<VpCpu>, boot: &Boot) -> End {
         message: "the first core has nothing to do".into(),
     });
     // Held for ever: the others stop at it.
-    let mut machine = MACHINE.0.lock();
-    if let Some(vm) = machine.as_mut() {
+    let mut machine = MACHINE.lock(0);
+    if let Some(vm) = machine.vm() {
         vm.report();
     }
     core::mem::forget(machine);
@@ -86,7 +150,7 @@ fn other(index: usize) -> ! {
             }),
         };
         if let Some(end) = end
-            && let Some(vm) = MACHINE.0.lock().as_mut()
+            && let Some(vm) = MACHINE.lock(index).vm()
         {
             vm.ended.get_or_insert(end);
             kick(0);
@@ -102,8 +166,8 @@ fn serve(vp: &mut VpCpu) -> Option<End> {
     let mut left = None;
     loop {
         let next = {
-            let mut machine = MACHINE.0.lock();
-            let vm = machine.as_mut()?;
+            let mut machine = MACHINE.lock(core);
+            let vm = machine.vm()?;
             if vm.ended.is_some() {
                 return vm.ended.take_if(|_| core == 0);
             }
