@@ -1,4 +1,4 @@
-//! All targets in one program, which is quicker to build than thirteen: for a look of
+//! All targets in one program, which is quicker to build than one each: for a look of
 //! seconds at each. `UNDERCROFT_FUZZ_TARGET` names the one to run.
 #![no_main]
 
