@@ -113,8 +113,7 @@ impl Nic {
     ) -> Option<(usize, Task)> {
         match self {
             Nic::Virtio(net) => net.take_frame(guest, buf),
-            // It finishes its frames by itself.
-            Nic::E1000e(card) => card.take_tx(guest, buf).map(|len| (len, Task::PLAIN)),
+            Nic::E1000e(card) => card.take_frame(guest, buf),
         }
     }
 

@@ -1,7 +1,11 @@
 //! Checksums and segmentation (datasheet 7.2.4 to 7.2.6). Every offset is the
 //! guest's: what does not lie in the packet ends in `None`, and the packet is dropped.
+//! Sums of IP headers and unusual ones are made here, the sums of TCP and UDP and the
+//! segments by whoever has the frame next: what is left to do is judged against the
+//! frame ([`validate::frame::Task::judge`]).
 
 use abi::e1000e::tx;
+use validate::frame::{Network, PartialSum, Request, fold, sum};
 
 /// An offload context: where headers are and how to cut.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,7 +17,7 @@ pub(super) struct Context {
     sum: usize,
     end: usize,
     header: usize,
-    segment: usize,
+    segment: u16,
     ipv4: bool,
     tcp: bool,
 }
@@ -49,45 +53,66 @@ impl Context {
             sum: usize::from(sum),
             end: usize::from(u16::from_le_bytes([e2, e3])),
             header: usize::from(header),
-            segment: usize::from(u16::from_le_bytes([s0, s1])),
+            segment: u16::from_le_bytes([s0, s1]),
             ipv4: lower & tx::CONTEXT_IPV4 != 0,
             tcp: lower & tx::CONTEXT_TCP != 0,
         }
     }
 
-    /// Inserts the sums that `options` (a descriptor's upper word) asks for.
-    pub(super) fn insert(&self, frame: &mut [u8], options: u32) -> Option<()> {
+    /// Whether the driver means the headers that are in the frame: where IP starts and
+    /// where the payload does, behind a tag of `moved` bytes. Bytes of a segment then.
+    pub(super) fn agrees(&self, frame: (usize, usize), moved: usize) -> Option<usize> {
+        let network = self.ip_start.checked_add(moved)?;
+        let payload = self.header.checked_add(moved)?;
+        (frame == (network, payload)).then(|| payload.saturating_add(self.segment.into()))
+    }
+
+    /// Does what is to be done here of the sums that `options` (a descriptor's upper
+    /// word) asks for. The rest is the request.
+    pub(super) fn request(&self, frame: &mut [u8], options: u32) -> Option<Request> {
         if options & tx::IXSM != 0 {
             insert_sum(frame, self.ip_start, self.ip_end, self.ip_sum)?;
         }
+        let mut request = Request::default();
         if options & tx::TXSM != 0 {
-            insert_sum(frame, self.start, self.end, self.sum)?;
+            match self.sum.checked_sub(self.start) {
+                Some(offset) if self.end == 0 => {
+                    request.sum = Some(PartialSum {
+                        start: self.start as u16,
+                        offset: offset as u16,
+                    });
+                }
+                // Not over all that follows: a sum that nobody else makes.
+                _ => insert_sum(frame, self.start, self.end, self.sum)?,
+            }
         }
-        Some(())
+        Some(request)
     }
-}
 
-/// The 16-bit ones' complement sum (RFC 1071), not inverted.
-fn sum(bytes: &[u8]) -> u16 {
-    let mut total = 0u64;
-    let mut pairs = bytes.chunks_exact(2);
-    for pair in pairs.by_ref() {
-        if let [high, low] = pair {
-            total = total.saturating_add(u64::from(u16::from_be_bytes([*high, *low])));
+    /// The same for a packet that is to be cut: its lengths and its pseudo header's sum
+    /// become those of the whole packet, which its driver leaves out (Linux
+    /// `e1000_tso`). Only TCP is cut, and not without sums.
+    pub(super) fn segments(&self, frame: &mut [u8], options: u32) -> Option<Request> {
+        if !self.tcp || options & tx::TXSM == 0 || self.end != 0 {
+            return None;
         }
+        let network = frame.len().checked_sub(self.ip_start)?;
+        let version = if self.ipv4 {
+            let length = u16::try_from(network).ok()?;
+            put(frame, self.ip_start.checked_add(2)?, length)?;
+            Network::V4
+        } else {
+            let length = u16::try_from(network.checked_sub(IPV6_HEADER)?).ok()?;
+            put(frame, self.ip_start.checked_add(4)?, length)?;
+            Network::V6
+        };
+        let transport = frame.len().checked_sub(self.start)? as u64;
+        let partial = u64::from(word(frame, self.sum)?).saturating_add(transport);
+        put(frame, self.sum, fold(partial))?;
+        let mut request = self.request(frame, options)?;
+        request.segment = Some((version, self.segment));
+        Some(request)
     }
-    if let [last] = pairs.remainder() {
-        total = total.saturating_add(u64::from(u16::from_be_bytes([*last, 0])));
-    }
-    fold(total)
-}
-
-fn fold(mut total: u64) -> u16 {
-    // A 64-bit number is folded into 16 bits by four turns at most.
-    for _ in 0..4 {
-        total = (total & 0xffff).saturating_add(total >> 16);
-    }
-    total as u16
 }
 
 /// Puts the checksum of `start..=end` (an `end` of 0: of all from `start` on) at
@@ -98,7 +123,7 @@ pub(super) fn insert_sum(frame: &mut [u8], start: usize, end: usize, place: usiz
         end => frame.get(start..end.checked_add(1)?)?,
     };
     // A sum of 0 would say that there is none (RFC 768).
-    let value = match !sum(covered) {
+    let value = match !fold(sum(covered)) {
         0 => u16::MAX,
         value => value,
     };
@@ -118,107 +143,5 @@ fn word(frame: &[u8], at: usize) -> Option<u16> {
     }
 }
 
-/// A packet that is being cut.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cut {
-    context: Context,
-    options: u32,
-    /// Bytes of the packet, and of its payload that were sent.
-    len: usize,
-    done: usize,
-    index: u16,
-}
-
 /// Bytes of an IPv6 header, which its length field does not count.
 const IPV6_HEADER: usize = 40;
-/// TCP flags that only the last segment has: FIN and PSH.
-const LAST_FLAGS: u8 = 0x09;
-/// TCP flag that only the first segment has: CWR (datasheet 7.2.4.7 leaves it; RFC
-/// 3168, 6.1.2 wants it once).
-const FIRST_FLAGS: u8 = 0x80;
-
-impl Cut {
-    /// Starts cutting a packet of `len` bytes; `None` if the context makes no sense.
-    pub(super) fn new(context: Context, options: u32, len: usize) -> Option<Cut> {
-        let transport = if context.tcp { 20 } else { 8 };
-        let network = if context.ipv4 { 20 } else { IPV6_HEADER };
-        let fits = context.segment != 0
-            && context.ip_start.checked_add(network)? <= context.start
-            && context.start.checked_add(transport)? <= context.header
-            && context.header < len;
-        fits.then_some(Cut {
-            context,
-            options,
-            len,
-            done: 0,
-            index: 0,
-        })
-    }
-
-    /// Builds the next frame in `out`; its length, or `None` if it does not fit.
-    /// With `true`: it was the last one.
-    pub(super) fn next(&mut self, packet: &[u8], out: &mut [u8]) -> Option<(usize, bool)> {
-        let Context {
-            header,
-            segment,
-            ip_start,
-            start,
-            ..
-        } = self.context;
-        let from = header.checked_add(self.done)?;
-        let count = self.len.checked_sub(from)?.min(segment);
-        let len = header.checked_add(count)?;
-        let last = from.checked_add(count)? >= self.len;
-        let frame = out.get_mut(..len)?;
-        let (head, body) = frame.split_at_mut_checked(header)?;
-        head.copy_from_slice(packet.get(..header)?);
-        body.copy_from_slice(packet.get(from..from.checked_add(count)?)?);
-
-        let network = len.checked_sub(ip_start)?;
-        if self.context.ipv4 {
-            put(frame, ip_start.checked_add(2)?, network as u16)?;
-            let id = ip_start.checked_add(4)?;
-            let next = word(frame, id)?.wrapping_add(self.index);
-            put(frame, id, next)?;
-        } else {
-            let payload = network.checked_sub(IPV6_HEADER)?;
-            put(frame, ip_start.checked_add(4)?, payload as u16)?;
-        }
-        let transport = len.checked_sub(start)?;
-        if self.context.tcp {
-            self.fix_tcp(frame, start, last)?;
-        } else {
-            put(frame, start.checked_add(4)?, transport as u16)?;
-        }
-        if self.options & tx::TXSM != 0 {
-            // The driver's pseudo header has no length (Linux `e1000_tso`).
-            let partial = word(frame, self.context.sum)?;
-            let with_length = fold(u64::from(partial).saturating_add(transport as u64));
-            put(frame, self.context.sum, with_length)?;
-        }
-        // The sum of TCP or UDP covers each frame to its end.
-        let to_the_end = Context {
-            end: 0,
-            ..self.context
-        };
-        to_the_end.insert(frame, self.options)?;
-        self.done = self.done.checked_add(count)?;
-        self.index = self.index.wrapping_add(1);
-        Some((len, last))
-    }
-
-    fn fix_tcp(&self, frame: &mut [u8], start: usize, last: bool) -> Option<()> {
-        let at = start.checked_add(4)?;
-        let field = frame.get_mut(at..at.checked_add(4)?)?;
-        let sequence = u32::from_be_bytes(<[u8; 4]>::try_from(&*field).ok()?);
-        field.copy_from_slice(&sequence.wrapping_add(self.done as u32).to_be_bytes());
-        let flags = frame.get_mut(start.checked_add(13)?)?;
-        if !last {
-            *flags &= !LAST_FLAGS;
-        }
-        if self.index != 0 {
-            *flags &= !FIRST_FLAGS;
-        }
-        Some(())
-    }
-}

@@ -24,6 +24,10 @@ const TX_BY_SIZE: u32 = 0x40d8;
 const MPTC: u32 = 0x40f0;
 const BPTC: u32 = 0x40f4;
 const TSCTC: u32 = 0x40f8;
+const TSCTFC: u32 = 0x40fc;
+
+/// Where frames that were sent are counted.
+const SENT: [u32; 7] = [GPTC, TPT, GOTCL, TOTL, BPTC, MPTC, TX_BY_SIZE];
 
 /// Bytes of the FCS, which octet counters include (datasheet 10.2.7.32).
 const FCS: usize = 4;
@@ -60,10 +64,14 @@ impl Statistics {
         }
     }
 
-    /// Counters stay at their maximum (datasheet 10.2.7).
     fn count(&mut self, offset: u32) {
+        self.add(offset, 1);
+    }
+
+    /// Counters stay at their maximum (datasheet 10.2.7).
+    fn add(&mut self, offset: u32, count: u32) {
         if let Some(word) = self.word(offset) {
-            *word = word.saturating_add(1);
+            *word = word.saturating_add(count);
         }
     }
 
@@ -79,7 +87,8 @@ impl Statistics {
         }
     }
 
-    fn frame(&mut self, frame: &[u8], registers: &[u32; 7]) {
+    /// `count` frames of `len` bytes to where the first bytes of `head` say.
+    fn frames(&mut self, head: &[u8], len: usize, count: u32, registers: &[u32; 7]) {
         let [
             good,
             total,
@@ -89,16 +98,16 @@ impl Statistics {
             multicast,
             sizes,
         ] = *registers;
-        let len = frame.len().saturating_add(FCS);
+        let len = len.saturating_add(FCS);
         for counter in [good, total] {
-            self.count(counter);
+            self.add(counter, count);
         }
         for pair in [good_octets, octets] {
-            self.add_octets(pair, len);
+            self.add_octets(pair, len.saturating_mul(count as usize));
         }
-        match frame.get(..6) {
-            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => self.count(broadcast),
-            Some([first, ..]) if first & 1 != 0 => self.count(multicast),
+        match head.get(..6) {
+            Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => self.add(broadcast, count),
+            Some([first, ..]) if first & 1 != 0 => self.add(multicast, count),
             _ => {}
         }
         let class = match len {
@@ -109,22 +118,34 @@ impl Statistics {
             512..=1023 => 4,
             _ => 5,
         };
-        self.count(sizes.wrapping_add(class.wrapping_mul(4)));
+        self.add(sizes.wrapping_add(class.wrapping_mul(4)), count);
     }
 
     /// A frame was given to the driver.
     pub(super) fn received(&mut self, frame: &[u8]) {
-        self.frame(frame, &[GPRC, TPR, GORCL, TORL, BPRC, MPRC, RX_BY_SIZE]);
+        let registers = [GPRC, TPR, GORCL, TORL, BPRC, MPRC, RX_BY_SIZE];
+        self.frames(frame, frame.len(), 1, &registers);
     }
 
     /// A frame of the driver was sent.
     pub(super) fn sent(&mut self, frame: &[u8]) {
-        self.frame(frame, &[GPTC, TPT, GOTCL, TOTL, BPTC, MPTC, TX_BY_SIZE]);
+        self.frames(frame, frame.len(), 1, &SENT);
     }
 
-    /// A packet was segmented.
-    pub(super) fn segmented(&mut self) {
-        self.count(TSCTC);
+    /// The same, cut into segments of `size` bytes, each behind `header` bytes.
+    pub(super) fn sent_segments(&mut self, frame: &[u8], header: usize, size: usize) {
+        let payload = frame.len().saturating_sub(header);
+        let whole = payload.checked_div(size).unwrap_or(0);
+        let rest = payload.checked_rem(size).unwrap_or(0);
+        self.frames(frame, header.saturating_add(size), whole as u32, &SENT);
+        if rest != 0 {
+            self.frames(frame, header.saturating_add(rest), 1, &SENT);
+        }
+    }
+
+    /// A packet was to be segmented; whether it could be.
+    pub(super) fn segmented(&mut self, done: bool) {
+        self.count(if done { TSCTC } else { TSCTFC });
     }
 
     /// A frame found no buffer.

@@ -14,6 +14,7 @@ use crate::{Machine, NicModel, layout};
 use abi::e1000e::{RFCTL_EXTEN, rctl, reg, tx};
 use core::cell::Cell;
 use memory::{GuestMemory, OutOfRange};
+use validate::frame::{MAX_SEGMENTED, TaskKind};
 
 /// Values that registers are written with.
 const VALUES: [u64; 5] = [
@@ -70,8 +71,13 @@ fn take_all(machine: &mut Machine) {
 /// What must hold of a call in each direction, whatever the registers say.
 fn exercise(machine: &mut Machine, ram: &Ram, buf: &mut [u8]) {
     let guest = Counted::new(ram);
-    if let Some(len) = machine.take_tx(&guest, buf) {
-        assert!((14..=1518).contains(&len), "{len}");
+    if let Some((len, task)) = machine.take_frame(&guest, buf) {
+        let on_wire = match task.kind() {
+            TaskKind::Segments(headers, size) => headers.payload_at() + usize::from(size),
+            _ => len,
+        };
+        assert!(len <= MAX_SEGMENTED);
+        assert!((14..=1518).contains(&on_wire), "{on_wire}");
     }
     assert!(guest.accesses.take() <= ACCESSES);
     let _ = machine.deliver_rx(&guest, &[0xff; 1514]);

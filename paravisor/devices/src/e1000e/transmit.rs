@@ -1,25 +1,27 @@
-//! Frames of the guest: descriptors are worked off one by one, their buffers gathered
-//! in private memory, and frames cut from there (datasheet 7.2).
+//! Frames of the guest: descriptors are worked off one by one and their buffers
+//! gathered in private memory (datasheet 7.2).
 
-use super::offload::{Context, Cut, insert_sum};
+use super::offload::{Context, insert_sum};
 use super::ring::{Ring, number};
 use super::{E1000e, ETHERNET_LEN, TAG_LEN};
 use abi::e1000e::{TCTL_EN, cause, ctrl, reg, tx};
 use alloc::vec;
 use alloc::vec::Vec;
 use memory::{GuestMemory, OutOfRange};
+use validate::frame::{MAX_SEGMENTED, Task, TaskKind};
 
-/// Longest packet: what IP can say (65535), with headers before it.
-const PACKET: usize = 0x1_0000 + 256;
 /// Descriptors that one call works off at most; a packet of Linux has 18 fragments.
 const BUDGET: u32 = 256;
 /// Where a VLAN tag is put: behind both addresses.
 const TAG_AT: usize = 12;
 
-/// A packet on its way from descriptors to frames.
+/// A packet on its way from descriptors to a frame.
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
-    packet: Vec<u8>,
+    /// A beginning whose end the driver still owes. Else a packet is gathered where
+    /// its frame is wanted.
+    kept: Vec<u8>,
+    /// Bytes so far.
     len: usize,
     /// It cannot be sent; the rest of its descriptors is worked off all the same.
     bad: bool,
@@ -31,7 +33,6 @@ pub(super) struct Sender {
     legacy: Option<(usize, usize)>,
     tag: Option<u16>,
     context: Context,
-    cutting: Option<Cut>,
 }
 
 /// What a descriptor was.
@@ -45,7 +46,7 @@ struct Done {
 impl Sender {
     pub(super) fn new() -> Sender {
         Sender {
-            packet: vec![0; PACKET],
+            kept: vec![0; MAX_SEGMENTED],
             len: 0,
             bad: false,
             cut: false,
@@ -53,7 +54,6 @@ impl Sender {
             legacy: None,
             tag: None,
             context: Context::default(),
-            cutting: None,
         }
     }
 
@@ -70,11 +70,33 @@ impl Sender {
         self.options = 0;
         self.legacy = None;
         self.tag = None;
-        self.cutting = None;
     }
 
-    /// Works off the descriptor at the head of `ring`.
-    fn step(&mut self, ring: &mut Ring, guest: &impl GuestMemory) -> Result<Done, OutOfRange> {
+    /// Keeps a beginning until there is more.
+    fn keep(&mut self, buf: &[u8]) {
+        let kept = self.kept.iter_mut().zip(buf).take(self.len);
+        for (to, from) in kept {
+            *to = *from;
+        }
+        self.bad |= self.len > self.kept.len();
+    }
+
+    /// Goes on with what was kept.
+    fn resume(&mut self, buf: &mut [u8]) {
+        let kept = buf.iter_mut().zip(&self.kept).take(self.len);
+        for (to, from) in kept {
+            *to = *from;
+        }
+        self.bad |= self.len > buf.len();
+    }
+
+    /// Works off the descriptor at the head of `ring`; `buf` has what came before.
+    fn step(
+        &mut self,
+        ring: &mut Ring,
+        guest: &impl GuestMemory,
+        buf: &mut [u8],
+    ) -> Result<Done, OutOfRange> {
         let descriptor = ring.fetch::<{ tx::LEN }>(guest)?;
         let lower = number(&descriptor, 8, 4) as u32;
         let upper = number(&descriptor, 12, 4) as u32;
@@ -87,7 +109,7 @@ impl Sender {
             if extended && kind != tx::KIND_DATA {
                 self.bad = true;
             }
-            self.gather(&descriptor, lower, upper, guest)?;
+            self.gather(&descriptor, [lower, upper], guest, buf)?;
             lower & tx::EOP != 0
         };
         if lower & tx::RS != 0 {
@@ -104,9 +126,9 @@ impl Sender {
     fn gather(
         &mut self,
         descriptor: &[u8],
-        lower: u32,
-        upper: u32,
+        [lower, upper]: [u32; 2],
         guest: &impl GuestMemory,
+        buf: &mut [u8],
     ) -> Result<(), OutOfRange> {
         let address = number(descriptor, 0, 8);
         let extended = lower & tx::DEXT != 0;
@@ -133,7 +155,7 @@ impl Sender {
         if self.bad || length == 0 {
             return Ok(());
         }
-        match self.packet.get_mut(self.len..end) {
+        match buf.get_mut(self.len..end) {
             Some(part) => {
                 guest.read(address, part)?;
                 self.len = end;
@@ -143,35 +165,48 @@ impl Sender {
         Ok(())
     }
 
-    /// The next frame of a complete packet in `out`: its length, or `None` if the
-    /// packet cannot be sent. `true`: there is no further one.
-    fn frame(&mut self, out: &mut [u8], tagging: Option<u16>) -> Option<(usize, bool)> {
+    /// The frame of a complete packet in `buf`, and what is left to do for it; `None`
+    /// if it cannot be sent.
+    fn finish(
+        &self,
+        buf: &mut [u8],
+        tagging: Option<u16>,
+        longest: usize,
+    ) -> Option<(usize, Task)> {
         if self.bad {
             return None;
         }
-        let (len, last) = if self.cut {
-            let cutting = match self.cutting.take() {
-                Some(cutting) => cutting,
-                None => Cut::new(self.context, self.options, self.len)?,
-            };
-            self.cutting.insert(cutting).next(&self.packet, out)?
+        let frame = buf.get_mut(..self.len)?;
+        let mut request = if self.cut {
+            self.context.segments(frame, self.options)?
         } else {
-            let frame = out.get_mut(..self.len)?;
-            frame.copy_from_slice(self.packet.get(..self.len)?);
-            self.context.insert(frame, self.options)?;
-            if let Some((start, place)) = self.legacy {
-                insert_sum(frame, start, 0, place)?;
-            }
-            (self.len, true)
+            self.context.request(frame, self.options)?
         };
-        if len < ETHERNET_LEN {
-            return None;
+        if let Some((start, place)) = self.legacy {
+            insert_sum(frame, start, 0, place)?;
         }
-        let len = match (self.tag, tagging) {
-            (Some(tag), Some(kind)) => insert_tag(out, len, kind, tag)?,
-            _ => len,
-        };
-        Some((len, last))
+        let mut len = self.len;
+        let mut moved = 0;
+        if let (Some(tag), Some(kind)) = (self.tag, tagging) {
+            len = insert_tag(buf, len, kind, tag)?;
+            moved = TAG_LEN;
+            if let Some(sum) = &mut request.sum {
+                sum.start = sum.start.checked_add(TAG_LEN as u16)?;
+            }
+        }
+        let task = Task::judge(&request, buf.get(..len)?).ok()?;
+        // What a frame of it has on the wire.
+        let mut wire = len;
+        if self.cut {
+            let (TaskKind::Segments(headers, _) | TaskKind::Checksum(headers)) = task.kind() else {
+                return None;
+            };
+            let places = (headers.network_at(), headers.payload_at());
+            wire = wire.min(self.context.agrees(places, moved)?);
+        }
+        (ETHERNET_LEN..=longest)
+            .contains(&wire)
+            .then_some((len, task))
     }
 }
 
@@ -190,8 +225,12 @@ fn insert_tag(out: &mut [u8], len: usize, kind: u16, tag: u16) -> Option<usize> 
 }
 
 impl E1000e {
-    /// See [`crate::Machine::take_tx`].
-    pub(crate) fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
+    /// See [`crate::Machine::take_frame`].
+    pub(crate) fn take_frame(
+        &mut self,
+        guest: &impl GuestMemory,
+        buf: &mut [u8],
+    ) -> Option<(usize, Task)> {
         let mut causes = 0;
         let sent = self.work_off(guest, buf, &mut causes);
         if causes != 0 {
@@ -209,20 +248,17 @@ impl E1000e {
         guest: &impl GuestMemory,
         buf: &mut [u8],
         causes: &mut u32,
-    ) -> Option<usize> {
+    ) -> Option<(usize, Task)> {
         if !self.sending() {
             return None;
         }
-        if self.sender.cutting.is_some()
-            && let Some(len) = self.emit(buf)
-        {
-            return Some(len);
-        }
+        self.sender.resume(buf);
         for _ in 0..BUDGET {
             if self.tx.available(tx::LEN) == 0 {
+                self.sender.keep(buf);
                 return None;
             }
-            let Ok(done) = self.sender.step(&mut self.tx, guest) else {
+            let Ok(done) = self.sender.step(&mut self.tx, guest, buf) else {
                 self.set_broken();
                 return None;
             };
@@ -232,36 +268,40 @@ impl E1000e {
             if self.tx.available(tx::LEN) == 0 {
                 *causes |= cause::TXQE;
             }
-            if done.complete {
-                if self.sender.cut {
-                    self.statistics.segmented();
-                }
-                if let Some(len) = self.emit(buf) {
-                    return Some(len);
-                }
+            if done.complete
+                && let Some(sent) = self.emit(buf)
+            {
+                return Some(sent);
             }
         }
         // There is more: ring for the guest, so that the owner comes again.
+        self.sender.keep(buf);
         self.tx_kicked = true;
         None
     }
 
-    /// A frame of the packet that is complete.
-    fn emit(&mut self, buf: &mut [u8]) -> Option<usize> {
+    /// The frame of the packet that is complete.
+    fn emit(&mut self, buf: &mut [u8]) -> Option<(usize, Task)> {
         let tagging = self.plain.get(reg::CTRL) & ctrl::VME != 0;
         let kind = tagging.then_some(self.plain.get(reg::VET) as u16);
-        let room = buf.len().min(self.max_frame);
-        let out = buf.get_mut(..room)?;
-        let Some((len, last)) = self.sender.frame(out, kind) else {
+        let sent = self.sender.finish(buf, kind, self.max_frame);
+        if self.sender.cut {
+            self.statistics.segmented(sent.is_some());
+        }
+        self.sender.begin();
+        let Some((len, task)) = sent else {
             self.tx_dropped = self.tx_dropped.saturating_add(1);
-            self.sender.begin();
             return None;
         };
-        if last {
-            self.sender.begin();
-        }
         self.tx_frames = self.tx_frames.saturating_add(1);
-        self.statistics.sent(out.get(..len).unwrap_or_default());
-        Some(len)
+        let frame = buf.get(..len).unwrap_or_default();
+        match task.kind() {
+            TaskKind::Segments(headers, size) => {
+                self.statistics
+                    .sent_segments(frame, headers.payload_at(), size.into());
+            }
+            _ => self.statistics.sent(frame),
+        }
+        Some((len, task))
     }
 }

@@ -1,10 +1,11 @@
-//! Checksums, segmentation and tags. What the card made is judged by sums and cuts
-//! that are worked out here in another way.
+//! Checksums, segmentation and tags. What the card made is judged by sums that are
+//! worked out here in another way; what it leaves to others by what it hands on.
 
 use super::{frame, set_up};
 use crate::test_support::e1000e::{E1000eDriver, RxShape};
 use crate::test_support::{Ram, config};
 use abi::e1000e::{ctrl, reg, tx};
+use validate::frame::{Headers, MAX_SEGMENTED, Task, TaskKind};
 
 /// Where the transport header starts, behind IPv4 and IPv6.
 const V4: usize = 34;
@@ -83,7 +84,7 @@ fn context(driver: &mut E1000eDriver, ram: &Ram, v6: bool, cut: u16) {
 const DATA: u32 = tx::DEXT | tx::KIND_DATA << tx::KIND_SHIFT;
 
 #[test]
-fn checksums_are_inserted() {
+fn checksums_are_inserted_or_handed_on() {
     let (mut machine, ram, mut driver) = set_up(RxShape::Extended);
     let mut buf = [0; 1600];
     for len in [0, 1, 2, 77, 1000, 1439, 1440] {
@@ -94,71 +95,123 @@ fn checksums_are_inserted() {
             let packet = packet(v6, &payload, true);
             driver.push_packet(&ram, &packet, 50, DATA, options);
             driver.ring_tx(&mut machine);
-            let got = machine.take_tx(&ram, &mut buf);
-            assert_eq!(got, Some(packet.len()), "{len} {v6}");
-            assert_sums(&buf[..packet.len()], v6);
-            assert_eq!(buf[packet.len() - len..packet.len()], payload);
+            let (got, task) = machine.take_frame(&ram, &mut buf).unwrap();
+            assert_eq!(got, packet.len(), "{len} {v6}");
+            // The pseudo header's sum stands where TCP's is to be.
+            let headers = Headers::of(&packet).unwrap();
+            assert_eq!(task.kind(), TaskKind::Checksum(headers));
+            let tcp = headers.transport_at();
+            assert_eq!(buf[tcp..got], packet[tcp..]);
+            let finished = !sum(&[&buf[tcp..got]]);
+            buf[tcp + 16..tcp + 18].copy_from_slice(&finished.to_be_bytes());
+            assert_sums(&buf[..got], v6);
             driver.reap_tx(&ram);
         }
     }
+    // A sum that ends before the frame does is not TCP's: made here.
+    let lower = tx::CONTEXT_TCP | tx::CONTEXT_IPV4;
+    driver.push_context(&ram, 14, 34 | 50 << 8 | 59 << 16, lower, 0);
+    let short = packet(false, &[7; 99], true);
+    driver.push_packet(&ram, &short, 2000, DATA, tx::TXSM);
+    driver.ring_tx(&mut machine);
+    let sent = machine.take_frame(&ram, &mut buf);
+    assert_eq!(sent, Some((short.len(), Task::PLAIN)));
+    assert_eq!(sum(&[&buf[34..60]]), {
+        // What was in its place is part of the sum, and gone from the frame.
+        sum(&[&(!sum(&[&short[50..52]])).to_be_bytes()])
+    });
     // Legacy: start 34, place 50, to the end.
     let mut packet = packet(false, &[7; 99], true);
     let header = !sum(&[&packet[14..34]]);
     packet[24..26].copy_from_slice(&header.to_be_bytes());
     driver.push_packet(&ram, &packet, 2000, tx::IC | 50 << 16, 34 << 8);
     driver.ring_tx(&mut machine);
-    assert_eq!(machine.take_tx(&ram, &mut buf), Some(packet.len()));
+    let sent = machine.take_frame(&ram, &mut buf);
+    assert_eq!(sent, Some((packet.len(), Task::PLAIN)));
     assert_sums(&buf[..packet.len()], false);
     assert_eq!(machine.counters().tx_dropped, 0);
 }
 
 #[test]
-fn packets_are_cut() {
+fn packets_to_be_cut_are_handed_on() {
     let (mut machine, ram, mut driver) = set_up(RxShape::Extended);
-    let mut buf = [0; 1600];
-    for (len, cut) in [
-        (1440, 1440),
-        (1441, 1440),
-        (10_000, 1400),
-        (65_000, 1440),
-        (5, 1),
-    ] {
+    let mut buf = vec![0; MAX_SEGMENTED];
+    let (mut segments, mut octets) = (0, 0);
+    for (len, cut) in [(1440, 1440), (1441, 1440), (10_000, 1400), (65_000, 1440)] {
         for v6 in [false, true] {
             let payload = frame(len, 9);
-            let whole = packet(v6, &payload, false);
-            let start = if v6 { V6 } else { V4 };
+            // As Linux leaves it: no length, and none in the pseudo header.
+            let mut whole = packet(v6, &payload, false);
+            let length_at = if v6 { 18 } else { 16 };
+            whole[length_at..length_at + 2].fill(0);
             context(&mut driver, &ram, v6, cut);
             let options = tx::TXSM | if v6 { 0 } else { tx::IXSM };
             driver.push_packet(&ram, &whole, 2000, DATA | tx::TSE, options);
             driver.ring_tx(&mut machine);
-            let mut got: Vec<u8> = Vec::new();
-            let count = len.div_ceil(usize::from(cut));
-            for index in 0..count {
-                let size = machine.take_tx(&ram, &mut buf).unwrap();
-                let segment = &buf[..size];
-                assert_sums(segment, v6);
-                let sequence =
-                    u32::from_be_bytes(segment[start + 4..start + 8].try_into().unwrap());
-                assert_eq!(sequence, 0xffff_ff00u32.wrapping_add(got.len() as u32));
-                let flags = segment[start + 13];
-                let first = if index == 0 { 0x80 } else { 0 };
-                let last = if index + 1 == count { 0x09 } else { 0 };
-                assert_eq!(flags, 0x10 | first | last, "{index} of {count}");
-                if !v6 {
-                    let id = u16::from_be_bytes([segment[18], segment[19]]);
-                    assert_eq!(id, 0xfffe_u16.wrapping_add(index as u16));
-                }
-                got.extend(&segment[start + 20..]);
-            }
-            assert_eq!(machine.take_tx(&ram, &mut buf), None);
-            assert_eq!(got, payload);
+            let (got, task) = machine.take_frame(&ram, &mut buf).unwrap();
+            assert_eq!(got, whole.len());
+            let headers = Headers::of(&whole).unwrap();
+            let kind = match len > usize::from(cut) {
+                true => TaskKind::Segments(headers, cut),
+                false => TaskKind::Checksum(headers),
+            };
+            assert_eq!(task.kind(), kind);
+            // Now it says its length, and its sum is that of a whole packet's start.
+            let expected = packet(v6, &payload, true);
+            let tcp = headers.transport_at();
+            assert_eq!(buf[tcp..got], expected[tcp..]);
+            let finished = !sum(&[&buf[tcp..got]]);
+            buf[tcp + 16..tcp + 18].copy_from_slice(&finished.to_be_bytes());
+            assert_sums(&buf[..got], v6);
+            assert!(machine.take_frame(&ram, &mut buf).is_none());
             assert_eq!(driver.reap_tx(&ram), 1);
+            let count = len.div_ceil(usize::from(cut));
+            segments += count;
+            octets += len + count * (tcp + 20 + 4);
         }
     }
     assert_eq!(machine.counters().tx_dropped, 0);
-    // Two tries each: segmented packets are counted, and reading clears.
-    assert_eq!(driver.read(&mut machine, 0x40f8), 10);
+    // Packets once, segments each, their bytes with headers and FCS.
+    assert_eq!(driver.read(&mut machine, 0x40f8), 8);
+    assert_eq!(driver.read(&mut machine, 0x4080) as usize, segments);
+    assert_eq!(driver.read(&mut machine, 0x4090) as usize, octets);
     assert_eq!(driver.read(&mut machine, 0x40f8), 0);
+}
+
+#[test]
+fn a_tag_moves_what_is_left_to_do() {
+    let (mut machine, ram, mut driver) = set_up(RxShape::Extended);
+    let mut buf = vec![0; MAX_SEGMENTED];
+    let value = driver.read(&mut machine, reg::CTRL);
+    driver.write(&mut machine, reg::CTRL, value | ctrl::VME);
+    let whole = packet(false, &[5; 3000], false);
+    context(&mut driver, &ram, false, 1400);
+    let (lower, tag) = (DATA | tx::TSE | tx::VLE, 0x6005 << 16);
+    driver.push_packet(&ram, &whole, 4000, lower, tx::TXSM | tx::IXSM | tag);
+    driver.ring_tx(&mut machine);
+    let (got, task) = machine.take_frame(&ram, &mut buf).unwrap();
+    let headers = Headers::of(&buf[..got]).unwrap();
+    assert!(headers.tagged());
+    assert_eq!(buf[12..18], [0x81, 0, 0x60, 0x05, 8, 0]);
+    assert_eq!(task.kind(), TaskKind::Segments(headers, 1400));
+}
+
+#[test]
+fn a_packet_may_be_announced_in_parts() {
+    let (mut machine, ram, mut driver) = set_up(RxShape::Extended);
+    let mut buf = [0; 1600];
+    let whole = frame(1000, 4);
+    driver.push_packet(&ram, &whole, 400, 0, 0);
+    for tail in [1, 2] {
+        driver.write(&mut machine, reg::TDT, tail);
+        assert_eq!(machine.take_frame(&ram, &mut buf), None);
+        // The owner uses its buffer for something else.
+        buf.fill(0xee);
+    }
+    driver.ring_tx(&mut machine);
+    let sent = machine.take_frame(&ram, &mut buf);
+    assert_eq!(sent, Some((1000, Task::PLAIN)));
+    assert_eq!(buf[..1000], whole);
 }
 
 #[test]
@@ -192,7 +245,7 @@ fn tags_are_put_on_and_taken_off() {
 fn what_makes_no_sense_is_dropped_and_the_next_packet_goes() {
     let (mut machine, ram, mut driver) = set_up(RxShape::Extended);
     let mut buf = [0; 1600];
-    let whole = packet(false, &[1; 500], false);
+    let whole = packet(false, &[1; 1500], false);
     let mut dropped = 0;
     // Header length, segment size, IP start, transport start, place of its sum.
     for (header, cut, ip, start, place) in [
@@ -203,6 +256,8 @@ fn what_makes_no_sense_is_dropped_and_the_next_packet_goes() {
         (54, 100, 15, 34, 50),
         (54, 100, 255, 34, 50),
         (0, 100, 0, 0, 0),
+        (54, 47, 14, 34, 50),
+        (54, 1465, 14, 34, 50),
     ] {
         let ip = ip | 24 << 8 | 33 << 16;
         let lower = tx::CONTEXT_TCP | tx::CONTEXT_IPV4;
