@@ -356,8 +356,9 @@ impl Message {
             };
             for bytes in [element.as_bytes(), &value.to_le_bytes()] {
                 let next = end.saturating_add(bytes.len());
-                if let Some(to) = self.rndis.get_mut(end..next) {
-                    to.copy_from_slice(bytes);
+                let room = self.rndis.get_mut(end..next).unwrap_or_default();
+                for (to, from) in room.iter_mut().zip(bytes) {
+                    *to = *from;
                 }
                 end = next;
             }
