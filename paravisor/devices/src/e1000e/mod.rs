@@ -1,7 +1,8 @@
 //! The other network card: Intel's 82574L, for guests without virtio. One receive
 //! and one transmit queue (no RSS), legacy, extended and packet-split descriptors,
 //! checksums and segmentation on the way out, MSI-X and INTA. What was received has
-//! its checksums marked as not looked at, so the guest looks at them itself.
+//! its checksums marked as not looked at, so the guest looks at them itself: the host's
+//! word about them is not passed on (RND-25).
 //!
 //! The driver is hostile: a value that makes no sense is kept and has no effect, a
 //! packet that makes no sense is dropped and counted. Rings or buffers outside of
