@@ -27,6 +27,10 @@ pub(crate) enum Phase {
     SendBuffer,
     /// Request number n of [`SCRIPT`].
     Rndis(usize),
+    /// Sub-channels are asked for.
+    SubChannels,
+    /// Waiting until no section is used, so that they can be dealt out.
+    Share,
     Ready,
     /// Stopping: the packet filter is set to 0.
     FilterOff,
@@ -40,7 +44,7 @@ pub(crate) enum Phase {
 }
 
 /// RNDIS requests in their order, and whether the NIC can do without the answer.
-const SCRIPT: [(judged::Request, bool); 9] = [
+const SCRIPT: [(judged::Request, bool); 10] = [
     (judged::Request::Initialize, false),
     (judged::Request::Query(oid::PERMANENT_ADDRESS), true),
     (judged::Request::Query(oid::CURRENT_ADDRESS), false),
@@ -52,9 +56,17 @@ const SCRIPT: [(judged::Request, bool); 9] = [
     ),
     (judged::Request::Set(oid::TCP_OFFLOAD_PARAMETERS), true),
     (judged::Request::Query(oid::LINK_SPEED), true),
+    // Only if sub-channels are wanted; without an answer there are none.
+    (
+        judged::Request::Query(oid::RECEIVE_SCALE_CAPABILITIES),
+        true,
+    ),
     (judged::Request::Query(oid::MEDIA_CONNECT_STATUS), false),
     (judged::Request::Set(oid::CURRENT_PACKET_FILTER), false),
 ];
+
+/// The last of them.
+pub(crate) const FILTER: usize = SCRIPT.len() - 1;
 
 /// What the host shall give us: our own frames and groups (as Linux and the
 /// UEFI client ask), or all.
@@ -96,6 +108,7 @@ impl<M: SharedMemory> Nic<M> {
         now: u64,
     ) -> Result<(), Violation> {
         self.send_keepalive(channel, now)?;
+        self.step_spread(channel, now)?;
         // Phases that await nothing follow one another; there are fewer than 8.
         for _ in 0..8 {
             let overdue = self.phase_deadline().is_some_and(|deadline| now > deadline);
@@ -121,7 +134,25 @@ impl<M: SharedMemory> Nic<M> {
                 Phase::Config => self.send_config(channel, now)?,
                 Phase::NdisVersion => self.send_ndis_version(channel, now)?,
                 Phase::ReceiveBuffer | Phase::SendBuffer => self.send_buffer(channel, now)?,
+                Phase::Share => {
+                    if self.requests.outstanding() == 0 {
+                        let lanes = self.subs.granted.saturating_add(1);
+                        self.send.keep(0, lanes);
+                        self.subs.settled = true;
+                        self.enter(Phase::Rndis(FILTER), now);
+                    }
+                }
+                Phase::SubChannels => self.ask_sub_channels(channel, now)?,
                 Phase::Rndis(step) => match SCRIPT.get(step) {
+                    // Frames come behind this one.
+                    Some(_) if step == FILTER && !self.subs.settled => {
+                        self.enter(Phase::SubChannels, now);
+                    }
+                    Some((judged::Request::Query(oid::RECEIVE_SCALE_CAPABILITIES), _))
+                        if self.config.sub_channels == 0 =>
+                    {
+                        self.enter(Phase::Rndis(step.saturating_add(1)), now);
+                    }
                     Some((request, _)) => self.send_rndis_request(channel, *request, now)?,
                     None => self.enter(Phase::Ready, now),
                 },
@@ -274,19 +305,24 @@ impl<M: SharedMemory> Nic<M> {
         self.sent = self.send_rndis(channel, channel_type::CONTROL, &parts.parts(), 0, now)?;
         if self.sent {
             self.next_request_id = request_id.wrapping_add(1);
-            let frame = self.mtu.saturating_add(judged::packet::FRAME_OVERHEAD);
-            // The permanent address is for display; the current one is ours.
-            let permanent = request == judged::Request::Query(oid::PERMANENT_ADDRESS);
-            self.awaited = Some(AwaitedResponse {
-                request_id,
-                request,
-                transfer: frame.saturating_add(size_of::<rndis::Packet>() as u32),
-                mtu: self.config.mtu,
-                mac: if permanent { None } else { self.config.mac },
-                enforce_medium: self.config.enforce_unmeasured,
-            });
+            self.awaited = Some(self.awaits(request_id, request));
         }
         Ok(())
+    }
+
+    /// What the response to a request is measured against.
+    pub(crate) fn awaits(&self, request_id: u32, request: judged::Request) -> AwaitedResponse {
+        let frame = self.mtu.saturating_add(judged::packet::FRAME_OVERHEAD);
+        // The permanent address is for display; the current one is ours.
+        let permanent = request == judged::Request::Query(oid::PERMANENT_ADDRESS);
+        AwaitedResponse {
+            request_id,
+            request,
+            transfer: frame.saturating_add(size_of::<rndis::Packet>() as u32),
+            mtu: self.config.mtu,
+            mac: if permanent { None } else { self.config.mac },
+            enforce_medium: self.config.enforce_unmeasured,
+        }
     }
 
     fn halt<R: SharedMemory>(
@@ -341,6 +377,9 @@ impl<M: SharedMemory> Nic<M> {
                 self.send.open(geometry);
                 self.enter(Phase::Rndis(0), now);
             }
+            (Phase::SubChannels, Completion::SubChannels(count)) => {
+                self.sub_channels_granted(count, now);
+            }
             // One request of the handshake is outstanding at a time and NVS-03 ties
             // its answer to it, so no host gets here; the order holds by itself too.
             _ => self.fail_noted(Violation::new(Rule::NVS_50, 0, 0u32)),
@@ -361,6 +400,9 @@ impl<M: SharedMemory> Nic<M> {
                 self.link.hear(up);
             }
             Response::Value(Value::Offloads(offloads)) => self.offloads = offloads,
+            Response::Value(Value::Scale { queues, table }) => {
+                self.subs.scale = Some((queues, table));
+            }
             Response::Value(Value::Number(_)) | Response::Initialized(_) | Response::Set => {}
         }
         self.next_request(now);
@@ -373,6 +415,8 @@ impl<M: SharedMemory> Nic<M> {
             Phase::Rndis(step) => SCRIPT.get(step).is_some_and(|(_, optional)| *optional),
             // A filter that cannot be switched off is no reason not to halt.
             Phase::FilterOff => true,
+            // Frames that are not spread come on the primary.
+            Phase::Ready => true,
             _ => false,
         };
         if optional {

@@ -15,6 +15,9 @@
 //! a new [`Nic`]. No host byte is read twice, every wait has a deadline and every
 //! loop a budget ([`limits`]).
 //!
+//! With sub-channels ([`Config::sub_channels`]) the handshake ends with the request
+//! for them; each that the owner opens then becomes a [`Lane`].
+//!
 //! Times are in units of 100 ns of the partition's reference clock.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -30,6 +33,7 @@ extern crate alloc;
 
 mod counters;
 mod handshake;
+mod lane;
 pub mod limits;
 mod nic;
 mod offload;
@@ -38,11 +42,13 @@ mod rate;
 mod receive;
 mod requests;
 mod send;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
 pub use counters::Counters;
+pub use lane::Lane;
 pub use nic::{Config, Delivery, Event, Nic, Polled, TransmitError};
 pub use offload::Sending;
 

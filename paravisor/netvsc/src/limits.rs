@@ -14,6 +14,16 @@ pub const RECEIVE_BUFFER: usize = 2 << 20;
 /// Hyper-V makes of it (Linux: the same 1 MiB).
 pub const SEND_BUFFER: usize = 1 << 20;
 
+/// The same for more channels than that has sections for: 256, all that we use.
+pub const LARGE_SEND_BUFFER: usize = 256 * 6144;
+/// Send buffer for a card with so many sub-channels: [`SECTIONS_PER_LANE`] each.
+pub const fn send_buffer(sub_channels: u16) -> usize {
+    match sub_channels {
+        0..40 => SEND_BUFFER,
+        _ => LARGE_SEND_BUFFER,
+    }
+}
+
 /// Deadline of a request of the handshake (NVSP or RNDIS). Hosts answer in
 /// milliseconds; a busy one may take seconds, an emulated one more.
 pub const REQUEST_DEADLINE: u64 = 20 * SECOND;
@@ -39,6 +49,8 @@ pub const RANGES_PER_POLL: usize = 256;
 pub const REQUESTS: usize = 512;
 /// Sections that frames leave to control messages (a request, a keepalive).
 pub const CONTROL_SECTIONS: u16 = 2;
+/// Least sections of a lane: two beside those of the primary for control messages.
+pub const SECTIONS_PER_LANE: u16 = 2 * CONTROL_SECTIONS;
 /// Longest RNDIS message: the largest frame that is sent in segments, with its
 /// headers. It spans 18 pages at most, below `vmbus::limits::MAX_DIRECT_PAGES`.
 pub const MESSAGE: usize = validate::frame::MAX_SEGMENTED + MESSAGE_OVERHEAD;

@@ -2,11 +2,13 @@
 
 use crate::counters::{Counters, add};
 use crate::handshake::Phase;
+use crate::lane::Subs;
 use crate::limits;
 use crate::offload::Sending;
 use crate::rate::{Budget, Link};
 use crate::receive::ReceiveBuffer;
 use crate::requests::Requests;
+use crate::spread::Spread;
 use crate::transmit::SendBuffer;
 use abi::nvsp::channel_type;
 use alloc::vec;
@@ -36,6 +38,8 @@ pub struct Config {
     pub enforce_unmeasured: bool,
     /// Random start of transaction ids (PKT-17).
     pub seed: u64,
+    /// Sub-channels that are asked for; 0: none, and nothing is said of them.
+    pub sub_channels: u16,
 }
 
 /// What the owner must know.
@@ -52,6 +56,18 @@ pub enum Event {
     Link {
         /// It is up.
         up: bool,
+    },
+    /// The host is being asked for so many sub-channels: they may be offered from
+    /// now on, before [`Event::SubChannels`] even.
+    SubChannelsAsked {
+        /// How many.
+        count: u16,
+    },
+    /// The host has granted so many. The NIC goes on without them until the owner
+    /// makes lanes of them ([`Nic::lane`]) and has frames spread ([`Nic::spread`]).
+    SubChannels {
+        /// How many, perhaps none.
+        count: u16,
     },
     /// The guest should look at its network anew (renew its lease).
     NetworkChange,
@@ -110,6 +126,10 @@ pub(crate) struct Answer {
 /// The NIC. `M` is the shared memory of its buffers.
 pub struct Nic<M> {
     pub(crate) config: Config,
+    /// Which of the card's channels this is: 0 is the primary.
+    pub(crate) index: u16,
+    pub(crate) subs: Subs,
+    pub(crate) spread: Spread,
     pub(crate) phase: Phase,
     /// The message of this phase has been sent.
     pub(crate) sent: bool,
@@ -149,14 +169,27 @@ impl<M: SharedMemory> Nic<M> {
     /// A NIC that has not started. `receive` and `send` are the buffers of the
     /// configuration's GPADLs ([`limits::RECEIVE_BUFFER`], [`limits::SEND_BUFFER`]).
     pub fn new(config: Config, receive: M, send: M) -> Result<Self, OutOfRange> {
-        Ok(Nic {
+        let send = SendBuffer::new(send)?;
+        Ok(Nic::unstarted(config, 0, ReceiveBuffer::new(receive), send))
+    }
+
+    pub(crate) fn unstarted(
+        config: Config,
+        index: u16,
+        receive: ReceiveBuffer<M>,
+        send: SendBuffer<M>,
+    ) -> Nic<M> {
+        Nic {
             config,
+            index,
+            subs: Subs::default(),
+            spread: Spread::Idle,
             phase: Phase::Idle,
             sent: false,
             entered: 0,
-            receive: ReceiveBuffer::new(receive),
-            send: SendBuffer::new(send)?,
-            requests: Requests::new(config.seed),
+            receive,
+            send,
+            requests: Requests::new(config.seed, index),
             awaited: None,
             next_request_id: config.seed as u32 | 1,
             link: Link::new(),
@@ -177,7 +210,7 @@ impl<M: SharedMemory> Nic<M> {
             next_scan: 0,
             unread: 0,
             packet: vec![0; limits::PACKET_BUFFER],
-        })
+        }
     }
 
     /// The buffers, receive and send: to be given back once their GPADLs are
@@ -270,6 +303,9 @@ impl<M: SharedMemory> Nic<M> {
         if core::mem::take(&mut self.stopped_untold) {
             return Some(Event::Stopped);
         }
+        if let Some(event) = self.sub_channel_event() {
+            return Some(event);
+        }
         if self.phase != Phase::Ready {
             return None;
         }
@@ -289,7 +325,7 @@ impl<M: SharedMemory> Nic<M> {
         }
         // Link events are told by a NIC that is ready only.
         let link = self.link.deadline().filter(|_| self.phase == Phase::Ready);
-        let waits = [self.phase_deadline(), link];
+        let waits = [self.phase_deadline(), self.spread_deadline(), link];
         waits.into_iter().flatten().chain([self.next_scan]).min()
     }
 

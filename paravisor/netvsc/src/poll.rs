@@ -158,10 +158,11 @@ impl<M: SharedMemory> Nic<M> {
                 }
                 self.counters.validation.judged(Layer::Nvsp);
                 let context = InBandContext {
-                    primary: true,
-                    channels: 1,
+                    primary: self.index == 0,
+                    channels: u32::from(self.subs.granted).saturating_add(1),
                 };
-                // No message asks for anything: sub-channels are not open, and
+                // No message asks for anything: a table for our frames is advice
+                // for senders that choose, and each lane sends on its own channel;
                 // an SR-IOV function is of no interest (NVS-44).
                 if let Err(violation) = validate::nvsp::in_band(packet.payload(), &context) {
                     self.violated(violation);
@@ -288,7 +289,7 @@ impl<M: SharedMemory> Nic<M> {
     /// What an RNDIS message is judged with.
     fn context(&self) -> Context {
         Context {
-            primary: true,
+            primary: self.index == 0,
             ready: matches!(
                 self.phase,
                 Phase::Ready | Phase::FilterOff | Phase::Halt | Phase::Drain

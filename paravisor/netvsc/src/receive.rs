@@ -56,6 +56,17 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
         }
     }
 
+    /// Another view of the same buffer, for a channel of its own. What is taken of
+    /// slots is known to each alone: a host that names one on two channels at a
+    /// time gets it read twice, into two copies.
+    pub fn view<V: SharedMemory>(&self, memory: V) -> ReceiveBuffer<V> {
+        let mut view = ReceiveBuffer::new(memory);
+        if let Some(geometry) = self.geometry {
+            view.open(geometry);
+        }
+        view
+    }
+
     pub fn len(&self) -> usize {
         self.memory.len()
     }

@@ -1,6 +1,6 @@
 //! Outstanding requests of one channel (PKT-13 to PKT-18, PKT-24).
 //!
-//! The id on the wire is `counter << 9 | index`: the counter starts at a random
+//! The id on the wire is `lane << 56 | counter << 9 | index`: the counter starts at a random
 //! number and grows with each request, so an id is never reused while the host
 //! may remember it, says nothing about memory, and is compared whole.
 
@@ -10,6 +10,8 @@ use validate::nvsp::Awaited;
 use validate::{Rule, Violation};
 
 const INDEX_BITS: u32 = REQUESTS.trailing_zeros();
+const LANE_SHIFT: u32 = 56;
+const LANE_MASK: u64 = (1 << LANE_SHIFT) - 1;
 const INDEX_MASK: u64 = REQUESTS as u64 - 1;
 const _: () = assert!(REQUESTS.is_power_of_two());
 const _: () = assert!(REQUESTS > validate::nvsp::MAX_SECTIONS as usize + 8);
@@ -38,12 +40,16 @@ pub(crate) struct Requests {
     /// Where the search for a free entry starts.
     next: usize,
     counter: u64,
+    /// First byte of all ids.
+    lane: u8,
     outstanding: usize,
 }
 
 impl Requests {
-    /// An empty table whose ids start at `seed`.
-    pub fn new(seed: u64) -> Requests {
+    /// An empty table whose ids start at `seed`. Those of each of a card's channels
+    /// begin with another byte, so that none is known on another (PKT-18).
+    pub fn new(seed: u64, lane: u16) -> Requests {
+        let [first, ..] = seed.to_be_bytes();
         Requests {
             entries: [Entry {
                 id: 0,
@@ -51,6 +57,7 @@ impl Requests {
             }; REQUESTS],
             next: 0,
             counter: seed,
+            lane: first.wrapping_add(lane as u8),
             outstanding: 0,
         }
     }
@@ -69,9 +76,12 @@ impl Requests {
                 continue;
             }
             self.counter = self.counter.wrapping_add(1);
-            let mut id = self.counter.wrapping_shl(INDEX_BITS) | index as u64;
+            let lane = u64::from(self.lane).wrapping_shl(LANE_SHIFT);
+            let in_lane =
+                |counter: u64| lane | (counter.wrapping_shl(INDEX_BITS) & LANE_MASK) | index as u64;
+            let mut id = in_lane(self.counter);
             if id == 0 {
-                id = 1u64.wrapping_shl(INDEX_BITS) | index as u64;
+                id = in_lane(1);
             }
             *entry = Entry {
                 id,
@@ -144,7 +154,7 @@ mod tests {
 
     #[test]
     fn pkt_13_id_that_was_never_given_out() {
-        let mut table = Requests::new(0x1234);
+        let mut table = Requests::new(0x1234, 0);
         let id = table.issue(request(0)).unwrap();
         for stray in [0xFFFF_8880_0000_1000, id ^ (1 << 40), id + 1, 1, u64::MAX] {
             assert_eq!(rule(table.retire(stray)), Rule::PKT_13, "{stray:#x}");
@@ -154,15 +164,15 @@ mod tests {
 
     #[test]
     fn pkt_14_id_zero() {
-        assert_eq!(rule(Requests::new(0).retire(0)), Rule::PKT_14);
+        assert_eq!(rule(Requests::new(0, 0).retire(0)), Rule::PKT_14);
         // Even a counter that wraps gives no zero.
-        let mut table = Requests::new(u64::MAX >> INDEX_BITS);
+        let mut table = Requests::new(u64::MAX >> (64 - LANE_SHIFT + INDEX_BITS), 0);
         assert_ne!(table.issue(request(0)), Some(0));
     }
 
     #[test]
     fn pkt_15_completion_twice() {
-        let mut table = Requests::new(9);
+        let mut table = Requests::new(9, 0);
         let id = table.issue(request(0)).unwrap();
         assert!(table.retire(id).is_ok());
         assert_eq!(rule(table.retire(id)), Rule::PKT_15);
@@ -171,7 +181,7 @@ mod tests {
 
     #[test]
     fn pkt_17_ids_are_not_reused() {
-        let mut table = Requests::new(77);
+        let mut table = Requests::new(77, 0);
         let mut last = 0;
         for _ in 0..10_000 {
             let id = table.issue(request(0)).unwrap();
@@ -179,14 +189,14 @@ mod tests {
             table.retire(id).unwrap();
             last = id;
         }
-        let other = Requests::new(78).issue(request(0)).unwrap();
-        assert_ne!(Some(other), Requests::new(77).issue(request(0)));
+        let other = Requests::new(78, 0).issue(request(0)).unwrap();
+        assert_ne!(Some(other), Requests::new(77, 0).issue(request(0)));
     }
 
     /// PKT-18: each channel has its own table, with numbers of its own.
     #[test]
     fn pkt_18_id_of_another_channel() {
-        let (mut one, mut other) = (Requests::new(5), Requests::new(0x9_0000));
+        let (mut one, mut other) = (Requests::new(5, 0), Requests::new(5, 1));
         let id = one.issue(request(0)).unwrap();
         let own = other.issue(request(0)).unwrap();
         assert_eq!(rule(other.retire(id)), Rule::PKT_13, "PKT-18");
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_table_fills_and_empties() {
-        let mut table = Requests::new(1);
+        let mut table = Requests::new(1, 0);
         let ids: [u64; REQUESTS] = core::array::from_fn(|_| table.issue(request(0)).unwrap());
         assert_eq!(table.issue(request(0)), None);
         for id in ids {
@@ -209,7 +219,7 @@ mod tests {
 
     #[test]
     fn pkt_24_oldest_request() {
-        let mut table = Requests::new(1);
+        let mut table = Requests::new(1, 0);
         let old = table.issue(request(100)).unwrap();
         table.issue(request(TRANSMIT_DEADLINE)).unwrap();
         assert!(table.check_age(100 + TRANSMIT_DEADLINE).is_ok());

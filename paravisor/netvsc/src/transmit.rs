@@ -40,6 +40,8 @@ pub(crate) struct SendBuffer<M> {
     memory: M,
     section_size: usize,
     section_count: u16,
+    /// Those that are this channel's.
+    share: core::ops::Range<u16>,
     /// One bit per section that is free.
     free: [u64; WORDS],
     free_count: u16,
@@ -55,6 +57,7 @@ impl<M: SharedMemory> SendBuffer<M> {
             memory,
             section_size: 0,
             section_count: 0,
+            share: 0..0,
             free: [0; WORDS],
             free_count: 0,
             used: [0; MAX_SECTIONS as usize],
@@ -78,18 +81,44 @@ impl<M: SharedMemory> SendBuffer<M> {
     pub fn open(&mut self, geometry: SendGeometry) {
         self.section_size = geometry.section_size() as usize;
         self.section_count = geometry.section_count() as u16;
+        self.keep(0, 1);
+    }
+
+    /// Keeps the part of the `lane`th of so many channels, all of it free.
+    pub fn keep(&mut self, lane: u16, lanes: u16) {
+        let count = self.section_count.checked_div(lanes).unwrap_or(0);
+        let first = count.saturating_mul(lane);
+        self.share = first..first.saturating_add(count);
         self.free = [0; WORDS];
         self.free_count = 0;
-        self.give_back(Sections {
-            first: 0,
-            count: self.section_count,
-        });
+        self.give_back(Sections { first, count });
+    }
+
+    /// Another view of the same buffer, with the part of another channel.
+    pub fn view<V: SharedMemory>(&self, memory: V, lane: u16, lanes: u16) -> SendBuffer<V> {
+        let mut view = SendBuffer {
+            memory,
+            section_size: self.section_size,
+            section_count: self.section_count,
+            share: 0..0,
+            free: [0; WORDS],
+            free_count: 0,
+            // What an earlier message of the primary has left there is cleared, too.
+            used: self.used,
+        };
+        view.keep(lane, lanes);
+        view
+    }
+
+    /// Sections that the host has made.
+    pub fn section_count(&self) -> u16 {
+        self.section_count
     }
 
     /// Bytes of the longest message.
     pub fn longest(&self) -> usize {
         self.section_size
-            .saturating_mul(self.section_count.into())
+            .saturating_mul(self.share.len())
             .min(crate::limits::MESSAGE)
     }
 
@@ -119,7 +148,7 @@ impl<M: SharedMemory> SendBuffer<M> {
             return None;
         }
         let mut run = 0;
-        let last = (0..self.section_count).find(|section| {
+        let last = self.share.clone().find(|section| {
             run = if self.is_free(*section) {
                 u16::saturating_add(run, 1)
             } else {

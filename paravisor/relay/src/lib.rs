@@ -84,6 +84,11 @@ pub struct Polled {
     pub more: bool,
     /// Whether the host must be signalled.
     pub signal: Signal,
+    /// The host is being asked for so many sub-channels
+    /// ([`Event::SubChannelsAsked`]).
+    pub asked: Option<u16>,
+    /// It has granted so many.
+    pub granted: Option<u16>,
     /// The NIC became ready, with this address and MTU.
     pub ready: Option<([u8; 6], u32)>,
     /// The NIC ended: the owner closes its channel.
@@ -198,6 +203,8 @@ impl Relay {
             worked: taken.packets != 0,
             more: taken.more,
             signal: taken.signal,
+            asked: None,
+            granted: None,
             ready: None,
             ended: None,
         };
@@ -210,10 +217,13 @@ impl Relay {
     }
 
     fn take_events(&mut self, host: &mut impl Uplink, now: u64, polled: &mut Polled) {
-        // Ready, link, network and end: a NIC has no more than these at a time.
-        for _ in 0..4 {
+        // Sub-channels asked for and granted, ready, link, network and end: a NIC has
+        // no more than these at a time.
+        for _ in 0..6 {
             match host.take_event(now) {
                 None => return,
+                Some(Event::SubChannelsAsked { count }) => polled.asked = Some(count),
+                Some(Event::SubChannels { count }) => polled.granted = Some(count),
                 Some(Event::Ready { mac, mtu }) => polled.ready = Some((mac, mtu)),
                 Some(Event::Link { up }) => self.host_link = up,
                 Some(Event::NetworkChange) => {

@@ -296,6 +296,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             // Ids of an earlier NIC do not come again soon (PKT-17).
             seed: (self.config.seed)
                 .wrapping_add(self.retired.restarts.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            // One processor has one queue.
+            sub_channels: 0,
         };
         let (first, second) = (receive.gpadl, send.gpadl);
         let Ok(nic) = Nic::new(config, receive.memory, send.memory) else {

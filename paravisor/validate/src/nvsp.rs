@@ -48,6 +48,11 @@ pub enum Awaited {
         /// Bytes of the buffer.
         len: u32,
     },
+    /// SUB_CHANNEL was sent, for this many.
+    SubChannels {
+        /// How many were asked for.
+        count: u16,
+    },
     /// An RNDIS message was sent, data or control.
     Rndis,
     /// A message whose completion has no payload (configuration, NDIS version,
@@ -64,6 +69,9 @@ pub enum Completion {
     ReceiveBuffer(ReceiveGeometry),
     /// The send buffer was accepted with this geometry.
     SendBuffer(SendGeometry),
+    /// So many sub-channels were granted, no more than were asked for; none if the
+    /// host has refused (NVS-37).
+    SubChannels(u16),
     /// The RNDIS message was taken. A status other than success is noted
     /// (NVS-36); the section is free either way.
     Rndis,
@@ -282,10 +290,14 @@ pub fn completion(payload: &[u8], awaited: Awaited) -> Result<Judged<Completion>
         (Awaited::SendBuffer { len }, message::SEND_SEND_BUFFER_COMPLETE) => {
             send_buffer_complete(payload, len)
         }
+        (Awaited::SubChannels { count }, message::SUB_CHANNEL) => granted(payload, count),
         (Awaited::Rndis, message::SEND_RNDIS_PACKET_COMPLETE) => rndis_complete(payload),
         // A response of the handshake, but not the one that is awaited.
         (
-            Awaited::Init | Awaited::ReceiveBuffer { .. } | Awaited::SendBuffer { .. },
+            Awaited::Init
+            | Awaited::ReceiveBuffer { .. }
+            | Awaited::SendBuffer { .. }
+            | Awaited::SubChannels { .. },
             message::INIT_COMPLETE
             | message::SEND_RECEIVE_BUFFER_COMPLETE
             | message::SEND_SEND_BUFFER_COMPLETE
@@ -379,6 +391,23 @@ fn send_buffer_complete(payload: &[u8], len: u32) -> Result<Judged<Completion>, 
             })
         }
         _ => Err(Violation::new(Rule::NVS_21, 8, size)),
+    }
+}
+
+/// The number counts with status 1 only (NVS-37); without it the card has one
+/// channel.
+fn granted(payload: &[u8], asked: u16) -> Result<Judged<Completion>, Violation> {
+    let message: nvsp::SubChannelComplete = body(payload)?;
+    let (status, count) = (message.status.get(), message.count.get());
+    if status != nvsp::status::SUCCESS {
+        return Ok(Judged {
+            value: Completion::SubChannels(0),
+            noted: Some(Violation::new(Rule::NVS_37, 4, status)),
+        });
+    }
+    match u16::try_from(count) {
+        Ok(count) if count <= asked => Ok(Judged::clean(Completion::SubChannels(count))),
+        _ => Err(Violation::new(Rule::NVS_38, 8, count)),
     }
 }
 

@@ -252,6 +252,7 @@ impl<B: Backend> Stack<B> {
             promiscuous: false,
             enforce_unmeasured: true,
             seed: 0xC0FF_EE00,
+            sub_channels: 0,
         };
         let receive = window(RECEIVE, netvsc::limits::RECEIVE_BUFFER);
         let send = window(SEND, netvsc::limits::SEND_BUFFER);

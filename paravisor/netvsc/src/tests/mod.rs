@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
+mod lanes;
 mod offload;
 mod peer;
 mod races;

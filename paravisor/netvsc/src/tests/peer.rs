@@ -61,6 +61,13 @@ pub struct Peer {
     /// What was switched on.
     pub parameters: Option<rndis::OffloadParameters>,
     pub link_up: bool,
+    /// How many sub-channels it was asked for, and what it answers.
+    pub asked: Option<u32>,
+    pub grant: Option<(u32, u32)>,
+    pub scale: rndis::RssCapabilities,
+    /// Parameters of receive scaling that were set, not answered while mute.
+    pub spread: Vec<Vec<u8>>,
+    pub mute_spread: bool,
     /// Medium that INITIALIZE is answered with.
     pub medium: u32,
     rings: PlainShared,
@@ -83,10 +90,53 @@ pub fn config() -> Config {
         promiscuous: false,
         enforce_unmeasured: true,
         seed: 0x0123_4567_89AB_CDEF,
+        sub_channels: 0,
+    }
+}
+
+/// A channel that is not at hand.
+pub struct Wires {
+    channel: Channel<Memory>,
+    rings: PlainShared,
+    read: usize,
+    write: usize,
+}
+
+impl Wires {
+    pub fn new() -> Wires {
+        let rings = PlainShared::new(2 * RING_PAGES, 0x100);
+        let shared = DoubleFetch::rings(rings.clone(), RING_PAGES);
+        Wires {
+            channel: Channel::new(shared, RING_PAGES as u32, POLICY).unwrap(),
+            rings,
+            read: 0,
+            write: 0,
+        }
     }
 }
 
 impl Peer {
+    /// Goes on with another channel of the card.
+    pub fn change(&mut self, wires: &mut Wires) {
+        use core::mem::swap;
+        swap(&mut self.channel, &mut wires.channel);
+        swap(&mut self.rings, &mut wires.rings);
+        swap(&mut self.read, &mut wires.read);
+        swap(&mut self.write, &mut wires.write);
+    }
+
+    /// Views of both buffers.
+    pub fn views(&self) -> (Memory, Memory) {
+        let view = |memory: &PlainShared| DoubleFetch::new(memory.clone(), &[]);
+        (view(&self.receive), view(&self.send))
+    }
+
+    /// What the guest sent on the channel at hand since the last look.
+    pub fn taken(&mut self) -> Vec<Sent> {
+        self.fetch();
+        self.waiting.drain(..).collect()
+    }
+
     pub fn new() -> Peer {
         Peer::with(config())
     }
@@ -111,6 +161,11 @@ impl Peer {
             offloads: offloads(),
             parameters: None,
             link_up: true,
+            asked: None,
+            grant: Some((1, 3)),
+            scale: scale(8),
+            spread: Vec::new(),
+            mute_spread: false,
             medium: rndis::MEDIUM_802_3,
             rings,
             receive,
@@ -343,6 +398,18 @@ impl Peer {
                 }
                 self.serve_rndis(&rndis);
             }
+            message::SUB_CHANNEL => {
+                assert_eq!(packet.word(4), 1, "operation");
+                self.asked = Some(packet.word(8));
+                if let Some((status, count)) = self.grant {
+                    let answer = nvsp::SubChannelComplete {
+                        message_type: message::SUB_CHANNEL.into(),
+                        status: status.into(),
+                        count: count.into(),
+                    };
+                    self.complete(packet.id, answer.as_bytes());
+                }
+            }
             _ => assert_eq!(packet.flags, 0, "nothing else asks for an answer"),
         }
     }
@@ -367,6 +434,7 @@ impl Peer {
                         assert_eq!(asked.header.size.get(), 156);
                         self.offloads.as_bytes().to_vec()
                     }
+                    oid::RECEIVE_SCALE_CAPABILITIES => self.scale.as_bytes().to_vec(),
                     oid::LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
                     oid::MEDIA_CONNECT_STATUS => u32::from(!self.link_up).to_le_bytes().to_vec(),
                     other => panic!("query of {other:#x}"),
@@ -385,6 +453,11 @@ impl Peer {
                 if oid == oid::TCP_OFFLOAD_PARAMETERS {
                     let set = rndis::OffloadParameters::read_from_bytes(&bytes[28..]);
                     self.parameters = Some(set.unwrap());
+                } else if oid == oid::RECEIVE_SCALE_PARAMETERS {
+                    self.spread.push(bytes[28..].to_vec());
+                    if self.mute_spread {
+                        return;
+                    }
                 } else {
                     assert_eq!(oid, oid::CURRENT_PACKET_FILTER);
                 }
@@ -400,6 +473,17 @@ impl Peer {
             other => panic!("RNDIS type {other:#x}"),
         }
     }
+}
+
+/// A host with so many receive queues.
+pub fn scale(queues: u32) -> rndis::RssCapabilities {
+    let mut value = rndis::RssCapabilities::default();
+    value.header.object_type = rndis::object::RSS_CAPABILITIES;
+    value.header.revision = 2;
+    value.header.size = 18.into();
+    value.receive_queues = queues.into();
+    value.table_entries = 128.into();
+    value
 }
 
 /// A host with all that we use.

@@ -544,3 +544,47 @@ fn nvs_49_receive_after_revoke() {
         Rule::NVS_49
     );
 }
+
+fn granted(status: u32, count: u32) -> nvsp::SubChannelComplete {
+    nvsp::SubChannelComplete {
+        message_type: message::SUB_CHANNEL.into(),
+        status: status.into(),
+        count: count.into(),
+    }
+}
+
+const ASKED: Awaited = Awaited::SubChannels { count: 7 };
+
+#[test]
+fn nvs_37_sub_channels_without_success() {
+    for status in [0, 2, 5, u32::MAX] {
+        let answer = completion(granted(status, 8).as_bytes(), ASKED).unwrap();
+        assert_eq!(answer.value, Completion::SubChannels(0));
+        let noted = answer.noted.unwrap();
+        assert_eq!((noted.rule, noted.offset), (Rule::NVS_37, 4));
+    }
+    for count in [0, 1, 7] {
+        let answer = completion(granted(1, count).as_bytes(), ASKED).unwrap();
+        assert_eq!(answer, Judged::clean(Completion::SubChannels(count as u16)));
+    }
+}
+
+#[test]
+fn nvs_38_more_sub_channels_than_asked_for() {
+    for count in [8, 0x1_0007, u32::MAX] {
+        let answer = completion(granted(1, count).as_bytes(), ASKED);
+        assert_eq!(rule(answer), Rule::NVS_38, "{count:#x}");
+    }
+}
+
+#[test]
+fn nvs_03_sub_channels_answer_something_else() {
+    for other in [Awaited::Init, RECEIVE, SEND] {
+        let answer = completion(granted(1, 1).as_bytes(), other);
+        assert_eq!(rule(answer), Rule::NVS_03);
+    }
+    assert_eq!(rule(completion(init(1).as_bytes(), ASKED)), Rule::NVS_03);
+    let whole = granted(1, 7);
+    let cut = completion(&whole.as_bytes()[..11], ASKED);
+    assert_eq!(rule(cut), Rule::NVS_01);
+}

@@ -5,7 +5,7 @@ use super::packet::FRAME_OVERHEAD;
 use super::packet::first_difference;
 use super::{Outside, from_start, link_speed, slice_behind};
 use crate::{Judged, Rule, Violation, read_prefix};
-use abi::rndis::{self, message, oid, status};
+use abi::rndis::{self, message, object, oid, revision, status};
 use zerocopy::little_endian::U32;
 
 /// Longest response: a query completion with the largest value that is asked
@@ -17,6 +17,11 @@ pub const MIN_MTU: u32 = 1280;
 pub const MAX_ALIGNMENT: u32 = 7;
 /// Most PACKET messages in one transfer.
 pub const MAX_PACKETS_PER_MESSAGE: u32 = 8;
+
+/// Most receive queues that we use (Linux `VRSS_CHANNEL_MAX`); more are left alone.
+pub const MAX_QUEUES: u16 = 64;
+/// Most entries of the table behind them: 512 bytes of words (Linux `ITAB_NUM`).
+pub const MAX_TABLE: u16 = 128;
 
 /// What was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,14 @@ pub enum Value {
     LinkUp(bool),
     /// What the NIC can do for frames.
     Offloads(Offloads),
+    /// Receive queues, the first included, 1 to [`MAX_QUEUES`], and entries of the
+    /// table that spreads frames over them, 1 to [`MAX_TABLE`].
+    Scale {
+        /// The queues.
+        queues: u16,
+        /// The entries, a power of two.
+        table: u16,
+    },
     /// Any other number.
     Number(u32),
 }
@@ -242,6 +255,9 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
             noted: offloads.noted,
         });
     }
+    if id == oid::RECEIVE_SCALE_CAPABILITIES {
+        return scale(buffer, at).map(Judged::clean);
+    }
     let number = match <[u8; 4]>::try_from(buffer) {
         Ok(bytes) => u32::from_le_bytes(bytes),
         Err(_) => return Err(wrong_length),
@@ -272,6 +288,43 @@ fn value(message: &[u8], id: u32, awaited: &AwaitedResponse) -> Result<Judged<Va
         }
         _ => Judged::clean(Value::Number(number)),
     })
+}
+
+/// NDIS_RECEIVE_SCALE_CAPABILITIES (RND-60), revision 1 or 2. It stands at byte `at`
+/// of the message.
+fn scale(buffer: &[u8], at: usize) -> Result<Value, Violation> {
+    let [shorter, longer] = revision::RSS_CAPABILITIES;
+    let broken = |offset: usize, value: u32| {
+        Err(Violation::new(
+            Rule::RND_60,
+            at.saturating_add(offset),
+            value,
+        ))
+    };
+    let Some(words) = read_prefix::<[U32; 4]>(buffer) else {
+        return broken(0, buffer.len() as u32);
+    };
+    let [head, _, _, queues] = words.map(|word| word.get());
+    let [kind, _, size_low, size_high] = head.to_le_bytes();
+    let size = usize::from(u16::from_le_bytes([size_low, size_high]));
+    if kind != object::RSS_CAPABILITIES || size < shorter || size > buffer.len() {
+        return broken(0, head);
+    }
+    let queues = match u16::try_from(queues) {
+        Ok(queues) if queues != 0 => queues.min(MAX_QUEUES),
+        _ => return broken(12, queues),
+    };
+    let entries = match read_prefix::<rndis::RssCapabilities>(buffer) {
+        Some(whole) if size >= longer => whole.table_entries.get(),
+        _ => 0,
+    };
+    // 0: the host does not say.
+    let table = match entries {
+        0 => MAX_TABLE,
+        entries if entries <= MAX_TABLE && entries.is_power_of_two() => entries,
+        entries => return broken(16, entries.into()),
+    };
+    Ok(Value::Scale { queues, table })
 }
 
 /// Unicast, not zero, and the one that is already fixed (RND-49). It stands at byte

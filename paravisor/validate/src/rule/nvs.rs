@@ -256,21 +256,21 @@ rules! {
         source: "DPDK",
     }
     NVS_37 {
-        not_applicable { refused_by: NVS_04, why: "Sub-channels are never asked for, and an answer to nothing is refused" },
-        statement: "Sub-channels count as granted only with status 1",
+        reaction: Ignore,
+        statement: "Sub-channels count as granted only with status 1; else the card has one channel",
         danger: "Queues are used that were not granted",
         example: "Status 2 with 8 sub-channels",
         source: "Linux `rndis_set_subchannel`",
     }
     NVS_38 {
-        not_applicable { refused_by: NVS_04, why: "Sub-channels are never asked for, and an answer to nothing is refused" },
+        reaction: Fail,
         statement: "No more sub-channels are granted than were asked for",
         danger: "The table of channels overflows",
         example: "0xFFFFFFFF sub-channels",
         source: "Linux 206ad34d52a2",
     }
     NVS_39 {
-        not_applicable { refused_by: CTL_27, why: "Sub-channels are never asked for, so nobody waits for one" },
+        reaction: Structural,
         statement: "The wait for granted sub-channels is bounded, and those that came are used",
         danger: "The start of the card hangs",
         example: "7 sub-channels granted, 3 offered",

@@ -417,7 +417,7 @@ rules! {
         source: "Linux `rndis_query_hwcaps`",
     }
     RND_60 {
-        not_applicable { refused_by: RND_36, why: "The client does not ask for receive scaling: an answer to a request that was never made is refused" },
+        reaction: Fail,
         statement: "The receive-scaling answer has a known header; queues and table are bounded",
         danger: "The host chooses how many queues are built",
         example: "0xFFFFFFFF queues",

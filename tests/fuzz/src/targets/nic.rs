@@ -80,6 +80,7 @@ impl World {
             promiscuous: shape & 4 != 0,
             enforce_unmeasured: shape & 8 == 0,
             seed: if shape & 16 == 0 { 7 } else { u64::MAX },
+            sub_channels: if shape & 0xC0 == 0x40 { 1 } else { 0 },
         };
         let (nic, channel) = start(&arena, config, 1000);
         World {
@@ -152,6 +153,11 @@ impl World {
                 assert!(self.config.mac.is_none_or(|wanted| wanted == mac));
                 assert!(mac[0] & 1 == 0 && mtu <= self.config.mtu);
                 Told::Ready
+            }
+            Event::SubChannelsAsked { count } | Event::SubChannels { count } => {
+                assert_eq!(self.told, Told::Nothing);
+                assert!(count <= self.config.sub_channels);
+                Told::Nothing
             }
             Event::Link { .. } | Event::NetworkChange => {
                 assert_eq!(self.told, Told::Ready);

@@ -14,15 +14,20 @@ pub fn body(data: &[u8]) -> u64 {
         0..=127 => 2 << 20,
         _ => input.u32(),
     };
-    match input.u8() % 7 {
-        kind @ 0..=4 => {
-            let awaited = [
-                Awaited::Init,
-                Awaited::ReceiveBuffer { len },
-                Awaited::SendBuffer { len },
-                Awaited::Rndis,
-                Awaited::Nothing,
-            ][usize::from(kind)];
+    let choice = match input.u8() {
+        252.. => 7,
+        other => other % 7,
+    };
+    match choice {
+        kind @ (0..=4 | 7) => {
+            let awaited = match kind {
+                0 => Awaited::Init,
+                1 => Awaited::ReceiveBuffer { len },
+                2 => Awaited::SendBuffer { len },
+                3 => Awaited::Rndis,
+                4 => Awaited::Nothing,
+                _ => Awaited::SubChannels { count: len as u16 },
+            };
             let message = input.run();
             let judged = completion(message, awaited);
             digest.debug(&judged);
@@ -34,6 +39,11 @@ pub fn body(data: &[u8]) -> u64 {
                     let (size, count) = (geometry.section_size(), geometry.section_count());
                     assert!(size >= MIN_SECTION && (1..=MAX_SECTIONS).contains(&count));
                     assert!(u64::from(size) * u64::from(count) <= u64::from(len));
+                }
+                Ok(Completion::SubChannels(granted)) => {
+                    let asked =
+                        matches!(awaited, Awaited::SubChannels { count } if granted <= count);
+                    assert!(asked, "{granted} granted for {awaited:?}");
                 }
                 Ok(other) => {
                     let fits = matches!(

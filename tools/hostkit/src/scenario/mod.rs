@@ -174,6 +174,8 @@ pub enum Action {
     Rescind,
     /// Offers the NIC anew, with another address if one is given.
     OfferNic(Option<[u8; 6]>),
+    /// Offers a sub-channel of the NIC, granted or not.
+    OfferSub(u16),
     /// Offers a device of a class.
     Offer(Guid),
     /// Sends something that was made up.

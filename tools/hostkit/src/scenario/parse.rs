@@ -421,8 +421,15 @@ fn change(words: &mut Words<'_>, kind: Option<Kind>) -> Parsed<Change> {
                 };
                 return Ok(Change::Act(Action::OfferNic(mac)));
             }
+            if words.take("sub-channel") {
+                let index = words.number(0xffff)? as u16;
+                return Ok(Change::Act(Action::OfferSub(index)));
+            }
             let all: Vec<&str> = names::device_classes().collect();
-            let what = format!("'again' or a device class: {}", all.join(", "));
+            let what = format!(
+                "'again', 'sub-channel' or a device class: {}",
+                all.join(", ")
+            );
             words
                 .read(&what, names::device_class)
                 .map(|class| Change::Act(Action::Offer(class)))

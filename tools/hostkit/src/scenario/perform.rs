@@ -81,6 +81,9 @@ fn act<M: VmMemory, B: Backend>(machine: &mut Machine<M, B>, action: &Action) ->
             }
             machine.offer_nic();
         }
+        Action::OfferSub(index) => {
+            machine.offer_sub(*index);
+        }
         Action::Offer(interface) => {
             // Another instance than the NIC's own.
             let instance = Guid::new(0x7363_656e, 0x6172, 0x696f, 1 + u64::from(relid));

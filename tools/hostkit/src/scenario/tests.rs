@@ -156,7 +156,7 @@ proptest::proptest! {
             "packet.7", "signal", "hypercall.post-message", "register.simp", "set", "relid",
             "@8:4", "@8", "truncate", "extend", "repeat", "delay", "again", "return", "send",
             "raw", "0a0b", "0a0", "status=1", "times", "poke", "incoming", "write-index", "flag",
-            "storm", "silence", "nic", "bus", "offer", "kvp", "rescind", "rule", "RND-16", "or",
+            "storm", "silence", "nic", "bus", "offer", "sub-channel", "kvp", "rescind", "rule", "RND-16", "or",
             "link", "back", "guest", "up", "no", "outcome", "power-off", "é", "\n",
         ][..]), 0..24)
     ) {

@@ -148,7 +148,7 @@ fn nvs_50_answers_in_another_order() {
 /// A message 133 has nothing to grant: sub-channels are not asked for. In-band it
 /// answers nothing ("NVS-04"), as an answer it answers something else ("PKT-16").
 #[test]
-fn nvs_37_nvs_38_nvs_39_grant_of_sub_channels_is_refused() {
+fn nvs_04_pkt_16_grant_of_sub_channels_that_nobody_asked_for() {
     let mut grant = [0u8; 40];
     for (at, word) in [(0, message::SUB_CHANNEL), (4, 2), (8, u32::MAX)] {
         grant[at..at + 4].copy_from_slice(&word.to_le_bytes());

@@ -112,6 +112,12 @@ fn traffic(n: &mut Neighbours) {
     let init = le(message::INIT_COMPLETE);
     n.field(Rule::PKT_16, &done, sent.as_bytes(), 0, init);
 
+    let asked = answer(ASKED);
+    let seven = granted(1, 7);
+    n.field(Rule::NVS_37, &asked, seven.as_bytes(), 4, le(2));
+    n.field(Rule::NVS_38, &asked, seven.as_bytes(), 8, le(8));
+    n.field(Rule::NVS_03, &asked, seven.as_bytes(), 0, init);
+
     let data = rndis(message::SEND_RNDIS_PACKET, 1);
     let data = data.as_bytes();
     n.cut(Rule::NVS_01, open, data, 15);

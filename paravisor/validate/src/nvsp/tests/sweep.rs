@@ -41,12 +41,13 @@ fn messages() -> Vec<Vec<u8>> {
     all
 }
 
-const AWAITED: [Awaited; 5] = [
+const AWAITED: [Awaited; 6] = [
     Awaited::Init,
     RECEIVE,
     SEND,
     Awaited::Rndis,
     Awaited::Nothing,
+    ASKED,
 ];
 const PHASES: [ReceivePhase; 3] = [
     ReceivePhase::NotReady,

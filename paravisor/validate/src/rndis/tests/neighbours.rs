@@ -201,6 +201,11 @@ fn responses(n: &mut Neighbours) {
     }
     let link = answers(Request::Query(oid::MEDIA_CONNECT_STATUS));
     n.field(Rule::RND_51, &link, &value, 24, le(2));
+    let scale = answers(Request::Query(oid::RECEIVE_SCALE_CAPABILITIES));
+    let eight = query_complete(&super::response::scale(8, 128), |_| ());
+    n.field(Rule::RND_60, &scale, &eight, 24, le(0x0012_0289));
+    n.field(Rule::RND_60, &scale, &eight, 24 + 12, le(0));
+    n.field(Rule::RND_60, &scale, &eight, 24 + 16, 129u16.to_le_bytes());
     // A value that does not lie right behind the header.
     let far = query_complete(&[le(0), le(1)].concat(), |message| {
         message.buffer_length = 4.into();

@@ -210,3 +210,58 @@ fn rnd_62_filter_not_set() {
     let bytes = set_complete(0xC000_0001, 7);
     assert_eq!(rule(control(&bytes, awaited(request))), Rule::RND_62);
 }
+
+/// NDIS_RECEIVE_SCALE_CAPABILITIES of revision 2.
+pub(super) fn scale(queues: u32, table: u16) -> Vec<u8> {
+    let mut value = Vec::from([0x88, 2, 18, 0]);
+    value.extend([0x301u32, 1, queues].iter().flat_map(|w| w.to_le_bytes()));
+    value.extend(table.to_le_bytes());
+    value
+}
+
+#[test]
+fn rnd_60_receive_scale_capabilities() {
+    let id = oid::RECEIVE_SCALE_CAPABILITIES;
+    let asked = |value: &[u8]| queried(id, &query_complete(value, |_| ()));
+    for (queues, table, wanted) in [
+        (8, 128, (8, 128)),
+        (1, 16, (1, 16)),
+        (64, 0, (64, 128)),
+        // More than we use are left alone.
+        (1000, 128, (64, 128)),
+    ] {
+        let Ok(judged) = asked(&scale(queues, table)) else {
+            panic!("{queues} {table}")
+        };
+        let (queues, table) = wanted;
+        let value = Value::Scale { queues, table };
+        assert_eq!(judged, Judged::clean(value));
+    }
+    // Revision 1 says nothing of a table.
+    let mut first = scale(8, 0);
+    first[2] = 16;
+    first.truncate(16);
+    assert!(asked(&first).is_ok());
+    let mut kind = scale(8, 128);
+    kind[0] = 0x89;
+    let mut longer = scale(8, 128);
+    longer[2] = 19;
+    let mut shorter = scale(8, 128);
+    shorter[2] = 15;
+    for bad in [
+        // The catalogue's example, and others.
+        scale(u32::MAX, 128),
+        scale(0x1_0008, 128),
+        scale(0, 128),
+        scale(8, 129),
+        scale(8, 100),
+        scale(8, 256),
+        kind,
+        longer,
+        shorter,
+        scale(8, 128)[..15].to_vec(),
+        Vec::new(),
+    ] {
+        assert_eq!(rule(asked(&bad)), Rule::RND_60, "{bad:x?}");
+    }
+}

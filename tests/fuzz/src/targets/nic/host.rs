@@ -398,6 +398,14 @@ impl Host {
                 };
                 self.complete(sent.id, answer.as_bytes()) && self.answer_rndis(&rndis)
             }
+            message::SUB_CHANNEL => {
+                let answer = nvsp::SubChannelComplete {
+                    message_type: message::SUB_CHANNEL.into(),
+                    status: status::SUCCESS.into(),
+                    count: sent.word(8).into(),
+                };
+                self.complete(sent.id, answer.as_bytes())
+            }
             _ => true,
         }
     }
@@ -431,6 +439,11 @@ impl Host {
                     oid::MAXIMUM_FRAME_SIZE => 1500_u32.to_le_bytes().to_vec(),
                     oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => offloads().as_bytes().to_vec(),
                     oid::LINK_SPEED => 100_000_000_u32.to_le_bytes().to_vec(),
+                    oid::RECEIVE_SCALE_CAPABILITIES => {
+                        let mut value = vec![rndis::object::RSS_CAPABILITIES, 1, 16, 0];
+                        value.extend([0x301_u32, 1, 8].map(u32::to_le_bytes).concat());
+                        value
+                    }
                     _ => 0_u32.to_le_bytes().to_vec(),
                 };
                 let answer = rndis::QueryComplete {
