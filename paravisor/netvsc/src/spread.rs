@@ -6,12 +6,13 @@ use crate::limits;
 use crate::nic::Nic;
 use abi::nvsp::channel_type;
 use abi::rndis::{self, RssParameters, hash, object, oid};
-use alloc::vec::Vec;
 use memory::SharedMemory;
 use validate::rndis::Request;
+use validate::rndis::response::MAX_TABLE;
 use validate::{Rule, Violation};
 use vmbus::Channel;
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 /// Bytes of the hash's key.
 const KEY: usize = 40;
@@ -57,7 +58,8 @@ impl<M: SharedMemory> Nic<M> {
             Spread::Wanted(channels) if self.phase == Phase::Ready && self.awaited.is_none() => {
                 let request_id = self.next_request_id;
                 let message = self.parameters(request_id, channels);
-                if self.send_rndis(channel, channel_type::CONTROL, &[&message], 0, now)? {
+                let parts = message.parts();
+                if self.send_rndis(channel, channel_type::CONTROL, &parts, 0, now)? {
                     self.next_request_id = request_id.wrapping_add(1);
                     let request = Request::Set(oid::RECEIVE_SCALE_PARAMETERS);
                     self.awaited = Some(self.awaits(request_id, request));
@@ -80,7 +82,7 @@ impl<M: SharedMemory> Nic<M> {
 
     /// SET of the receive scale parameters: table and key behind the structure
     /// (Linux `rndis_set_rss_param_msg`).
-    fn parameters(&self, request_id: u32, channels: u64) -> Vec<u8> {
+    fn parameters(&self, request_id: u32, channels: u64) -> Parameters {
         let entries = self.subs.scale.map_or(1, |(_, table)| table);
         let table_size = entries.saturating_mul(4);
         let head = size_of::<RssParameters>() as u32;
@@ -113,24 +115,52 @@ impl<M: SharedMemory> Nic<M> {
             buffer_offset: BEHIND.into(),
             vc_handle: 0.into(),
         };
-        let mut message = Vec::from(request.as_bytes());
-        message.extend_from_slice(parameters.as_bytes());
         let turns = (0..u64::BITS).filter(|bit| channels.wrapping_shr(*bit) & 1 == 1);
-        for channel in turns.cycle().take(entries.into()) {
-            message.extend_from_slice(&channel.to_le_bytes());
+        let mut table = [U32::ZERO; MAX_TABLE as usize];
+        for (entry, channel) in table.iter_mut().zip(turns.cycle()) {
+            *entry = channel.into();
         }
-        message.extend(key(self.config.seed));
-        message
+        Parameters {
+            request,
+            parameters,
+            table,
+            table_size: table_size.into(),
+            key: key(self.config.seed),
+        }
+    }
+}
+
+/// The message in its parts.
+struct Parameters {
+    request: rndis::Request,
+    parameters: RssParameters,
+    table: [U32; MAX_TABLE as usize],
+    /// Bytes of the table that are said.
+    table_size: usize,
+    key: [u8; KEY],
+}
+
+impl Parameters {
+    fn parts(&self) -> [&[u8]; 4] {
+        let table = self.table.as_bytes();
+        [
+            self.request.as_bytes(),
+            self.parameters.as_bytes(),
+            table.get(..self.table_size).unwrap_or(table),
+            &self.key,
+        ]
     }
 }
 
 /// A key from the NIC's random start: the host knows it, the guest's peers do not.
-fn key(seed: u64) -> impl Iterator<Item = u8> {
-    (1..=KEY as u64 / 8).flat_map(move |n| {
+fn key(seed: u64) -> [u8; KEY] {
+    let mut key = [0; KEY];
+    for (n, word) in (1_u64..).zip(key.as_chunks_mut::<8>().0) {
         // splitmix64
         let mut z = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ z.wrapping_shr(30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z.wrapping_shr(27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z.wrapping_shr(31)).to_le_bytes()
-    })
+        *word = (z ^ z.wrapping_shr(31)).to_le_bytes();
+    }
+    key
 }
