@@ -23,6 +23,7 @@ enum Heard {
     Gpadl { relid: u32, gpadl: u32 },
     Open { relid: u32, open_id: u32 },
     Teardown { gpadl: u32 },
+    Move { relid: u32 },
     Unload,
 }
 
@@ -175,6 +176,26 @@ impl World {
                     let result = self.client.start(self.now);
                     self.digest.debug(&result);
                 }
+                3 => {
+                    if let Some(id) = self.some_channel(input) {
+                        let count = u16::from(input.u8());
+                        let result = self.client.expect_sub_channels(id, count, self.now);
+                        self.digest.debug(&result);
+                    }
+                }
+                4 => {
+                    if let Some(id) = self.some_channel(input) {
+                        self.client.granted_sub_channels(id, input.u8().into());
+                    }
+                }
+                5 => {
+                    if let Some(id) = self.some_channel(input) {
+                        let vp = u32::from(input.u8() % 64);
+                        let result = self.client.modify(id, vp, self.now);
+                        self.digest.debug(&result);
+                    }
+                }
+                6 => self.sub_channel(input),
                 _ => {}
             },
             _ => self.now += u64::from(input.u16()),
@@ -253,6 +274,7 @@ impl World {
             Heard::Gpadl { relid, gpadl } => words(10, &[relid, gpadl, bad]),
             Heard::Open { relid, open_id } => words(6, &[relid, open_id, bad]),
             Heard::Teardown { gpadl } => words(12, &[gpadl]),
+            Heard::Move { relid } => words(24, &[relid, bad]),
             Heard::Unload => words(17, &[]),
         };
         self.say(said, input);
@@ -277,6 +299,20 @@ impl World {
         } else {
             self.say(offer, &mut Input::new(&[]));
         }
+    }
+
+    /// A sub-channel of the card that the beginning has offered.
+    fn sub_channel(&mut self, input: &mut Input<'_>) {
+        let (relid, index) = (u32::from(input.u8()), u16::from(input.u8() % 66));
+        let mut offer = message(1);
+        offer.extend(class::NIC.0);
+        offer.extend([1; 16]);
+        offer.resize(196, 0);
+        offer[180..182].copy_from_slice(&index.to_le_bytes());
+        offer[184..188].copy_from_slice(&relid.to_le_bytes());
+        offer[190..192].copy_from_slice(&1_u16.to_le_bytes());
+        offer[192..196].copy_from_slice(&(0x2000 | relid).to_le_bytes());
+        self.say(offer, &mut Input::new(&[]));
     }
 
     /// Puts a message into the slot, changed as the input says.
@@ -356,7 +392,7 @@ impl World {
 
     fn told(&mut self, event: Event) {
         let back = match event {
-            Event::Offered { channel, .. } => {
+            Event::Offered { channel, .. } | Event::SubChannel { channel, .. } => {
                 assert!(!self.channels.contains(&channel));
                 self.channels.push(channel);
                 assert!(self.channels.len() <= vmbus::limits::MAX_CHANNELS);
@@ -433,6 +469,7 @@ impl World {
             }
             11 => Heard::Teardown { gpadl: word(12) },
             14 => Heard::Contact,
+            22 => Heard::Move { relid: word(8) },
             16 => Heard::Unload,
             7 | 13 => return,
             other => panic!("the client said {other}"),
