@@ -272,3 +272,9 @@ const_assert_eq!(core::mem::size_of::<MemoryMapEntry>(), 24);
 /// How many [`MemoryMapEntry`] fit into one page of parameters.
 pub const MEMORY_MAP_ENTRIES_PER_PAGE: usize = 4096 / core::mem::size_of::<MemoryMapEntry>();
 const_assert_eq!(MEMORY_MAP_ENTRIES_PER_PAGE, 170);
+
+/// Where the one page of parameters holds the number of virtual processors (u32):
+/// behind the memory map, which leaves 16 bytes.
+pub const VP_COUNT_OFFSET: usize =
+    MEMORY_MAP_ENTRIES_PER_PAGE * core::mem::size_of::<MemoryMapEntry>();
+const_assert_eq!(VP_COUNT_OFFSET, 4080);

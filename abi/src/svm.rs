@@ -285,8 +285,14 @@ pub mod attrib {
     pub const DATA: u16 = 0xc93;
     /// Busy 64-bit TSS.
     pub const TSS64_BUSY: u16 = 0x08b;
+    /// Busy 16-bit TSS, as after reset.
+    pub const TSS16_BUSY: u16 = 0x083;
     /// LDT.
     pub const LDT: u16 = 0x082;
+    /// Real mode code: present, readable, accessed.
+    pub const REAL_CODE: u16 = 0x09b;
+    /// Real mode data: present, writable, accessed.
+    pub const REAL_DATA: u16 = 0x093;
     pub const PRESENT: u16 = 1 << 7;
     pub const LONG: u16 = 1 << 9;
     pub const DEFAULT_BIG: u16 = 1 << 10;

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First bytes of the page.
 pub const MAGIC: [u8; 8] = *b"UNDRCRFT";
 /// Version of [`Config`]; a stage or paravisor takes no other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// [`Config::flags`]: the guest's console goes to COM1 in clear. Debugging only.
 pub const FLAG_DEBUG_CONSOLE: u32 = 1 << 0;
@@ -80,8 +80,11 @@ pub struct Config {
     pub mac: [u8; 6],
     /// The network card that the guest sees: [`NIC_VIRTIO`] or [`NIC_E1000E`].
     pub nic: u8,
+    /// Most virtual processors with which this image may run, 1 to
+    /// [`layout::MAX_VPS`].
+    pub max_vps: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
 }
 
 const _: () = assert!(size_of::<Config>() == 152 && size_of::<Config>() <= 4096);
@@ -107,6 +110,8 @@ pub enum ConfigError {
     Memory,
     /// An address or size outside of the range that the layout gives it.
     Range,
+    /// No virtual processor, or more than the layout has room for.
+    Processors,
     /// A fixed MAC address which is zero or a group address.
     Mac,
 }
@@ -131,10 +136,14 @@ impl Config {
             self.flags & !FLAGS_KNOWN == 0
                 && self.vmbus_target <= VMBUS_PLAIN
                 && self.nic <= NIC_E1000E
-                && self.reserved == [0; 5],
+                && self.reserved == [0; 4],
             ConfigError::Unknown,
         )?;
         ensure((32..=51).contains(&self.c_bit), ConfigError::CBit)?;
+        ensure(
+            (1..=layout::MAX_VPS).contains(&u32::from(self.max_vps)),
+            ConfigError::Processors,
+        )?;
         ensure(
             layout::memory_size_ok(self.memory_min)
                 && layout::memory_size_ok(self.memory_max)
@@ -245,7 +254,8 @@ mod tests {
             vmbus_target: VMBUS_REDIRECT,
             mac: [0; 6],
             nic: NIC_VIRTIO,
-            reserved: [0; 5],
+            max_vps: 64,
+            reserved: [0; 4],
         }
     }
 
@@ -268,15 +278,17 @@ mod tests {
     #[test]
     fn each_member_is_judged() {
         type Change = fn(&mut Config);
-        let cases: [(Change, ConfigError); 15] = [
+        let cases: [(Change, ConfigError); 17] = [
             (|c| c.magic[0] = 0, ConfigError::Magic),
-            (|c| c.version = 2, ConfigError::Version),
+            (|c| c.version = 1, ConfigError::Version),
             (|c| c.size -= 8, ConfigError::Version),
             (|c| c.flags = 8, ConfigError::Unknown),
             (|c| c.reserved[3] = 1, ConfigError::Unknown),
             (|c| c.vmbus_target = 2, ConfigError::Unknown),
             (|c| c.nic = 2, ConfigError::Unknown),
             (|c| c.c_bit = 52, ConfigError::CBit),
+            (|c| c.max_vps = 0, ConfigError::Processors),
+            (|c| c.max_vps = 65, ConfigError::Processors),
             (|c| c.memory_min -= 4096, ConfigError::Memory),
             (|c| c.paravisor_entry = 0x1000, ConfigError::Range),
             (|c| c.kernel_init_size = u64::MAX, ConfigError::Range),

@@ -21,6 +21,18 @@
 //! | 0x4_0000 | paravisor |
 //! | 0x20_0000 | private RAM: heap, then the boot stack; validated by the stage |
 //! | 0x80_0000 | pool of pages that become shared at run time |
+//!
+//! Behind the region lie the areas of the processors from the second on, as many as
+//! there are ([`owned`]); the rest of [`VP_AREAS`] is ordinary guest RAM.
+//!
+//! | offset in the area of a VP | what |
+//! |---|---|
+//! | 0x0 | never validated: a stack that overflows ends here |
+//! | 0x1000 | stack |
+//! | 0x1_1000 | what the VP has for itself (`PerVp` of the paravisor) |
+//! | 0x1_2000 | VMSA with which VMPL0 starts |
+//! | 0x1_3000 | VMSA of the guest |
+//! | 0x1_4000 | stacks for exceptions |
 
 /// A half-open range of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +150,56 @@ pub const BOOT_STACK_TOP: u64 = BOOT_STACK.end;
 /// without a private mapping.
 pub const POOL: Range = at(0x80_0000, 0x80_0000);
 
+/// Most virtual processors of a VM.
+pub const MAX_VPS: u32 = 64;
+/// Size of the area of one VP.
+pub const VP_AREA: u64 = 0x4_0000;
+/// Areas of all VPs but the first, which uses the region.
+pub const VP_AREAS: Range = Range::sized(REGION.end, 63 * VP_AREA);
+/// In a VP's area: its stack; the page below is never validated.
+pub const VP_STACK: Range = Range::sized(0x1000, 0x1_0000);
+/// In a VP's area: what it has for itself.
+pub const VP_DATA: Range = Range::sized(0x1_1000, PAGE);
+/// In a VP's area: VMSA with which VMPL0 starts.
+pub const VP_VMSA: Range = Range::sized(0x1_2000, PAGE);
+/// In a VP's area: VMSA of the guest.
+pub const VP_GUEST_VMSA: Range = Range::sized(0x1_3000, PAGE);
+/// In a VP's area: stacks for exceptions.
+pub const VP_TRAP_STACKS: Range = Range::sized(0x1_4000, 0x1_4000);
+/// In a VP's area: everything that is validated.
+pub const VP_USED: Range = Range {
+    start: VP_STACK.start,
+    end: VP_TRAP_STACKS.end,
+};
+
+/// The area of VP `index`, from 1 on.
+pub const fn vp_area(index: u32) -> Option<Range> {
+    if index == 0 || index >= MAX_VPS {
+        return None;
+    }
+    let offset = (index as u64).wrapping_sub(1).wrapping_mul(VP_AREA);
+    let start = VP_AREAS.start.wrapping_add(offset);
+    Some(Range {
+        start,
+        end: start.wrapping_add(VP_AREA),
+    })
+}
+
+/// What of guest RAM is the paravisor's in a VM with `vps` processors: the region and
+/// the areas, up to a multiple of 2 MiB.
+pub const fn owned(vps: u32) -> Range {
+    let end = match vp_area(vps.wrapping_sub(1)) {
+        Some(area) => {
+            area.end.wrapping_add(LARGE_PAGE.wrapping_sub(1)) & !(LARGE_PAGE.wrapping_sub(1))
+        }
+        None => REGION.end,
+    };
+    Range {
+        start: REGION.start,
+        end,
+    }
+}
+
 /// Virtual address at which the pool is mapped shared (C bit clear): add the GPA.
 /// Only [`POOL`] is mapped there.
 pub const SHARED_WINDOW: u64 = 0x80_0000_0000;
@@ -174,7 +236,7 @@ pub const KERNEL: Range = Range {
     end: BASE,
 };
 /// Load address of the initrd.
-pub const INITRD_LOAD: u64 = 0x0900_0000;
+pub const INITRD_LOAD: u64 = 0x0a00_0000;
 /// Where the initrd may lie in the largest VM.
 pub const INITRD: Range = Range {
     start: INITRD_LOAD,
@@ -182,7 +244,7 @@ pub const INITRD: Range = Range {
 };
 
 /// Every range of the map that must not touch another one.
-pub const DISJOINT: [Range; 20] = [
+pub const DISJOINT: [Range; 21] = [
     BOOT_PARAMS,
     CMDLINE,
     GUEST_TABLES,
@@ -202,6 +264,7 @@ pub const DISJOINT: [Range; 20] = [
     HEAP,
     BOOT_STACK,
     POOL,
+    VP_AREAS,
     INITRD,
 ];
 
@@ -223,9 +286,9 @@ const _: () = {
         }
         i += 1;
     }
-    // Ranges after KERNEL and before INITRD in the list belong to the region.
+    // Ranges after KERNEL and before VP_AREAS in the list belong to the region.
     let mut i = 5;
-    while i < DISJOINT.len() - 1 {
+    while i < DISJOINT.len() - 2 {
         assert!(REGION.contains_range(DISJOINT[i]));
         i += 1;
     }
@@ -240,7 +303,16 @@ const _: () = {
     assert!(POOL.end.is_multiple_of(LARGE_PAGE));
     // VMSA pages must not be 2 MiB aligned (erratum).
     assert!(!BOOT_VMSA.start.is_multiple_of(LARGE_PAGE));
-    assert!(INITRD_LOAD == REGION.end && REGION.end < MEMORY_MIN);
+    assert!(VP_AREAS.end <= INITRD_LOAD && INITRD_LOAD < MEMORY_MIN);
+    assert!(owned(1).end == REGION.end && owned(MAX_VPS).end <= INITRD_LOAD);
+    assert!(VP_AREAS.len() == (MAX_VPS as u64 - 1) * VP_AREA);
+    // The pieces of a VP's area follow each other, and no VMSA in it can lie at a
+    // multiple of 2 MiB.
+    assert!(VP_STACK.start == PAGE && VP_STACK.end == VP_DATA.start);
+    assert!(VP_DATA.end == VP_VMSA.start && VP_VMSA.end == VP_GUEST_VMSA.start);
+    assert!(VP_GUEST_VMSA.end == VP_TRAP_STACKS.start && VP_USED.end <= VP_AREA);
+    assert!(LARGE_PAGE.is_multiple_of(VP_AREA) && VP_AREAS.start.is_multiple_of(VP_AREA));
+    assert!(VP_VMSA.start != 0 && VP_GUEST_VMSA.start != 0);
     assert!(MEMORY_MIN <= MEMORY_DEFAULT && MEMORY_DEFAULT <= MEMORY_MAX);
     assert!(BOOT_STACK_TOP.is_multiple_of(16));
     // The shared window and the identity mapping use different top-level entries.

@@ -290,6 +290,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             link_up: false,
+            processors: 1,
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

@@ -5,7 +5,7 @@
 //! Sources: Linux `Documentation/arch/x86/boot.rst` ("64-bit boot protocol"),
 //! `zero-page.rst`; `IGVM_VHS_MEMORY_MAP_ENTRY` of igvm_defs.
 
-use abi::igvm::{MEMORY_MAP_ENTRIES_PER_PAGE, MemoryMapEntry, memory_type};
+use abi::igvm::{MEMORY_MAP_ENTRIES_PER_PAGE, MemoryMapEntry, VP_COUNT_OFFSET, memory_type};
 use abi::linux_boot::{
     BOOT_CS, BOOT_DS, BOOT_FLAG, BootParams, E820_RAM, E820_RESERVED, E820Entry, HEADER_MAGIC,
     LOADER_UNDEFINED,
@@ -26,6 +26,8 @@ pub enum BadBoot {
     MapEntry,
     /// Its RAM has a size that the image does not allow.
     MemorySize(u64),
+    /// It gives the VM no processor, or more than the image allows.
+    Processors(u32),
     /// The zero page holds no bzImage header.
     NoKernelHeader,
     /// The command line with our additions is longer than the kernel takes.
@@ -80,6 +82,19 @@ pub fn judge_memory_map(page: &[u8], config: &Config) -> Result<u64, BadBoot> {
     Ok(end)
 }
 
+/// Judges the host's number of virtual processors, from the same page. A host that
+/// names more than it can start is found when they do not start.
+pub fn judge_vp_count(page: &[u8], config: &Config) -> Result<u8, BadBoot> {
+    let count = page
+        .get(VP_COUNT_OFFSET..)
+        .and_then(|rest| rest.first_chunk())
+        .map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    u8::try_from(count)
+        .ok()
+        .filter(|count| (1..=config.max_vps).contains(count))
+        .ok_or(BadBoot::Processors(count))
+}
+
 fn whole_pages(start: u64, len: u64) -> Range {
     let end = start
         .saturating_add(len)
@@ -103,24 +118,26 @@ pub fn payload(config: &Config) -> Vec<Range> {
     ranges
 }
 
-/// Ranges of guest RAM (the paravisor's region is not part of it).
-pub fn guest_ram(memory: u64) -> [Range; 2] {
+/// Ranges of guest RAM in a VM with `vps` processors (what is the paravisor's is not
+/// part of it).
+pub fn guest_ram(memory: u64, vps: u8) -> [Range; 2] {
+    let own = layout::owned(vps.into());
     [
         Range {
             start: 0,
-            end: layout::REGION.start,
+            end: own.start,
         },
         Range {
-            start: layout::REGION.end,
+            start: own.end,
             end: memory,
         },
     ]
 }
 
 /// Guest RAM that is to be accepted: everything that did not come with the image.
-pub fn fresh(memory: u64, config: &Config) -> Vec<Range> {
+pub fn fresh(memory: u64, vps: u8, config: &Config) -> Vec<Range> {
     let mut taken = payload(config);
-    taken.push(layout::REGION);
+    taken.push(layout::owned(vps.into()));
     taken.sort_unstable_by_key(|range| range.start);
     let mut ranges = Vec::new();
     let mut at = 0u64;
@@ -143,7 +160,8 @@ pub fn fresh(memory: u64, config: &Config) -> Vec<Range> {
 }
 
 /// The guest's memory map.
-pub fn e820(memory: u64) -> [E820Entry; 5] {
+pub fn e820(memory: u64, vps: u8) -> [E820Entry; 5] {
+    let own = layout::owned(vps.into());
     let entry = |start: u64, end: u64, kind| E820Entry::new(start, end.saturating_sub(start), kind);
     const LOW: u64 = 0xa_0000;
     const HIGH: u64 = 0x10_0000;
@@ -151,9 +169,9 @@ pub fn e820(memory: u64) -> [E820Entry; 5] {
         entry(0, LOW, E820_RAM),
         // The hole of a PC; the ACPI tables lie in it.
         entry(LOW, HIGH, E820_RESERVED),
-        entry(HIGH, layout::REGION.start, E820_RAM),
-        entry(layout::REGION.start, layout::REGION.end, E820_RESERVED),
-        entry(layout::REGION.end, memory, E820_RAM),
+        entry(HIGH, own.start, E820_RAM),
+        entry(own.start, own.end, E820_RESERVED),
+        entry(own.end, memory, E820_RAM),
     ]
 }
 
@@ -163,6 +181,7 @@ pub fn finish_boot_params(
     guest: &impl GuestMemory,
     config: &Config,
     memory: u64,
+    vps: u8,
     rsdp: u64,
     extra: &str,
 ) -> Result<(), BadBoot> {
@@ -184,7 +203,7 @@ pub fn finish_boot_params(
     }
     let limit = u64::from(header.cmdline_size.get()).min(layout::CMDLINE.len().wrapping_sub(1));
     params.acpi_rsdp_addr.set(rsdp);
-    let map = e820(memory);
+    let map = e820(memory, vps);
     params.e820_entries = map.len() as u8;
     for (slot, entry) in params.e820_table.iter_mut().zip(map) {
         *slot = entry;

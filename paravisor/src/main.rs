@@ -22,9 +22,13 @@ fn main() {
 }
 
 #[cfg(target_os = "none")]
+mod others;
+
+#[cfg(target_os = "none")]
 mod story {
-    use crate::arch::memory::{GuestRam, POOL_PAGES, POOL_PFN, PoolBacking};
-    use crate::arch::{heap, log as out, memory as window, tables, traps, tsc};
+    use crate::arch::memory::{GHCB_PFN, GuestRam, POOL_PAGES, POOL_PFN, PoolBacking};
+    use crate::arch::{heap, log as out, memory as window, percpu, tables, traps, tsc};
+    use crate::others::{self, Kit};
     use abi::hyperv::msr;
     use abi::record::{CONSOLE_PORT, Outcome};
     use alloc::vec::Vec;
@@ -33,7 +37,7 @@ mod story {
     use devices::{Machine, MachineConfig, NicModel};
     use loader::config::{Config, NIC_E1000E, VMBUS_PLAIN};
     use loader::layout;
-    use memory::{GuestMemory, Purpose, RawShared, SharedPool};
+    use memory::{GuestMemory, Purpose, RawShared, SharedMemory as _, SharedPool};
     use paravisor_core::audit::{Audit, Finding};
     use paravisor_core::cpuid::CheckedCpuid;
     use paravisor_core::guest_boot::{self, BadBoot};
@@ -48,9 +52,9 @@ mod story {
     use platform::{Access, Platform};
     use relay::{InVm, Unplugged};
 
-    type Host = Snp<'static, Hardware, RawShared>;
+    pub(super) type Host = Snp<'static, Hardware, RawShared>;
     type Pool = SharedPool<PoolBacking, POOL_PAGES>;
-    type Uplink = uplink::Uplink<PoolBacking, POOL_PAGES>;
+    pub(super) type Uplink = uplink::Uplink<PoolBacking, POOL_PAGES>;
 
     /// Longest wait for the NIC before the guest starts without a link, in 100 ns.
     /// Every request on the way has a shorter deadline of its own.
@@ -60,6 +64,10 @@ mod story {
     const LINK_DEADLINE: u64 = 2 * 10_000_000;
     /// Longest wait for a NIC that was taken back to return: the guest's address is its.
     const RETURN_DEADLINE: u64 = 2 * 10_000_000;
+    /// Longest wait for a VP to run that the host was asked to start.
+    const ONLINE_DEADLINE: u64 = 5 * 10_000_000;
+    /// Longest wait for the other VPs to stop at the end of a run.
+    const STOP_DEADLINE: u64 = 10_000_000 / 2;
     /// MTU that the guest's NIC has unless the host allows less.
     const MTU: u32 = 1500;
     /// Address of a guest whose host offers no NIC: locally administered.
@@ -67,7 +75,16 @@ mod story {
 
     /// Called once by the entry code, on the boot stack.
     pub extern "C" fn paravisor_main() -> ! {
-        match boot() {
+        finish(boot())
+    }
+
+    /// Called by the entry code of the VP with this index, on its own stack.
+    pub extern "C" fn paravisor_another(index: u64) -> ! {
+        finish(another(index))
+    }
+
+    fn finish(story: Result<Infallible, Stop>) -> ! {
+        match story {
             Ok(never) => match never {},
             Err(Stop { outcome, what, why }) => match why.inspect(Cause::found) {
                 Some(why) => out::end(outcome, format_args!("{what}: {why}")),
@@ -99,7 +116,7 @@ mod story {
             if let Cause::Synic(error) = self {
                 let violation = error.violation();
                 out::found(violation.map(|violation| Finding {
-                    vp: 0,
+                    vp: percpu::this().index,
                     channel: None,
                     violation,
                     times: 1,
@@ -159,7 +176,7 @@ mod story {
     /// The story.
     fn boot() -> Result<Infallible, Stop> {
         // Whatever goes wrong from here on ends in a record, not in silence.
-        tables::load();
+        tables::load_first();
         heap::init();
         let mut hardware = window::take_machine().ok_or(bug("started twice"))?;
         isolation::judge(hardware.sev_status()).chapter("isolation")?;
@@ -170,11 +187,11 @@ mod story {
         // A voice: the host's word on versions, then one shared page. After it
         // records can be written.
         check_host(&mut hardware, config.c_bit).chapter("first contact with the host")?;
-        let page = window::ghcb_window().ok_or(bug("GHCB page"))?;
+        let page = window::shared_page(GHCB_PFN).ok_or(bug("GHCB page"))?;
         let (vmsa, vmsa_gpa) = window::guest_vmsa().ok_or(bug("VMSA page"))?;
         let mut host: Host = Snp::new(hardware, page, vmsa, vmsa_gpa).chapter("GHCB")?;
         out::open();
-        out::speak();
+        out::speak(GHCB_PFN);
 
         // Time: rate and origin from the host, everything after that from the TSC.
         synic::introduce(&mut host).chapter("hypervisor")?;
@@ -185,9 +202,12 @@ mod story {
         // The guest's memory: as much as host and image agree on, accepted once,
         // then opened to the guest. The paravisor's own region was never opened:
         // pages come from the launch without rights for lower levels.
-        let memory = guest_boot::judge_memory_map(&window::parameter_page(), &config)
-            .chapter("memory map of the host")?;
-        let ram = accept_memory(&mut host, &config, memory)?;
+        let parameters = window::parameter_page();
+        let memory =
+            guest_boot::judge_memory_map(&parameters, &config).chapter("memory map of the host")?;
+        let vps =
+            guest_boot::judge_vp_count(&parameters, &config).chapter("processors of the host")?;
+        let ram = accept_memory(&mut host, &config, memory, vps)?;
         out::mark("memory-accepted");
 
         // The host's interrupts: our pages, our vector.
@@ -199,9 +219,14 @@ mod story {
         };
         let no_page = |_| Stop {
             outcome: Outcome::MemoryFailure,
-            what: "SynIC pages",
+            what: "SynIC and GHCB pages",
             why: None,
         };
+        // The other VPs' GHCB pages, as long as the pool is here.
+        let mut ghcbs = Vec::new();
+        for _ in 1..vps {
+            ghcbs.push(pool.take(1, Purpose::Ghcb).map_err(no_page)?);
+        }
         let messages = pool.take(1, Purpose::Synic).map_err(no_page)?;
         let flags = pool.take(1, Purpose::Synic).map_err(no_page)?;
         synic::take(
@@ -234,6 +259,7 @@ mod story {
             mac: uplink.mac().unwrap_or(NO_NIC_MAC),
             mtu: u16::try_from(uplink.mtu()).unwrap_or(MTU as u16),
             link_up: uplink.link_up(),
+            processors: vps,
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };
@@ -252,33 +278,148 @@ mod story {
         let machine = Machine::with_nic(&machine_config, &cpuid, model);
         prepare_guest(&mut host, &ram, &config, &machine_config)?;
         window::allow_extended_state();
+        let console = config.debug_console();
+        if vps > 1 {
+            for (index, ghcb) in (1..vps).zip(&ghcbs) {
+                let kit = Kit {
+                    machine: machine.processor(index).ok_or(bug("processor"))?,
+                    ghcb_pfn: ghcb.pfn(0).ok_or(bug("GHCB page"))?,
+                    ram,
+                    clock,
+                    console,
+                };
+                start_another(&mut host, index, kit)?;
+            }
+            out::mark("vps-online");
+            out::record(&Line::count("vps", format_args!(""), vps.into()));
+        }
         out::mark("guest-start");
         out::flush(&mut host, usize::MAX);
 
         // And the loop.
         uplink.device_attached();
-        let console = config.debug_console();
         let image = Image { console };
         let mut vp = Vp::new(
             host,
             ram,
             machine,
-            Line1 { uplink },
+            Line1 {
+                uplink: Some(uplink),
+            },
             image,
             [timer, watch],
             clock,
         );
         let end = vp.run();
+        others::end(end);
+        vp.machine.call_all();
+        let _ = vp.send_kicks();
+        await_stop(&mut vp, vps);
         if console && matches!(end.why, Why::Exit { .. }) {
             log::info!("{:?}", end.why);
         }
-        let pages = shared_pages(vp.network.uplink.pool(), 1);
+        let pages = vp
+            .network
+            .uplink
+            .as_ref()
+            .map(|uplink| shared_pages(uplink.pool(), 1));
         // A host that fails requests would fail this one, too.
         if !matches!(end.why, Why::Platform(_)) {
             take_leave(&mut vp);
         }
-        report(&mut vp, pages);
+        if let Some(pages) = pages {
+            report(&mut vp, pages);
+        }
         out::end(end.outcome, format_args!("{}", end.why))
+    }
+
+    /// Starts VP `index` and waits until its guest half waits to be started.
+    fn start_another(host: &mut Host, index: u8, kit: Kit) -> Result<(), Stop> {
+        let clock = kit.clock;
+        let area = layout::vp_area(index.into()).ok_or(bug("area of a VP"))?;
+        host.accept(
+            area.start.saturating_add(layout::VP_USED.start),
+            area.start.saturating_add(layout::VP_USED.end),
+        )
+        .chapter("area of a VP")?;
+        let mut ready = window::prepare_area(index).ok_or(bug("area of a VP"))?;
+        others::put(index, kit);
+        let state = ready.state;
+        let (vmsa, gpa) = ready.start_vmsa();
+        host.start_vp(index, vmsa, gpa, &state)
+            .chapter("start of a VP")?;
+        let limit = clock
+            .reference(clock.ns(tsc()))
+            .saturating_add(ONLINE_DEADLINE);
+        while !others::is_online(index) {
+            if clock.reference(clock.ns(tsc())) >= limit {
+                return Err(Stop {
+                    outcome: Outcome::HostFailure,
+                    what: "a VP that was to be started does not run",
+                    why: None,
+                });
+            }
+            core::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    /// The story of every VP but the first: it makes itself ready, and then runs its half
+    /// of the guest, which waits until the first half starts it.
+    fn another(index: u64) -> Result<Infallible, Stop> {
+        tables::load_this();
+        let index = u8::try_from(index).unwrap_or(0);
+        let kit = others::take(index).ok_or(bug("a VP that was not to be started"))?;
+        let page = window::shared_page(kit.ghcb_pfn).ok_or(bug("GHCB page"))?;
+        let (vmsa, vmsa_gpa) = window::area_guest_vmsa().ok_or(bug("VMSA page"))?;
+        let hardware = window::take_another();
+        let mut host: Host = Snp::adopt(hardware, page, vmsa, vmsa_gpa).chapter("GHCB")?;
+        out::speak(kit.ghcb_pfn);
+        synic::identify(&mut host, index).chapter("hypervisor")?;
+        let timer = Timer::new(&mut host, 0, traps::TIMER_VECTOR).chapter("timer")?;
+        let watch = Timer::new(&mut host, 1, traps::WATCH_VECTOR).chapter("timer")?;
+        window::allow_extended_state();
+        host.start_at(0).chapter("guest VP")?;
+        let console = kit.console;
+        let mut vp = Vp::new(
+            host,
+            kit.ram,
+            kit.machine,
+            Line1 { uplink: None },
+            Image { console },
+            [timer, watch],
+            kit.clock,
+        )
+        .waiting();
+        others::set_online(index);
+        let end = vp.run();
+        if console && matches!(end.why, Why::Exit { .. }) {
+            log::info!("{:?}", end.why);
+        }
+        others::end(end);
+        others::stopped(index, &vp.stats);
+        vp.machine.call_all();
+        let _ = vp.send_kicks();
+        // The first VP takes leave of the host and ends the VM.
+        loop {
+            vp.platform.wait();
+        }
+    }
+
+    /// Waits a little for the other VPs to stop, so that their guest halves do not go on
+    /// while the host is left, and adds what they have counted.
+    fn await_stop(vp: &mut Vp<Host, GuestRam, Line1, Image>, vps: u8) {
+        let clock = vp.clock;
+        let limit = clock
+            .reference(clock.ns(tsc()))
+            .saturating_add(STOP_DEADLINE);
+        for index in 1..vps {
+            while !others::has_stopped(index) && clock.reference(clock.ns(tsc())) < limit {
+                vp.platform.take_interrupts();
+                core::hint::spin_loop();
+            }
+        }
+        vp.stats.add(&others::stats());
     }
 
     fn read_clock(host: &mut Host) -> Result<Clock, Stop> {
@@ -313,16 +454,21 @@ mod story {
         Ok(())
     }
 
-    fn accept_memory(host: &mut Host, config: &Config, memory: u64) -> Result<GuestRam, Stop> {
-        for range in guest_boot::fresh(memory, config) {
+    fn accept_memory(
+        host: &mut Host,
+        config: &Config,
+        memory: u64,
+        vps: u8,
+    ) -> Result<GuestRam, Stop> {
+        for range in guest_boot::fresh(memory, vps, config) {
             host.accept(range.start, range.end)
                 .chapter("accepting guest memory")?;
         }
-        for range in guest_boot::guest_ram(memory) {
+        for range in guest_boot::guest_ram(memory, vps) {
             host.protect(range.start, range.end, Access::All)
                 .chapter("rights of the guest")?;
         }
-        Ok(window::guest_ram(memory))
+        Ok(window::guest_ram(memory, vps))
     }
 
     /// Brings VMBus and the NIC up, or finds that there is none. Only a host that
@@ -427,17 +573,26 @@ mod story {
     fn take_leave(vp: &mut Vp<Host, GuestRam, Line1, Image>) {
         let Vp {
             platform: host,
-            network: Line1 { uplink },
+            network: Line1 {
+                uplink: Some(uplink),
+            },
             clock,
             ..
-        } = vp;
+        } = vp
+        else {
+            return;
+        };
         let begin = clock.reference(clock.ns(tsc()));
         if !uplink.leave(begin) {
             return;
         }
         let last = begin.saturating_add(vmbus::limits::UNLOAD_DEADLINE);
         while !uplink.has_left() {
-            let sint = traps::take().sint;
+            let pending = traps::take();
+            if pending.kick {
+                let _ = host.write_register(msr::EOI, 0);
+            }
+            let sint = pending.sint;
             let now = clock.reference(clock.ns(tsc()));
             let polled = uplink.turn(host, &mut Unplugged, sint, now);
             out::found(uplink.take_findings());
@@ -464,7 +619,8 @@ mod story {
             ram.write(*gpa, bytes).map_err(|_| bug("ACPI tables"))?;
         }
         let clock = devices::boot::clock_parameters(machine.tsc_hz);
-        guest_boot::finish_boot_params(ram, config, machine.memory_size, tables.rsdp, &clock)
+        let (size, vps) = (machine.memory_size, machine.processors);
+        guest_boot::finish_boot_params(ram, config, size, vps, tables.rsdp, &clock)
             .chapter("boot parameters")?;
         let state = guest_boot::write_tables(ram, config).chapter("guest tables")?;
         host.start(&state).chapter("guest VP")
@@ -500,11 +656,15 @@ mod story {
         fn records(&mut self, host: &mut Host, budget: usize) {
             out::flush(host, budget);
         }
+
+        fn ended(&self) -> Option<End> {
+            others::ended()
+        }
     }
 
-    /// The one network line of the VP.
+    /// The network line of the VM, which the first VP has.
     struct Line1 {
-        uplink: Uplink,
+        uplink: Option<Uplink>,
     }
 
     impl Network<Host> for Line1 {
@@ -516,18 +676,23 @@ mod story {
             reason: Reason,
             now: u64,
         ) -> Result<Polled, End> {
+            let Some(uplink) = &mut self.uplink else {
+                return Ok(Polled::default());
+            };
             if reason.reset {
-                self.uplink.device_reset();
+                uplink.device_reset();
             }
             if reason.guest {
-                self.uplink.guest_acted();
+                uplink.guest_acted();
             }
-            self.uplink
-                .turn(host, &mut InVm { machine, memory }, reason.sint, now)
+            uplink.turn(host, &mut InVm { machine, memory }, reason.sint, now)
         }
 
         fn take_findings(&mut self) -> Vec<Finding> {
-            self.uplink.take_findings()
+            match &mut self.uplink {
+                Some(uplink) => uplink.take_findings(),
+                None => Vec::new(),
+            }
         }
     }
 
@@ -540,9 +705,12 @@ mod story {
             stats,
             ..
         } = vp;
+        let Some(uplink) = &network.uplink else {
+            return;
+        };
         let summary = Summary {
             stats,
-            uplink: &network.uplink,
+            uplink,
             hypercalls: platform.hypercall_counts(),
             devices: machine.counters(),
             foreign_interrupts: traps::spurious(),

@@ -11,9 +11,10 @@ use crate::dispatch::{self, Next};
 use crate::mmio::Decoded;
 use crate::synic::Timer;
 use crate::time::Clock;
+use abi::hyperv::msr;
 use abi::record::Outcome;
 use alloc::vec::Vec;
-use devices::{Machine, PowerEvent};
+use devices::{Machine, NicEvents, PowerEvent};
 use memory::GuestMemory;
 use platform::{Error, Exit, Platform, Registers};
 use validate::{Rule, Violation};
@@ -31,6 +32,10 @@ const RECORD_BUDGET_IDLE: usize = 4096;
 /// to the next timer it asks for.
 const LONGEST_SLEEP: u64 = 1_000_000_000;
 
+/// Vector by which one VP wakes another: the lowest class, so that one which waits for
+/// its EOI holds nothing back.
+pub const KICK_VECTOR: u8 = 0x30;
+
 /// Interrupts of the host since the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
@@ -40,6 +45,8 @@ pub struct Pending {
     pub timer: bool,
     /// The timer of everything else has expired.
     pub watch: bool,
+    /// Another VP has left something.
+    pub kick: bool,
     /// The last vector that nobody asked for (SYN-19).
     pub foreign: Option<u8>,
 }
@@ -56,6 +63,21 @@ pub trait Surroundings<P> {
     fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T;
     /// Writes up to `budget` bytes of waiting records.
     fn records(&mut self, platform: &mut P, budget: usize);
+    /// How another VP has ended the run, if one has.
+    fn ended(&self) -> Option<End> {
+        None
+    }
+}
+
+/// What the guest's processor is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    /// It executes.
+    Running,
+    /// It has executed HLT.
+    Halted,
+    /// INIT has stopped it; a SIPI starts it.
+    WaitForSipi,
 }
 
 /// What a turn of the network leaves to do.
@@ -153,6 +175,22 @@ pub struct Stats {
     pub early_timers: u64,
     /// Interrupts of our SynIC source.
     pub sints: u64,
+    /// Interrupts of other VPs.
+    pub kicks: u64,
+}
+
+impl Stats {
+    /// Adds those of another VP.
+    pub fn add(&mut self, other: &Stats) {
+        let exits = self.exits.iter_mut().zip(other.exits);
+        for (sum, count) in exits.chain([
+            (&mut self.early_timers, other.early_timers),
+            (&mut self.sints, other.sints),
+            (&mut self.kicks, other.kicks),
+        ]) {
+            *sum = sum.saturating_add(count);
+        }
+    }
 }
 
 /// A VP with its guest.
@@ -177,7 +215,9 @@ pub struct Vp<P, G, N, S> {
     /// What was counted.
     pub stats: Stats,
     decoded: Decoded,
-    halted: bool,
+    activity: Activity,
+    /// The guest has used a device since the devices' output was looked at.
+    touched: bool,
     network_deadline: Option<u64>,
     network_more: bool,
     audit_port: Port,
@@ -211,11 +251,25 @@ where
             clock,
             stats: Stats::default(),
             decoded: Decoded::new(),
-            halted: false,
+            activity: Activity::Running,
+            touched: true,
             network_deadline: Some(0),
             network_more: false,
             audit_port: Port::new(),
         }
+    }
+
+    /// The same VP, whose guest waits for its start: every one but the first.
+    pub fn waiting(mut self) -> Self {
+        self.activity = Activity::WaitForSipi;
+        self.network_deadline = None;
+        self.machine.rest();
+        self
+    }
+
+    /// Whether it serves the devices, the network and the records for all.
+    fn is_first(&self) -> bool {
+        self.machine.index() == 0
     }
 
     /// Runs the guest until somebody ends the run.
@@ -258,6 +312,14 @@ where
         if pending.sint {
             self.stats.sints = self.stats.sints.saturating_add(1);
         }
+        if pending.kick {
+            self.stats.kicks = self.stats.kicks.saturating_add(1);
+            self.platform.write_register(msr::EOI, 0)?;
+        }
+        if let Some(end) = self.surroundings.ended() {
+            return Err(end);
+        }
+        self.take_signals()?;
         if self
             .machine
             .next_deadline()
@@ -265,35 +327,105 @@ where
         {
             self.machine.advance(now);
         }
-        self.poll_network(pending.sint, reference)?;
-        self.move_console();
-        self.move_audit();
-        if let Some(event) = self.machine.take_power_event() {
-            return Err(match event {
-                PowerEvent::PowerOff => End {
-                    outcome: Outcome::PowerOff,
-                    why: Why::Told("guest switched itself off"),
-                },
-                PowerEvent::Reset => End {
-                    outcome: Outcome::Reset,
-                    why: Why::Told("guest reset itself"),
-                },
-            });
-        }
+        self.serve_devices(pending.sint, reference)?;
         self.arm(now)?;
-        if self.halted && !self.wake()? {
+        self.send_kicks()?;
+        if self.activity != Activity::Running && !self.wake()? {
             if !self.network_more {
-                self.surroundings
-                    .records(&mut self.platform, RECORD_BUDGET_IDLE);
-                self.platform.wait();
+                if self.is_first() {
+                    self.surroundings
+                        .records(&mut self.platform, RECORD_BUDGET_IDLE);
+                }
+                if self.machine.leave() {
+                    self.platform.wait();
+                    self.machine.back();
+                }
             }
             return Ok(());
         }
         self.enter()
     }
 
-    fn poll_network(&mut self, sint: bool, reference: u64) -> Result<(), End> {
-        let events = self.machine.take_nic_events();
+    /// What other processors of the guest did to this one.
+    fn take_signals(&mut self) -> Result<(), End> {
+        let signals = self.machine.take_signals();
+        if signals.init {
+            if self.is_first() {
+                // A PC's first processor starts with its firmware, so this is a reset.
+                return Err(End {
+                    outcome: Outcome::Reset,
+                    why: Why::Told("guest reset itself"),
+                });
+            }
+            self.activity = Activity::WaitForSipi;
+            self.machine.rest();
+        }
+        // Any but the first is of no effect: Linux sends two.
+        if let Some(page) = signals.start
+            && self.activity == Activity::WaitForSipi
+        {
+            self.platform.start_at(page)?;
+            self.machine.revive();
+            self.activity = Activity::Running;
+        }
+        Ok(())
+    }
+
+    /// Wakes the VPs for which something was left.
+    pub fn send_kicks(&mut self) -> Result<(), End> {
+        let mut kicks = self.machine.take_kicks();
+        while kicks != 0 {
+            let index = kicks.trailing_zeros();
+            kicks &= kicks.wrapping_sub(1);
+            self.platform.kick(index as u8, KICK_VECTOR)?;
+        }
+        Ok(())
+    }
+
+    /// What the devices have for us: on the first VP everything, on others the output
+    /// of their own guest half.
+    fn serve_devices(&mut self, sint: bool, reference: u64) -> Result<(), End> {
+        if !self.is_first() {
+            if !core::mem::take(&mut self.touched) {
+                return Ok(());
+            }
+            self.move_console();
+            return self.take_power_event();
+        }
+        let touched = self.machine.take_attention();
+        self.poll_network(sint, touched, reference)?;
+        if touched {
+            self.move_console();
+        }
+        if touched || self.audit_port.is_answering() {
+            self.move_audit();
+        }
+        if touched {
+            self.take_power_event()?;
+        }
+        Ok(())
+    }
+
+    fn take_power_event(&mut self) -> Result<(), End> {
+        match self.machine.take_power_event() {
+            None => Ok(()),
+            Some(PowerEvent::PowerOff) => Err(End {
+                outcome: Outcome::PowerOff,
+                why: Why::Told("guest switched itself off"),
+            }),
+            Some(PowerEvent::Reset) => Err(End {
+                outcome: Outcome::Reset,
+                why: Why::Told("guest reset itself"),
+            }),
+        }
+    }
+
+    fn poll_network(&mut self, sint: bool, touched: bool, reference: u64) -> Result<(), End> {
+        let events = if touched {
+            self.machine.take_nic_events()
+        } else {
+            NicEvents::default()
+        };
         let reason = Reason {
             sint,
             guest: events.tx_kicked || events.rx_refilled,
@@ -331,7 +463,7 @@ where
 
     fn record(&mut self, now: u64, violation: Violation) {
         let finding = Finding {
-            vp: 0,
+            vp: self.machine.index(),
             channel: None,
             violation,
             times: 1,
@@ -384,17 +516,23 @@ where
 
     /// Whether the halted guest has a reason to go on.
     fn wake(&mut self) -> Result<bool, End> {
-        if !self.platform.vp().interrupts_enabled() {
-            // Nothing can wake it any more: one VP, no NMI from outside.
+        if self.activity == Activity::WaitForSipi {
+            return Ok(false);
+        }
+        let enabled = self.platform.vp().interrupts_enabled();
+        if self.machine.has_nmi() || enabled && self.machine.pending_interrupt().is_some() {
+            self.machine.revive();
+            self.activity = Activity::Running;
+            return Ok(true);
+        }
+        // An NMI or INIT of another processor can wake it; if those rest, too, nothing can.
+        if !enabled && self.machine.rest() {
             return Err(End {
                 outcome: Outcome::PowerOff,
                 why: Why::Told("guest halted with interrupts off"),
             });
         }
-        if self.machine.pending_interrupt().is_some() {
-            self.halted = false;
-        }
-        Ok(!self.halted)
+        Ok(false)
     }
 
     fn enter(&mut self) -> Result<(), End> {
@@ -411,7 +549,12 @@ where
             .map(|interrupt| interrupt.vector);
         vp.set_task_priority(self.machine.task_priority());
         vp.offer_interrupt(offered);
+        if !self.machine.leave() {
+            vp.offer_interrupt(None);
+            return Ok(());
+        }
         let exit = self.platform.enter();
+        self.machine.back();
         let now = self.clock.ns(self.surroundings.tsc());
         let vp = self.platform.vp();
         if let Some(vector) = offered
@@ -427,7 +570,7 @@ where
         let (machine, decoded) = (&mut self.machine, &mut self.decoded);
         match dispatch::dispatch(&exit, vp, &self.guest, machine, decoded, now) {
             Next::Run => {}
-            Next::Halted => self.halted = true,
+            Next::Halted => self.activity = Activity::Halted,
             Next::TripleFault => {
                 return Err(End {
                     outcome: Outcome::TripleFault,
@@ -447,12 +590,19 @@ where
                 });
             }
         }
-        if exit == Exit::Interrupted {
-            self.surroundings
-                .records(&mut self.platform, RECORD_BUDGET_BUSY);
-            self.platform.take_interrupts();
+        match exit {
+            Exit::Interrupted => {
+                if self.is_first() {
+                    self.surroundings
+                        .records(&mut self.platform, RECORD_BUDGET_BUSY);
+                }
+                self.platform.take_interrupts();
+            }
+            Exit::Io(_) | Exit::Mmio { .. } => self.touched = true,
+            _ => {}
         }
-        Ok(())
+        // At once: another processor may wait for it.
+        self.send_kicks()
     }
 }
 

@@ -32,6 +32,7 @@ fn machine() -> Machine {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         link_up: false,
+        processors: 1,
         epoch_seconds: 0,
         advertise_pm_timer: false,
     };

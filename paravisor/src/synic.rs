@@ -101,6 +101,16 @@ pub fn introduce<P: Platform>(platform: &mut P) -> Result<(), SynicError> {
     Ok(())
 }
 
+/// Makes sure that another VP is the one that was started.
+pub fn identify<P: Platform>(platform: &mut P, index: u8) -> Result<(), SynicError> {
+    let value = platform.read_register(msr::VP_INDEX)?;
+    Ok(validate::register::read(
+        msr::VP_INDEX,
+        Some(index.into()),
+        value,
+    )?)
+}
+
 /// Takes the SynIC: both pages, then the source, then the switch.
 pub fn take<P: Platform>(
     platform: &mut P,
@@ -291,6 +301,21 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn syn_26_vp_that_was_started_has_its_index() {
+        let mut platform = platform();
+        platform.stuck.insert(msr::VP_INDEX, 2);
+        assert_eq!(identify(&mut platform, 2), Ok(()));
+        let judged = SynicError::Judged {
+            rule: Rule::SYN_26,
+            register: msr::VP_INDEX,
+            value: 2,
+        };
+        for index in [0, 1, 3] {
+            assert_eq!(identify(&mut platform, index), Err(judged));
+        }
     }
 
     #[test]

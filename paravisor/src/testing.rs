@@ -127,6 +127,8 @@ pub struct FakePlatform {
     pub stuck: HashMap<u32, u64>,
     /// Writes in order.
     pub written: Vec<(u32, u64)>,
+    /// Pages at which the guest was started after a SIPI.
+    pub started_at: Vec<u8>,
 }
 
 impl Default for FakePlatform {
@@ -141,6 +143,7 @@ impl Default for FakePlatform {
             registers: HashMap::new(),
             stuck: HashMap::new(),
             written: Vec::new(),
+            started_at: Vec::new(),
         }
     }
 }
@@ -164,6 +167,10 @@ impl Platform for FakePlatform {
     }
     fn start(&mut self, _: &BootState) -> Result<(), Error> {
         unimplemented!()
+    }
+    fn start_at(&mut self, page: u8) -> Result<(), Error> {
+        self.started_at.push(page);
+        Ok(())
     }
     fn hypercall(&mut self, _: Control, _: &[u8]) -> Result<CallResult, Error> {
         unimplemented!()

@@ -76,7 +76,7 @@ pub fn build_with(gpa: u64, config: &MachineConfig, devices: &[u8]) -> Tables {
     let dsdt = tables.place_bytes(dsdt(devices));
     let facs = tables.place(&FACS::new());
     let fadt = tables.place(&fadt(dsdt, facs, config).finalize());
-    let madt = tables.place(&madt());
+    let madt = tables.place(&madt(config.processors));
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -87,11 +87,17 @@ pub fn build_with(gpa: u64, config: &MachineConfig, devices: &[u8]) -> Tables {
     tables
 }
 
-/// One local APIC and one I/O APIC. The flag for an 8259 (PCAT_COMPAT) stays clear.
-fn madt() -> MADT {
+/// The local APICs, whose IDs are the processors' indices, and one I/O APIC. The flag for an 8259 (PCAT_COMPAT) stays clear.
+fn madt(processors: u8) -> MADT {
     let local = LocalInterruptController::Address(layout::LAPIC_BASE as u32);
     let mut madt = MADT::new(OEM, TABLE, REVISION, local);
-    madt.add_structure(ProcessorLocalApic::new(0, 0, EnabledStatus::Enabled));
+    for index in 0..processors.max(1) {
+        madt.add_structure(ProcessorLocalApic::new(
+            index,
+            index,
+            EnabledStatus::Enabled,
+        ));
+    }
     madt.add_structure(IoApic::new(0, layout::IOAPIC_BASE as u32, 0));
     madt
 }

@@ -75,6 +75,48 @@ const fn bits(list: &[u32]) -> u32 {
     value
 }
 
+/// A processor among those of the machine: cores of one package, without threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// APIC ID.
+    pub id: u8,
+    /// How many there are, at least 1.
+    pub count: u8,
+}
+
+impl Place {
+    /// Bits of an APIC ID that tell cores apart.
+    fn shift(self) -> u32 {
+        let last = u32::from(self.count.saturating_sub(1));
+        u32::BITS.saturating_sub(last.leading_zeros())
+    }
+
+    /// Writes what leaves say of the topology where there are several processors.
+    fn fill(self, leaf: u32, subleaf: u32, registers: &mut [u32; 4]) {
+        let [eax, ebx, ecx, edx] = registers;
+        let (id, count) = (u32::from(self.id), u32::from(self.count));
+        let others = count.saturating_sub(1);
+        match (leaf, subleaf) {
+            // Several logical processors (bit 28: the count is valid).
+            (1, _) => {
+                *ebx = *ebx & 0xffff | count << 16 | id << 24;
+                *edx |= 1 << 28;
+            }
+            // One thread per core; the cores of the package.
+            (0xb, 0) => [*eax, *ebx, *ecx, *edx] = [0, 1, 0x100, id],
+            (0xb, 1) => [*eax, *ebx, *ecx, *edx] = [self.shift(), count, 0x201, id],
+            (0xb, _) => *edx = id,
+            // CmpLegacy: they are cores, not threads.
+            (0x8000_0001, _) => *ecx |= 1 << 1,
+            (0x8000_0008, _) => *ecx = self.shift() << 12 | others,
+            // All share the third cache (bits 5 to 7 are the level), none the others.
+            (0x8000_001d, _) if *eax >> 5 & 7 == 3 => *eax = *eax & !0x03ff_c000 | others << 14,
+            (0x8000_001e, _) => [*eax, *ebx] = [id, id],
+            _ => {}
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Leaf {
     leaf: u32,
@@ -131,7 +173,7 @@ impl Cpuid {
         self.put(0, 0, [self.max_standard, vendor_b, vendor_c, vendor_d]);
 
         let [signature, brand, ecx, edx] = get(1, 0);
-        // EBX: APIC ID 0 and one processor; brand and CLFLUSH size as they are.
+        // EBX: APIC ID 0 and one processor (see `Place` for several); brand and CLFLUSH size as they are.
         let brand = (brand & 0xffff) | 1 << 16;
         let ecx = ecx & LEAF1_ECX;
         self.put(
@@ -219,12 +261,28 @@ impl Cpuid {
             // Nobody shares the caches (bits 14 to 25).
             self.put(0x8000_001d, subleaf, [eax & !0x03ff_c000, ebx, ecx, edx]);
         }
-        // Leaf 0x8000_001e (IDs) stays all zero: APIC 0, core 0, one thread, node 0.
+        // Leaf 0x8000_001e (IDs) stays all zero: APIC 0, core 0, one thread, node 0. Where
+        // there are several processors, `Place` writes it.
         let [eax, _, _, _] = get(0x8000_0021, 0);
         self.put(0x8000_0021, 0, [eax & EXT21_EAX, 0, 0, 0]);
     }
 
-    /// What CPUID returns.
+    /// What CPUID returns on the processor `place`.
+    pub(crate) fn get_at(
+        &self,
+        leaf: u32,
+        subleaf: u32,
+        state: CpuidState,
+        place: Place,
+    ) -> [u32; 4] {
+        let mut registers = self.get(leaf, subleaf, state);
+        if place.count > 1 {
+            place.fill(self.in_range(leaf), subleaf, &mut registers);
+        }
+        registers
+    }
+
+    /// What it returns where there is one processor.
     pub(crate) fn get(&self, leaf: u32, subleaf: u32, state: CpuidState) -> [u32; 4] {
         let leaf = self.in_range(leaf);
         let has_subleaves = matches!(leaf, 7 | 0xb | 0xd | 0x8000_001d);

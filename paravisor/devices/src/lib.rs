@@ -1,14 +1,19 @@
-//! What the guest sees: an ordinary PC with one processor, a serial port and a
-//! PCI network card. Nothing here knows of the host; nothing here does I/O.
+//! What the guest sees: an ordinary PC with up to [`MAX_PROCESSORS`] processors, a
+//! serial port and a PCI network card. Nothing here knows of the host; nothing here
+//! does I/O.
 //!
-//! The owner (the paravisor's loop for the VP) holds one [`Machine`] and
+//! The owner of a processor (the paravisor's loop for the VP) holds one [`Machine`] and
 //! * hands it decoded exits: port I/O, MMIO, CPUID, MSR accesses;
 //! * asks it for interrupts ([`Machine::pending_interrupt`]) before entering the
 //!   guest and tells it when one was taken ([`Machine::accept_interrupt`]);
 //! * calls [`Machine::advance`] when [`Machine::next_deadline`] has passed;
 //! * drains the serial port ([`Machine::take_console`]) and the power events
 //!   ([`Machine::take_power_event`]);
-//! * moves frames between the NIC and the host ([`Machine::take_tx`],
+//! * says when its processor goes and comes back ([`Machine::leave`],
+//!   [`Machine::back`]), takes what other processors sent to it
+//!   ([`Machine::take_signals`]) and wakes those to which it sent something
+//!   ([`Machine::take_kicks`]);
+//! * on the first processor, moves frames between the NIC and the host ([`Machine::take_tx`],
 //!   [`Machine::deliver_rx`], [`Machine::take_nic_events`]).
 //!
 //! Times are nanoseconds of a monotonic clock that the owner reads from the TSC.
@@ -71,6 +76,6 @@ mod virtio;
 
 pub use interrupt::post;
 pub use machine::{
-    Counters, CpuidSource, CpuidState, Fault, Machine, MachineConfig, NicEvents, NicModel,
-    NoBuffer, PendingInterrupt, PowerEvent,
+    Counters, CpuidSource, CpuidState, Fault, MAX_PROCESSORS, Machine, MachineConfig, NicEvents,
+    NicModel, NoBuffer, PendingInterrupt, PowerEvent, Signals,
 };

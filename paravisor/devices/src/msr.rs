@@ -45,6 +45,8 @@ const MICROCODE: u64 = 0x0100_0065;
 /// The emulated registers.
 #[derive(Clone, Debug)]
 pub(crate) struct Msrs {
+    /// The processor that starts first.
+    boot: bool,
     tsc_hz: u64,
     memory_size: u64,
     variable: [u64; 16],
@@ -56,7 +58,7 @@ pub(crate) struct Msrs {
 }
 
 impl Msrs {
-    pub(crate) fn new(tsc_hz: u64, memory_size: u64) -> Msrs {
+    pub(crate) fn new(boot: bool, tsc_hz: u64, memory_size: u64) -> Msrs {
         let mut variable = [0; 16];
         // As firmware leaves them: write-back, except where the devices are.
         let length = (1u64 << 32).saturating_sub(layout::MMIO_HOLE_BASE);
@@ -65,6 +67,7 @@ impl Msrs {
             *slot = value;
         }
         Msrs {
+            boot,
             tsc_hz,
             memory_size,
             variable,
@@ -76,6 +79,11 @@ impl Msrs {
         }
     }
 
+    /// Those of another processor after power-on: alike, as firmware leaves them.
+    pub(crate) fn of_another(&self) -> Msrs {
+        Msrs::new(false, self.tsc_hz, self.memory_size)
+    }
+
     /// Reads an MSR; `apic_enabled` is the state of the local APIC.
     pub(crate) fn read(&self, msr: u32, apic_enabled: bool, now: u64) -> Result<u64, Fault> {
         Ok(match msr {
@@ -83,7 +91,10 @@ impl Msrs {
                 let ticks = u128::from(now).wrapping_mul(u128::from(self.tsc_hz));
                 (ticks / 1_000_000_000) as u64
             }
-            APIC_BASE => layout::LAPIC_BASE | APIC_BSP | if apic_enabled { APIC_ENABLE } else { 0 },
+            APIC_BASE => {
+                let boot = if self.boot { APIC_BSP } else { 0 };
+                layout::LAPIC_BASE | boot | if apic_enabled { APIC_ENABLE } else { 0 }
+            }
             PATCH_LEVEL => MICROCODE,
             MTRR_CAPABILITIES => CAPABILITIES,
             MTRR_VARIABLE_FIRST..=MTRR_VARIABLE_LAST => self
@@ -177,7 +188,7 @@ mod tests {
 
     #[test]
     fn apm_7_7_mtrrs_keep_what_is_valid() {
-        let mut msrs = Msrs::new(1_000_000_000, 512 << 20);
+        let mut msrs = Msrs::new(true, 1_000_000_000, 512 << 20);
         assert_eq!(msrs.read(0xfe, true, 0), Ok(0x508));
         assert_eq!(msrs.read(0x200, true, 0), Ok(0xc000_0000));
         assert_eq!(msrs.read(0x201, true, 0), Ok(0xff_c000_0800));
@@ -195,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_linux_reads_without_a_safety_net() {
-        let msrs = Msrs::new(2_000_000_000, 512 << 20);
+        let msrs = Msrs::new(true, 2_000_000_000, 512 << 20);
         assert_eq!(
             msrs.read(HWCR, true, 0).unwrap() & HWCR_TSC_AT_P0,
             HWCR_TSC_AT_P0
@@ -210,7 +221,7 @@ mod tests {
 
     #[test]
     fn unknown_and_host_registers_fault() {
-        let mut msrs = Msrs::new(1, 0);
+        let mut msrs = Msrs::new(true, 1, 0);
         for msr in [
             0x3a,
             0x48,

@@ -99,6 +99,14 @@ impl Nic {
         }
     }
 
+    /// Whether [`Nic::take_events`] has something to tell.
+    pub(crate) fn has_events(&self) -> bool {
+        match self {
+            Nic::Virtio(net) => net.has_events(),
+            Nic::E1000e(card) => card.has_events(),
+        }
+    }
+
     pub(crate) fn take_events(&mut self) -> NicEvents {
         match self {
             Nic::Virtio(net) => net.take_events(),

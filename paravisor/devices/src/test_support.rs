@@ -51,6 +51,7 @@ pub fn config() -> MachineConfig {
         mac: [0x02, 0, 0, 0xaa, 0xbb, 0xcc],
         mtu: 1500,
         link_up: true,
+        processors: 1,
         epoch_seconds: 1_700_000_000,
         advertise_pm_timer: true,
     }

@@ -53,6 +53,9 @@ pub trait Platform {
     fn vp(&mut self) -> &mut Self::Vp;
     /// Puts the guest's VP into the state in which it starts.
     fn start(&mut self, state: &BootState) -> Result<(), Error>;
+    /// Puts the guest's VP into the state after INIT and a SIPI with this page number:
+    /// real mode, at the start of the page.
+    fn start_at(&mut self, page: u8) -> Result<(), Error>;
 
     /// Calls the hypervisor; `input` is the call's whole input structure. A rep
     /// call which the host cuts short goes on until it is complete.
@@ -63,6 +66,12 @@ pub trait Platform {
     fn read_register(&mut self, msr: u32) -> Result<u64, Error>;
     /// Writes a synthetic register by its MSR number.
     fn write_register(&mut self, msr: u32, value: u64) -> Result<(), Error>;
+    /// Raises `vector` at VP `vp`. A host that loses it only delays what the VP is to
+    /// do. The VP's APIC ID is its index.
+    fn kick(&mut self, vp: u8, vector: u8) -> Result<(), Error> {
+        let command = u64::from(vp) << 56 | u64::from(vector);
+        self.write_register(abi::hyperv::msr::ICR, command)
+    }
     /// Writes a byte to a port of the host's.
     fn write_port(&mut self, port: u16, value: u8) -> Result<(), Error>;
 

@@ -6,22 +6,22 @@
 #![allow(unsafe_code)]
 
 use super::memory;
+use super::percpu::this;
 use abi::record::{Outcome, RECORD_PORT};
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use paravisor_core::audit::{Audit, Finding};
 use paravisor_core::journal::Journal;
 use paravisor_core::record::Line;
 use paravisor_core::time::Clock;
 use platform::Platform;
-use platform::snp::{Hardware, terminate, write_last_words};
+use platform::snp::{Hardware, Machine as _, terminate, write_last_words};
 use spin::{Mutex, Once};
 
 static AUDIT: Mutex<Audit> = Mutex::new(Audit::new());
 static JOURNAL: Mutex<Journal> = Mutex::new(Journal::new());
-/// Whether the GHCB page is registered, so that ports can be written.
-static SPEAKING: AtomicBool = AtomicBool::new(false);
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// Which VP ends the run: its index and 1.
+static ENDING: AtomicU32 = AtomicU32::new(0);
 static CLOCK: Once<Clock> = Once::new();
 static SINK: Sink = Sink;
 
@@ -56,9 +56,9 @@ pub fn open() {
     }
 }
 
-/// From now on ports can be written.
-pub fn speak() {
-    SPEAKING.store(true, Ordering::SeqCst);
+/// From now on this VP can write ports: its GHCB is the page with this number.
+pub fn speak(ghcb_pfn: u64) {
+    this().ghcb_pfn.store(ghcb_pfn, Ordering::SeqCst);
 }
 
 /// The clock for marks and rates, once it is known.
@@ -135,15 +135,25 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// Ends the run: what is queued, the outcome, termination.
 pub fn end(outcome: Outcome, message: fmt::Arguments<'_>) -> ! {
-    // SAFETY: nothing runs after this; interrupts stay off (every caller has them
-    // off, or is a handler).
-    let mut hardware = unsafe { Hardware::new() };
-    if ENDING.swap(true, Ordering::SeqCst) || !SPEAKING.load(Ordering::SeqCst) {
+    let own = this();
+    // SAFETY: nothing of this VP's runs after this; interrupts stay off (every caller
+    // has them off, or is a handler). The word is this VP's.
+    let mut hardware = unsafe { Hardware::new(&own.page_in_msr) };
+    let me = u32::from(own.index).wrapping_add(1);
+    let ending = ENDING.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst);
+    if ending.is_err_and(|other| other != me) {
+        // Another VP is at its last words and ends the VM after them.
+        loop {
+            hardware.wait();
+        }
+    }
+    let ghcb = own.ghcb_pfn.load(Ordering::SeqCst);
+    if ending.is_err() || ghcb == 0 {
         terminate(&mut hardware, outcome);
     }
     let line = Line::outcome(outcome.name(), message);
     let mut say = |bytes: &[u8]| {
-        if let Some(page) = memory::ghcb_window() {
+        if let Some(page) = memory::shared_page(ghcb) {
             let _ = write_last_words(&mut hardware, page, RECORD_PORT, bytes);
         }
     };

@@ -7,12 +7,13 @@
 //! the shared window only.
 #![allow(unsafe_code)]
 
+use super::percpu::{self, this};
 use abi::snp::{CpuidPage, Vmsa};
 use core::arch::asm;
 use core::ptr::NonNull;
 use loader::layout::{self, Range};
 use memory::{Backing, GuestMemory, OutOfRange, RawShared, ShareFailed};
-use platform::snp::{Hardware, change_page_state};
+use platform::snp::{Hardware, UpperState, change_page_state};
 
 /// A copy of one page of the region that the launch has filled.
 ///
@@ -62,17 +63,79 @@ pub fn guest_vmsa() -> Option<(&'static mut Vmsa, u64)> {
     Some((unsafe { &mut *page }, page as u64))
 }
 
-/// The guest's RAM: everything below its end but the paravisor's region.
+/// An area of a VP other than the first, made ready by [`prepare_area`].
+pub struct VpArea {
+    area: Range,
+    /// What the VP starts with.
+    pub state: UpperState,
+}
+
+impl VpArea {
+    /// The page for the state with which VMPL0 starts there, and its address.
+    pub fn start_vmsa(&mut self) -> (&mut Vmsa, u64) {
+        let gpa = self.area.start.wrapping_add(layout::VP_VMSA.start);
+        // SAFETY: validated and zeroed; this object is the only one for the area, and
+        // nothing else in this VP names the page.
+        (unsafe { &mut *(gpa as *mut Vmsa) }, gpa)
+    }
+}
+
+/// Makes the area of VP `index` ready, after its pages were validated (a page that is
+/// not ends the run): zeros, what the VP has for itself, its first state. `None` if
+/// there is no such area, or if it was made ready before.
+pub fn prepare_area(index: u8) -> Option<VpArea> {
+    use core::sync::atomic::{AtomicU64, Ordering};
+    use x86_64::registers::control::{Cr0, Cr3, Cr4};
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    let area = layout::vp_area(index.into())?;
+    let bit = 1u64.wrapping_shl(index.into());
+    if DONE.fetch_or(bit, Ordering::SeqCst) & bit != 0 {
+        return None;
+    }
+    let used = area.start.wrapping_add(layout::VP_USED.start);
+    // SAFETY: the layout gives the range to this VP alone, which has not started;
+    // identity mapped and writable.
+    unsafe { core::ptr::write_bytes(used as *mut u8, 0, layout::VP_USED.len() as usize) };
+    // SAFETY: as above, and zeroed.
+    let gs_base = unsafe { percpu::prepare(area, index) };
+    let (frame, flags) = Cr3::read_raw();
+    let state = UpperState {
+        rip: super::entry::another(),
+        rsp: area.start.wrapping_add(layout::VP_STACK.end),
+        rdi: index.into(),
+        gs_base,
+        cr0: Cr0::read_raw(),
+        cr3: frame.start_address().as_u64() | u64::from(flags),
+        cr4: Cr4::read_raw(),
+        gdt_base: layout::BOOT_GDT.start,
+        gdt_limit: (size_of_val(&layout::BOOT_GDT_ENTRIES) as u16).wrapping_sub(1),
+        code_selector: layout::BOOT_CODE_SELECTOR,
+        data_selector: layout::BOOT_DATA_SELECTOR,
+    };
+    Some(VpArea { area, state })
+}
+
+/// Memory for the VMSA of the guest on this VP, which is not the first. To be called
+/// once per VP.
+pub fn area_guest_vmsa() -> Option<(&'static mut Vmsa, u64)> {
+    let area = layout::vp_area(this().index.into())?;
+    let gpa = area.start.wrapping_add(layout::VP_GUEST_VMSA.start);
+    // SAFETY: validated and zeroed before this VP was started, and in its own area.
+    Some((unsafe { &mut *(gpa as *mut Vmsa) }, gpa))
+}
+
+/// The guest's RAM: everything below its end but what is the paravisor's.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestRam {
     end: u64,
+    own: Range,
 }
 
 impl GuestRam {
     fn check(&self, gpa: u64, len: usize) -> Result<(), OutOfRange> {
         let end = gpa.checked_add(len as u64).ok_or(OutOfRange)?;
         let range = Range { start: gpa, end };
-        if end > self.end || range.overlaps(layout::REGION) {
+        if end > self.end || range.overlaps(self.own) {
             return Err(OutOfRange);
         }
         Ok(())
@@ -118,12 +181,13 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// RAM of `end` bytes. Everything below 4 GiB is identity mapped and nothing of
-/// ours lies outside of the region, so reaching RAM that is not validated costs a
+/// RAM of `end` bytes in a VM with `vps` processors. Everything below 4 GiB is identity
+/// mapped and nothing of ours lies outside of what is cut out, so reaching RAM that is not validated costs a
 /// #VC and no soundness.
-pub fn guest_ram(end: u64) -> GuestRam {
+pub fn guest_ram(end: u64, vps: u8) -> GuestRam {
     GuestRam {
         end: end.min(layout::MEMORY_MAX),
+        own: layout::owned(vps.into()),
     }
 }
 
@@ -150,7 +214,13 @@ pub fn take_machine() -> Option<Hardware> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     // SAFETY: the image is linked for and entered at VMPL0 only, with the identity
     // mapping of the layout; `tables::load` came first.
-    (!TAKEN.swap(true, Ordering::SeqCst)).then(|| unsafe { Hardware::new() })
+    (!TAKEN.swap(true, Ordering::SeqCst)).then(|| unsafe { Hardware::new(&this().page_in_msr) })
+}
+
+/// The processor of a VP other than the first. To be called once per VP.
+pub fn take_another() -> Hardware {
+    // SAFETY: as above; the word is this VP's.
+    unsafe { Hardware::new(&this().page_in_msr) }
 }
 
 /// Lets XSETBV be executed (CR4.OSXSAVE), for guests that share the processor's
@@ -186,10 +256,10 @@ fn window(first_pfn: u64, pages: usize) -> Option<RawShared> {
     unsafe { RawShared::new(base, len, first_pfn) }
 }
 
-/// The GHCB page's window. To be called once per use of the page: at boot, and by
-/// the panic handler, which nothing follows.
-pub fn ghcb_window() -> Option<RawShared> {
-    window(GHCB_PFN, 1)
+/// The window of one shared page: a GHCB. To be called once per use of the page: at the
+/// start of its VP, and by the panic handler, which nothing follows.
+pub fn shared_page(pfn: u64) -> Option<RawShared> {
+    window(pfn, 1)
 }
 
 /// Shares pages of the pool by the GHCB MSR protocol.
@@ -199,10 +269,10 @@ pub struct PoolBacking {
 
 /// The way in which the pool shares its pages. It talks to the host by the MSR
 /// protocol, between requests of the platform and never during one: both belong
-/// to the one loop of the one VP.
+/// to the one loop of the first VP.
 pub fn pool_backing() -> PoolBacking {
     // SAFETY: VMPL0 with the tables of `arch::tables`; see above for the MSR.
-    let hardware = unsafe { Hardware::new() };
+    let hardware = unsafe { Hardware::new(&this().page_in_msr) };
     PoolBacking { hardware }
 }
 

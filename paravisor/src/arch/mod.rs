@@ -7,6 +7,7 @@ pub mod entry;
 pub mod heap;
 pub mod log;
 pub mod memory;
+pub mod percpu;
 pub mod tables;
 pub mod traps;
 

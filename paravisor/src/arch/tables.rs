@@ -1,47 +1,40 @@
 //! GDT, TSS and IDT. Exceptions that can hit at any moment, or because the stack
-//! itself is bad (#DF, NMI, #VC, #PF, #MC), have stacks of their own.
+//! itself is bad (#DF, NMI, #VC, #PF, #MC), have stacks of their own, on each VP.
 //!
 //! `unsafe` because loading the tables changes how the processor sees everything.
 #![allow(unsafe_code)]
 
+use super::percpu::{self, PerVp};
 use super::traps;
-use core::ptr::addr_of;
-use spin::Once;
-use x86_64::VirtAddr;
 use x86_64::instructions::tables::load_tss;
 use x86_64::registers::segmentation::{CS, DS, ES, SS, Segment};
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
-/// One exception stack. Handlers format a record, which takes about 1 KiB.
-const STACK_SIZE: usize = 0x4000;
+/// On the first VP, before anything else: all three tables. From here on exceptions end
+/// in a record, and the host's interrupts are counted.
+pub fn load_first() {
+    load(percpu::load_first());
+}
 
-#[repr(C, align(4096))]
-struct Stack(#[allow(dead_code)] [u8; STACK_SIZE]);
+/// The same on another VP, whose GS base is set.
+pub fn load_this() {
+    load(percpu::this());
+}
 
-/// Stacks by IST index; each is used through its TSS entry only.
-static mut STACKS: [Stack; traps::STACKS] = [const { Stack([0; STACK_SIZE]) }; traps::STACKS];
-static TSS: Once<TaskStateSegment> = Once::new();
-static GDT: Once<GlobalDescriptorTable> = Once::new();
-
-/// Loads all three tables. From here on exceptions end in a record, and the
-/// host's interrupts are counted.
-pub fn load() {
-    let tss = TSS.call_once(|| {
+fn load(own: &'static PerVp) {
+    let tss = own.tss.call_once(|| {
         let mut tss = TaskStateSegment::new();
         // The TSS is packed: its table is filled as a copy.
         let mut table = tss.interrupt_stack_table;
         for (index, slot) in table.iter_mut().take(traps::STACKS).enumerate() {
-            // SAFETY: only the address of the static is taken; `index` is below its
-            // length, and a stack's end is at most the static's.
-            let end = unsafe { addr_of!(STACKS).cast::<Stack>().add(index).add(1) };
-            *slot = VirtAddr::from_ptr(end);
+            *slot = own.trap_stack(index);
         }
         tss.interrupt_stack_table = table;
         tss
     });
     let mut selectors = None;
-    let gdt = GDT.call_once(|| {
+    let gdt = own.gdt.call_once(|| {
         let mut gdt = GlobalDescriptorTable::new();
         let code = gdt.append(Descriptor::kernel_code_segment());
         let data = gdt.append(Descriptor::kernel_data_segment());

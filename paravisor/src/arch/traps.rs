@@ -10,10 +10,11 @@
 //! that reason, and because loading an IDT is.
 #![allow(unsafe_code)]
 
+use super::percpu::{NO_VECTOR, this};
 use abi::record::Outcome;
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use paravisor_core::run::Pending;
+use core::sync::atomic::{AtomicU64, Ordering};
+use paravisor_core::run::{KICK_VECTOR, Pending};
 use spin::Once;
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::{PrivilegeLevel, VirtAddr};
@@ -32,27 +33,25 @@ pub const WATCH_VECTOR: u8 = 0x40;
 /// Exceptions with a stack of their own, in the order of the IST.
 const OWN_STACK: [u8; STACKS] = [8, 2, 29, 14, 18];
 
-static SINT: AtomicBool = AtomicBool::new(false);
-static TIMER: AtomicBool = AtomicBool::new(false);
-static WATCH: AtomicBool = AtomicBool::new(false);
+/// Of all VPs.
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
-/// The last vector that nobody asked for; no vector has this value.
-static FOREIGN: AtomicU16 = AtomicU16::new(NONE);
-const NONE: u16 = u16::MAX;
 
-/// Takes the flags.
+/// Takes the flags of this VP.
 pub fn take() -> Pending {
+    let own = this();
     Pending {
-        sint: SINT.swap(false, Ordering::SeqCst),
-        timer: TIMER.swap(false, Ordering::SeqCst),
-        watch: WATCH.swap(false, Ordering::SeqCst),
-        foreign: u8::try_from(FOREIGN.swap(NONE, Ordering::SeqCst)).ok(),
+        sint: own.sint.swap(false, Ordering::SeqCst),
+        timer: own.timer.swap(false, Ordering::SeqCst),
+        watch: own.watch.swap(false, Ordering::SeqCst),
+        kick: own.kick.swap(false, Ordering::SeqCst),
+        foreign: u8::try_from(own.foreign.swap(NO_VECTOR, Ordering::SeqCst)).ok(),
     }
 }
 
 /// Whether an interrupt of ours waits to be taken.
 pub fn pending() -> bool {
-    [&SINT, &TIMER, &WATCH]
+    let own = this();
+    [&own.sint, &own.timer, &own.watch, &own.kick]
         .into_iter()
         .any(|flag| flag.load(Ordering::SeqCst))
 }
@@ -143,13 +142,15 @@ struct Frame {
 }
 
 extern "C" fn handle(frame: &Frame) {
+    let own = this();
     match frame.vector as u8 {
-        SINT_VECTOR => SINT.store(true, Ordering::SeqCst),
-        TIMER_VECTOR => TIMER.store(true, Ordering::SeqCst),
-        WATCH_VECTOR => WATCH.store(true, Ordering::SeqCst),
+        SINT_VECTOR => own.sint.store(true, Ordering::SeqCst),
+        TIMER_VECTOR => own.timer.store(true, Ordering::SeqCst),
+        WATCH_VECTOR => own.watch.store(true, Ordering::SeqCst),
+        KICK_VECTOR => own.kick.store(true, Ordering::SeqCst),
         vector @ 0..32 => exception(vector, frame),
         vector => {
-            FOREIGN.store(vector.into(), Ordering::SeqCst);
+            own.foreign.store(vector.into(), Ordering::SeqCst);
             SPURIOUS.fetch_add(1, Ordering::Relaxed);
         }
     }

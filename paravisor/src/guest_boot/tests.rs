@@ -34,7 +34,8 @@ fn config() -> Config {
         vmbus_target: 0,
         mac: [0; 6],
         nic: 0,
-        reserved: [0; 5],
+        max_vps: 64,
+        reserved: [0; 4],
     };
     config.check().unwrap();
     config
@@ -85,31 +86,64 @@ fn memory_map_is_one_piece_from_zero() {
 }
 
 #[test]
-fn fresh_memory_and_payload_and_region_make_up_everything() {
+fn fresh_memory_and_payload_and_our_own_make_up_everything() {
     let memory = 0x2000_0000;
-    let fresh = fresh(memory, &config());
-    let mut all = payload(&config());
-    all.push(layout::REGION);
-    all.extend(&fresh);
-    all.sort_unstable_by_key(|r| r.start);
-    let mut at = 0;
-    for range in all {
-        assert_eq!(range.start, at);
-        assert!(!range.is_empty() && range.start.is_multiple_of(4096));
-        at = range.end;
+    for vps in [1, 2, 9, 64] {
+        let fresh = fresh(memory, vps, &config());
+        let mut all = payload(&config());
+        all.push(layout::owned(vps.into()));
+        all.extend(&fresh);
+        all.sort_unstable_by_key(|r| r.start);
+        let mut at = 0;
+        for range in all {
+            assert_eq!(range.start, at);
+            assert!(!range.is_empty() && range.start.is_multiple_of(4096));
+            at = range.end;
+        }
+        assert_eq!(at, memory);
+        // The kernel's last, partly filled page came with the image.
+        assert!(
+            !fresh
+                .iter()
+                .any(|r| r.contains(layout::KERNEL_LOAD + 0x20_0801))
+        );
+        // No area of a VP is the guest's.
+        for vp in 1..u32::from(vps) {
+            let area = layout::vp_area(vp).unwrap();
+            assert!(layout::owned(vps.into()).contains_range(area));
+        }
     }
-    assert_eq!(at, memory);
-    // The kernel's last, partly filled page came with the image.
-    assert!(
-        !fresh
-            .iter()
-            .any(|r| r.contains(layout::KERNEL_LOAD + 0x20_0801))
+}
+
+#[test]
+fn number_of_processors_is_one_that_the_image_allows() {
+    let few = Config {
+        max_vps: 4,
+        ..config()
+    };
+    for (count, config, expected) in [
+        (1, config(), Ok(1)),
+        (64, config(), Ok(64)),
+        (0, config(), Err(BadBoot::Processors(0))),
+        (65, config(), Err(BadBoot::Processors(65))),
+        (0x101, config(), Err(BadBoot::Processors(0x101))),
+        (u32::MAX, config(), Err(BadBoot::Processors(u32::MAX))),
+        (4, few, Ok(4)),
+        (5, few, Err(BadBoot::Processors(5))),
+    ] {
+        let mut page = vec![0xff; 4096];
+        page[4080..4084].copy_from_slice(&u32::to_le_bytes(count));
+        assert_eq!(judge_vp_count(&page, &config), expected);
+    }
+    assert_eq!(
+        judge_vp_count(&[0; 100], &config()),
+        Err(BadBoot::Processors(0))
     );
 }
 
 #[test]
 fn e820_covers_ram_and_hides_the_region() {
-    let map = e820(0x2000_0000);
+    let map = e820(0x2000_0000, 1);
     let mut at = 0;
     for entry in map {
         assert_eq!(entry.addr.get(), at);
@@ -121,6 +155,17 @@ fn e820_covers_ram_and_hides_the_region() {
         (region.size.get(), region.kind.get()),
         (layout::SIZE, E820_RESERVED)
     );
+    // With more processors the hole is longer, in whole large pages.
+    for (vps, size) in [
+        (2, 0x120_0000),
+        (9, 0x120_0000),
+        (10, 0x140_0000),
+        (64, 0x200_0000),
+    ] {
+        let map = e820(0x2000_0000, vps);
+        assert_eq!(map[3].size.get(), size);
+        assert_eq!(map[4].addr.get(), layout::BASE + size);
+    }
     assert_eq!(map[1].kind.get(), E820_RESERVED);
     assert!(map[1].addr.get() <= layout::ACPI.start);
     assert!(map[1].addr.get() + map[1].size.get() >= layout::ACPI.end);
@@ -141,7 +186,7 @@ fn guest_with_header() -> VecGuest {
 #[test]
 fn zero_page_and_command_line_are_completed() {
     let guest = guest_with_header();
-    finish_boot_params(&guest, &config(), 0x2000_0000, 0xe_0000, " tsc=reliable").unwrap();
+    finish_boot_params(&guest, &config(), 0x2000_0000, 1, 0xe_0000, " tsc=reliable").unwrap();
     let mut page = [0; 4096];
     guest.read(layout::BOOT_PARAMS.start, &mut page).unwrap();
     let params = BootParams::read_from_bytes(&page).unwrap();
@@ -161,7 +206,7 @@ fn command_line_longer_than_the_kernel_takes_is_refused() {
     let guest = guest_with_header();
     let extra = "x".repeat(251);
     assert_eq!(
-        finish_boot_params(&guest, &config(), 0x2000_0000, 0, &extra),
+        finish_boot_params(&guest, &config(), 0x2000_0000, 1, 0, &extra),
         Err(BadBoot::CommandLine)
     );
 }
@@ -170,7 +215,7 @@ fn command_line_longer_than_the_kernel_takes_is_refused() {
 fn zero_page_without_a_kernel_is_refused() {
     let guest = VecGuest::new(0x10_0000);
     assert_eq!(
-        finish_boot_params(&guest, &config(), 0x2000_0000, 0, ""),
+        finish_boot_params(&guest, &config(), 0x2000_0000, 1, 0, ""),
         Err(BadBoot::NoKernelHeader)
     );
 }

@@ -81,20 +81,31 @@ impl Surroundings<FakePlatform> for Fixed {
 
 type TestVp = Vp<FakePlatform, VecGuest, Counted, Fixed>;
 
+mod processors;
+
 /// A VP whose TSC counts nanoseconds.
 fn vp(exits: &[Exit]) -> (TestVp, Rc<Cell<u64>>) {
-    let guest = VecGuest::new(0x20_0000);
-    identity_tables(&guest, 0x1000);
+    let machine = machine(1);
+    vp_of(machine, exits)
+}
+
+fn machine(processors: u8) -> Machine {
     let config = MachineConfig {
         memory_size: 0x2000_0000,
         tsc_hz: 1_000_000_000,
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         link_up: false,
+        processors,
         epoch_seconds: 0,
         advertise_pm_timer: false,
     };
-    let machine = Machine::new(&config, &NoLeaves);
+    Machine::new(&config, &NoLeaves)
+}
+
+fn vp_of(machine: Machine, exits: &[Exit]) -> (TestVp, Rc<Cell<u64>>) {
+    let guest = VecGuest::new(0x20_0000);
+    identity_tables(&guest, 0x1000);
     let exits = exits.iter().copied().collect();
     let mut platform = FakePlatform {
         exits,

@@ -3,8 +3,6 @@
 use crate::{Rule, Violation};
 use abi::hyperv::{SCONTROL_ENABLE, SYNIC_VERSION, msr};
 
-/// Virtual processors that a VM of ours has.
-pub const VPS: u64 = 1;
 /// Slowest TSC that is believed, in Hz.
 pub const MIN_HZ: u64 = 100_000_000;
 /// Fastest TSC that is believed, in Hz.
@@ -17,14 +15,15 @@ const PAGE: u64 = !0xffe;
 const SOURCE: u64 = 0x1_00ff;
 
 /// Judges what `register` (an MSR's number) reads, with what was last written to it,
-/// if anything. The violation's offset is the register's number.
+/// if anything; for the VP index, the index as which the VP was started (0 for the first
+/// one). The violation's offset is the register's number.
 ///
 /// A register that has no rule may hold anything.
 pub fn read(register: u32, written: Option<u64>, value: u64) -> Result<(), Violation> {
     let back =
         |significant: u64| written.is_none_or(|written| (written ^ value) & significant == 0);
     let (holds, rule) = match register {
-        msr::VP_INDEX => (value < VPS, Rule::SYN_26),
+        msr::VP_INDEX => (value == written.unwrap_or(0), Rule::SYN_26),
         msr::SVERSION => (value == SYNIC_VERSION, Rule::SYN_22),
         msr::SIMP | msr::SIEFP => (back(PAGE), Rule::SYN_20),
         msr::SINT0..=msr::SINT15 => (back(SOURCE), Rule::SYN_22),
@@ -83,11 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn syn_26_index_below_the_number_of_processors() {
+    fn syn_26_index_is_the_one_that_was_started() {
         for index in [1, 0xffff_ffff, u64::MAX] {
             assert_eq!(rule(msr::VP_INDEX, None, index), Some(Rule::SYN_26));
         }
         assert_eq!(rule(msr::VP_INDEX, None, 0), None);
+        for index in [0, 1, 3, 64, u64::MAX] {
+            assert_eq!(rule(msr::VP_INDEX, Some(2), index), Some(Rule::SYN_26));
+        }
+        assert_eq!(rule(msr::VP_INDEX, Some(2), 2), None);
     }
 
     #[test]

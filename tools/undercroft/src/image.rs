@@ -1,7 +1,7 @@
 //! Builds the IGVM file for SEV-SNP.
 //!
 //! Order of directives, which is the order of measurement: required memory,
-//! parameter area and its one parameter, VMSA, parameter insert, then page data
+//! parameter area and its two parameters, VMSA, parameter insert, then page data
 //! by ascending address. Nothing depends on time, paths or hash order.
 
 use crate::firmware::Firmware;
@@ -75,6 +75,8 @@ pub struct Options {
     pub vmbus_target: VmbusTarget,
     /// The guest's network card.
     pub nic: NicModel,
+    /// Most virtual processors of the VM, 1 to 64.
+    pub max_vps: u8,
 }
 
 /// A finished image.
@@ -128,7 +130,7 @@ pub fn build(options: &Options) -> Result<Image, Error> {
         pages.normal(place.start, &input.bytes)?;
     }
 
-    let mut directives = required_memory(config.memory_min);
+    let mut directives = required_memory(config.memory_min, options.max_vps);
     directives.push(IgvmDirectiveHeader::ParameterArea {
         number_of_bytes: layout::PARAMETER_PAGE.len(),
         parameter_area_index: MEMORY_MAP_AREA,
@@ -137,6 +139,10 @@ pub fn build(options: &Options) -> Result<Image, Error> {
     directives.push(IgvmDirectiveHeader::MemoryMap(IGVM_VHS_PARAMETER {
         parameter_area_index: MEMORY_MAP_AREA,
         byte_offset: 0,
+    }));
+    directives.push(IgvmDirectiveHeader::VpCount(IGVM_VHS_PARAMETER {
+        parameter_area_index: MEMORY_MAP_AREA,
+        byte_offset: abi::igvm::VP_COUNT_OFFSET as u32,
     }));
     let boot_vmsa = vmsa::boot_vmsa(options.c_bit, stage.entry);
     directives.push(IgvmDirectiveHeader::SnpVpContext {
@@ -212,6 +218,9 @@ fn check_options(options: &Options) -> Result<(), Error> {
             "not a unicast address; use one whose first byte is even, for example 02:00:00:00:00:01",
         );
     }
+    if !(1..=layout::MAX_VPS).contains(&u32::from(options.max_vps)) {
+        return wrong("--max-vps", "the VM must have 1 to 64 virtual processors");
+    }
     Ok(())
 }
 
@@ -253,7 +262,8 @@ fn configuration(
             NicModel::Virtio => config::NIC_VIRTIO,
             NicModel::E1000e => config::NIC_E1000E,
         },
-        reserved: [0; 5],
+        max_vps: options.max_vps,
+        reserved: [0; 4],
     };
     // Reports a command line that is too long in its own words.
     kernel::command_line_page(kernel, &options.command_line)?;
@@ -263,12 +273,13 @@ fn configuration(
     Ok(config)
 }
 
-/// Below the region, the region itself, and what the payload needs above it.
-fn required_memory(memory_min: u64) -> Vec<IgvmDirectiveHeader> {
+/// Below what is the paravisor's, that itself, and what the payload needs above it.
+fn required_memory(memory_min: u64, max_vps: u8) -> Vec<IgvmDirectiveHeader> {
+    let own = layout::owned(max_vps.into());
     [
-        (0, layout::REGION.start, false),
-        (layout::REGION.start, layout::REGION.end, true),
-        (layout::REGION.end, memory_min, false),
+        (0, own.start, false),
+        (own.start, own.end, true),
+        (own.end, memory_min, false),
     ]
     .map(
         |(start, end, vtl2_protectable)| IgvmDirectiveHeader::RequiredMemory {

@@ -120,6 +120,8 @@ pub struct Configuration {
     pub vmbus_target: &'static str,
     /// The guest's network card: `virtio` or `e1000e`.
     pub nic: &'static str,
+    /// Most virtual processors.
+    pub max_vps: u8,
 }
 
 /// Purposes by address.
@@ -276,6 +278,7 @@ fn configuration(contents: &BTreeMap<u64, &[u8]>) -> Option<Configuration> {
         } else {
             "virtio"
         },
+        max_vps: config.max_vps,
     })
 }
 
@@ -363,6 +366,7 @@ impl fmt::Display for Report {
             writeln!(f, "  MAC address    {mac}")?;
             writeln!(f, "  VMBus target   {}", config.vmbus_target)?;
             writeln!(f, "  network card   {}", config.nic)?;
+            writeln!(f, "  processors     at most {}", config.max_vps)?;
         }
         if let Some(v) = &self.vmsa {
             writeln!(f, "\nStart of processor {} at VMPL{}", v.vp_index, v.vmpl)?;

@@ -71,6 +71,10 @@ struct ImageArgs {
     /// The network card that the guest sees.
     #[arg(long, value_enum, default_value_t = NicArg::Virtio)]
     nic: NicArg,
+    /// Most virtual processors with which the image runs (1 to 64). How many there are
+    /// is the host's choice; the digest shows this limit.
+    #[arg(long, value_name = "COUNT", default_value_t = loader::layout::MAX_VPS as u8)]
+    max_vps: u8,
     /// First stage (default: found beside this program).
     #[arg(long, value_name = "ELF")]
     stage: Option<PathBuf>,
@@ -211,6 +215,7 @@ fn build(args: ImageArgs) -> Result<()> {
             NicArg::Virtio => NicModel::Virtio,
             NicArg::E1000e => NicModel::E1000e,
         },
+        max_vps: args.max_vps,
     };
     let image = image::build(&options)?;
     write(&args.output, &image.bytes)?;

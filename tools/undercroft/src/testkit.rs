@@ -104,5 +104,6 @@ pub fn tiny_options() -> crate::image::Options {
         mac: None,
         vmbus_target: Default::default(),
         nic: Default::default(),
+        max_vps: 64,
     }
 }

@@ -58,7 +58,7 @@ fn three_calculations_of_the_digest_agree() {
 #[test]
 fn every_option_that_matters_changes_the_digest() {
     type Change = fn(&mut Options);
-    let changes: [Change; 11] = [
+    let changes: [Change; 12] = [
         |_| {},
         |o| o.debug_console = true,
         |o| o.count_unmeasured = true,
@@ -66,6 +66,7 @@ fn every_option_that_matters_changes_the_digest() {
         |o| o.mac = Some([2, 0, 0, 0, 0, 1]),
         |o| o.vmbus_target = VmbusTarget::Plain,
         |o| o.nic = NicModel::E1000e,
+        |o| o.max_vps = 63,
         |o| o.command_line.push('x'),
         |o| o.initrd = None,
         |o| o.kernel.bytes = tiny_bzimage(b"\xeb\xfe"),
@@ -214,7 +215,7 @@ fn inspect_names_everything_in_the_image() {
             ("page tables", "measured", 0x0800_8000, 12),
             ("loader stage", "measured", 0x0802_0000, 5),
             ("paravisor", "measured", 0x0804_0000, 6),
-            ("guest initrd", "measured", 0x0900_0000, 3),
+            ("guest initrd", "measured", 0x0a00_0000, 3),
         ]
     );
     let vmsa = report.vmsa.as_ref().unwrap();
@@ -260,7 +261,7 @@ fn the_zero_page_is_the_kernels_header_and_our_places() {
     assert_eq!(params.hdr.version.get(), 0x020f);
     assert_eq!(params.hdr.type_of_loader, 0xff);
     assert_eq!(params.hdr.cmd_line_ptr.get(), 0x2_0000);
-    assert_eq!(params.hdr.ramdisk_image.get(), 0x0900_0000);
+    assert_eq!(params.hdr.ramdisk_image.get(), 0x0a00_0000);
     assert_eq!(params.hdr.ramdisk_size.get(), 10_000);
     assert_eq!((params.sentinel, params.e820_entries), (0, 0));
 }
@@ -318,7 +319,7 @@ fn inputs_that_do_not_fit_are_refused_with_a_reason() {
     let message = refused(|o| o.initrd = Some(Input::new("i", vec![])));
     assert!(message.contains("empty"), "{message}");
     let message = refused(|o| {
-        o.kernel.bytes = patched_kernel(0x22c, &0x0900_0fffu32.to_le_bytes());
+        o.kernel.bytes = patched_kernel(0x22c, &0x0a00_0fffu32.to_le_bytes());
         o.initrd = Some(Input::new("i", vec![0; 5000]));
     });
     assert!(message.contains("room for"), "{message}");

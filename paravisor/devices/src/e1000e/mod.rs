@@ -189,6 +189,10 @@ impl E1000e {
         }
     }
 
+    pub(crate) fn has_events(&self) -> bool {
+        self.tx_kicked || self.rx_refilled || self.reset_seen
+    }
+
     pub(crate) fn take_events(&mut self) -> NicEvents {
         NicEvents {
             tx_kicked: core::mem::take(&mut self.tx_kicked),

@@ -1,8 +1,7 @@
 //! The I/O APIC (Intel 82093AA, with the EOI register of later parts): 24 pins,
-//! level and edge, routed to the local APIC.
+//! level and edge, routed to the local APICs.
 
-use super::Message;
-use super::lapic::Lapic;
+use super::{Deliver, Message};
 
 /// Number of pins.
 pub(crate) const PINS: usize = 24;
@@ -62,8 +61,8 @@ impl IoApic {
         Some((*entry, index & 1 != 0))
     }
 
-    /// Writes a register; what that lets through goes to `lapic`.
-    pub(crate) fn write(&mut self, offset: u64, value: u32, lapic: &mut Lapic) {
+    /// Writes a register; what that lets through goes to `apics`.
+    pub(crate) fn write(&mut self, offset: u64, value: u32, apics: &mut impl Deliver) {
         match offset {
             0x00 => self.select = value as u8,
             0x10 if self.select == 0 => self.id = (value >> 24) as u8 & 0xf,
@@ -85,16 +84,16 @@ impl IoApic {
                         kept = 0;
                     }
                     *entry = (written & WRITABLE) | kept;
-                    self.service(pin, lapic);
+                    self.service(pin, apics);
                 }
             }
-            0x40 => self.end_of_interrupt(value as u8, lapic),
+            0x40 => self.end_of_interrupt(value as u8, apics),
             _ => {}
         }
     }
 
     /// Sets the state of a pin.
-    pub(crate) fn set_line(&mut self, pin: u8, on: bool, lapic: &mut Lapic) {
+    pub(crate) fn set_line(&mut self, pin: u8, on: bool, apics: &mut impl Deliver) {
         let bit = 1u32.wrapping_shl(u32::from(pin));
         let before = self.asserted & bit != 0;
         self.asserted = if on {
@@ -107,35 +106,35 @@ impl IoApic {
             return;
         };
         if entry & LEVEL != 0 {
-            self.service(index, lapic);
+            self.service(index, apics);
         } else if on && !before && entry & MASKED == 0 {
             // An edge at a masked pin is lost (82093AA, 3.2.4, bit 16).
-            lapic.receive(Self::message(*entry));
+            apics.deliver(Self::message(*entry));
         }
     }
 
     /// A local APIC has ended this level-triggered vector.
-    pub(crate) fn end_of_interrupt(&mut self, vector: u8, lapic: &mut Lapic) {
+    pub(crate) fn end_of_interrupt(&mut self, vector: u8, apics: &mut impl Deliver) {
         for pin in 0..PINS {
             let Some(entry) = self.entries.get_mut(pin) else {
                 continue;
             };
             if *entry & LEVEL != 0 && *entry as u8 == vector {
                 *entry &= !REMOTE_IRR;
-                self.service(pin, lapic);
+                self.service(pin, apics);
             }
         }
     }
 
     /// Sends the interrupt of an asserted level pin that nobody has served yet.
-    fn service(&mut self, pin: usize, lapic: &mut Lapic) {
+    fn service(&mut self, pin: usize, apics: &mut impl Deliver) {
         let asserted = self.asserted.wrapping_shr(pin as u32) & 1 != 0;
         let Some(entry) = self.entries.get_mut(pin) else {
             return;
         };
         if asserted
             && *entry & (LEVEL | MASKED | REMOTE_IRR) == LEVEL
-            && lapic.receive(Self::message(*entry))
+            && apics.deliver(Self::message(*entry))
         {
             *entry |= REMOTE_IRR;
         }
@@ -159,10 +158,11 @@ impl IoApic {
     clippy::arithmetic_side_effects
 )]
 mod tests {
+    use super::super::lapic::Lapic;
     use super::*;
 
     fn apics() -> (IoApic, Lapic) {
-        let mut lapic = Lapic::new();
+        let mut lapic = Lapic::new(0);
         lapic.write(0xf0, 0x1ff, 0);
         (IoApic::new(), lapic)
     }

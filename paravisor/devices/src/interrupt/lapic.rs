@@ -1,12 +1,11 @@
 //! The local APIC in xAPIC mode (APM volume 2, chapter 16; where AMD's manual is
-//! silent, Intel's SDM volume 3, chapter 11): registers, priorities, self IPIs and
+//! silent, Intel's SDM volume 3, chapter 11): registers, priorities, IPIs and
 //! the timer. Its timer counts 1 ns at divisor 1.
 
-use super::{Message, mode};
+use super::post::Notes;
+use super::{Deliver, Message, Route, mode};
 use crate::PendingInterrupt;
 
-/// The only processor's APIC ID.
-const APIC_ID: u8 = 0;
 /// Version register: version 0x14 with six LVT entries (highest index 5).
 const VERSION: u32 = 0x0005_0014;
 /// A periodic timer asks to be served no more often than this. A guest that sets
@@ -46,6 +45,9 @@ const LVT_MASKED: u32 = 1 << 16;
 /// LVT timer bits 17 and 18: periodic is 01.
 const TIMER_MODE: u32 = 3 << 17;
 const TIMER_PERIODIC: u32 = 1 << 17;
+/// ICR bits: assert (not the end of a level), and level triggered.
+const ASSERT: u32 = 1 << 14;
+const LEVEL_TRIGGER: u32 = 1 << 15;
 /// SVR bit 8: the APIC is on.
 const SVR_ENABLED: u32 = 1 << 8;
 /// ESR bits: a vector below 16 was to be sent, was received; an unknown register.
@@ -119,9 +121,20 @@ impl Timer {
     }
 }
 
-/// The local APIC of the guest's only processor.
+/// An IPI that is for others, too, or for others only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ipi {
+    /// What is sent.
+    pub message: Message,
+    /// To everybody else, whatever the message's destination says.
+    pub to_all_others: bool,
+}
+
+/// The local APIC of one of the guest's processors.
 #[derive(Clone, Debug)]
 pub(crate) struct Lapic {
+    /// APIC ID: the processor's index.
+    id: u8,
     /// APIC_BASE bit 11.
     hardware_enabled: bool,
     tpr: u8,
@@ -137,14 +150,17 @@ pub(crate) struct Lapic {
     lvt: [u32; 6],
     timer: Timer,
     nmi: bool,
+    /// What the last write of the command register sends to others.
+    outgoing: Option<Ipi>,
     /// Messages that this APIC cannot act on (INIT, SIPI, SMI, ExtINT, none addressed).
     pub(crate) ignored_messages: u64,
 }
 
 impl Lapic {
     /// State after power-on (APM volume 2, 16.3.2).
-    pub(crate) fn new() -> Lapic {
+    pub(crate) fn new(id: u8) -> Lapic {
         Lapic {
+            id,
             hardware_enabled: true,
             tpr: 0,
             ldr: 0,
@@ -159,7 +175,28 @@ impl Lapic {
             lvt: [LVT_MASKED; 6],
             timer: Timer::default(),
             nmi: false,
+            outgoing: None,
             ignored_messages: 0,
+        }
+    }
+
+    /// INIT: the state after power-on, but for APIC_BASE (APM volume 2, 16.3.2).
+    pub(crate) fn init(&mut self) {
+        *self = Lapic {
+            hardware_enabled: self.hardware_enabled,
+            ignored_messages: self.ignored_messages,
+            ..Lapic::new(self.id)
+        };
+    }
+
+    /// What senders must know to address this APIC.
+    pub(crate) fn route(&self) -> Route {
+        Route {
+            id: self.id,
+            ldr: self.ldr,
+            cluster: self.dfr >> 28 != 0xf,
+            hardware: self.hardware_enabled,
+            software: self.svr & SVR_ENABLED != 0,
         }
     }
 
@@ -173,7 +210,7 @@ impl Lapic {
         if self.hardware_enabled && !on {
             *self = Lapic {
                 hardware_enabled: false,
-                ..Lapic::new()
+                ..Lapic::new(self.id)
             };
         }
         self.hardware_enabled = on;
@@ -190,7 +227,7 @@ impl Lapic {
             return 0;
         }
         match offset {
-            reg::ID => u32::from(APIC_ID) << 24,
+            reg::ID => u32::from(self.id) << 24,
             reg::VERSION => VERSION,
             reg::TPR => u32::from(self.tpr),
             reg::APR => 0,
@@ -329,7 +366,7 @@ impl Lapic {
     /// A message from a device, the I/O APIC or this processor itself. Returns
     /// whether this APIC took it.
     pub(crate) fn receive(&mut self, message: Message) -> bool {
-        if !self.hardware_enabled || !self.addressed(message.destination, message.logical) {
+        if !self.route().addressed(message.destination, message.logical) {
             self.ignored_messages = self.ignored_messages.saturating_add(1);
             return false;
         }
@@ -354,17 +391,24 @@ impl Lapic {
         true
     }
 
-    /// Whether a destination means this APIC (APM volume 2, 16.6.1).
-    fn addressed(&self, destination: u8, logical: bool) -> bool {
-        if !logical {
-            return destination == APIC_ID || destination == 0xff;
+    /// Takes what others have sent. Whether the APIC takes an interrupt is decided here:
+    /// it may have been switched off since the sender looked.
+    pub(crate) fn take_notes(&mut self, notes: &Notes) {
+        self.nmi |= notes.nmi && self.hardware_enabled;
+        if !self.enabled() {
+            return;
         }
-        if self.dfr >> 28 == 0xf {
-            return destination & self.ldr != 0;
+        let words = notes.requested.iter().zip(&notes.level);
+        let own = self.irr.0.iter_mut().zip(self.tmr.0.iter_mut());
+        for ((requested, level), (irr, tmr)) in words.zip(own) {
+            *irr |= requested;
+            *tmr = *tmr & !requested | level;
         }
-        // Cluster model: upper half names the cluster, lower half is a set.
-        (destination >> 4 == self.ldr >> 4 || destination >> 4 == 0xf)
-            && destination & self.ldr & 0xf != 0
+    }
+
+    /// The IPI that is for others, once.
+    pub(crate) fn take_ipi(&mut self) -> Option<Ipi> {
+        self.outgoing.take()
     }
 
     fn send_ipi(&mut self) {
@@ -384,21 +428,31 @@ impl Lapic {
             vector,
             level: false,
         };
-        match shorthand {
+        // The end of INIT's level: meant for processors of old.
+        if delivery == mode::INIT && low & LEVEL_TRIGGER != 0 && low & ASSERT == 0 {
+            return;
+        }
+        let to_all_others = shorthand & 2 != 0;
+        let here = match shorthand {
+            0 => {
+                let addressed = self.route().addressed(message.destination, message.logical);
+                addressed.then_some(message)
+            }
             // Self, and all including self.
-            1 | 2 => {
-                let here = Message {
-                    destination: APIC_ID,
-                    logical: false,
-                    ..message
-                };
-                self.receive(here);
-            }
-            // All but self: there is nobody.
-            3 => {}
-            _ => {
-                self.receive(message);
-            }
+            1 | 2 => Some(Message {
+                destination: self.id,
+                logical: false,
+                ..message
+            }),
+            _ => None,
+        };
+        let taken = here.is_some_and(|here| self.receive(here));
+        // One processor is enough for the lowest priority.
+        if shorthand != 1 && !(taken && delivery == mode::LOWEST_PRIORITY) {
+            self.outgoing = Some(Ipi {
+                message,
+                to_all_others,
+            });
         }
     }
 
@@ -457,6 +511,11 @@ impl Lapic {
             self.irr.set(vector, false);
             self.isr.set(vector, true);
         }
+    }
+
+    /// Whether an NMI waits.
+    pub(crate) fn has_nmi(&self) -> bool {
+        self.nmi
     }
 
     /// Takes a pending NMI.
@@ -523,6 +582,12 @@ impl Lapic {
                 self.request(entry as u8, false);
             }
         }
+    }
+}
+
+impl Deliver for Lapic {
+    fn deliver(&mut self, message: Message) -> bool {
+        self.receive(message)
     }
 }
 

@@ -5,6 +5,7 @@
 //! guest, or asleep). The owner says first that it goes and looks then for notes. So
 //! one of the two sees the other, whatever the order, and no note waits for nobody.
 
+use super::Route;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// Words of 32 vectors.
@@ -34,6 +35,7 @@ pub struct Post {
     level: [AtomicU32; WORDS],
     signals: AtomicU32,
     doorbells: AtomicU64,
+    route: AtomicU32,
     any: AtomicBool,
     away: AtomicBool,
     kicked: AtomicBool,
@@ -70,6 +72,7 @@ impl Post {
             level: [const { AtomicU32::new(0) }; WORDS],
             signals: AtomicU32::new(0),
             doorbells: AtomicU64::new(0),
+            route: AtomicU32::new(0),
             any: AtomicBool::new(false),
             away: AtomicBool::new(false),
             kicked: AtomicBool::new(false),
@@ -131,6 +134,21 @@ impl Post {
         }
     }
 
+    /// The owner's local APIC has changed what senders must know of it.
+    pub(crate) fn set_route(&self, route: Route) {
+        self.route.store(route.pack(), SeqCst);
+    }
+
+    /// What its owner has said last of the local APIC with this ID.
+    pub(crate) fn route(&self, id: u8) -> Route {
+        Route::unpack(id, self.route.load(SeqCst))
+    }
+
+    /// Something that the owner has to look at, and that it finds where it is.
+    pub fn call(&self) -> Wake {
+        self.tell()
+    }
+
     /// The owner is about to enter its guest or to sleep. `false`: there are notes, and
     /// it must look at them first.
     pub fn leave(&self) -> bool {
@@ -148,6 +166,11 @@ impl Post {
     /// The owner is back.
     pub fn back(&self) {
         self.away.store(false, SeqCst);
+    }
+
+    /// Whether there is something to take.
+    pub(crate) fn has_notes(&self) -> bool {
+        self.any.load(SeqCst)
     }
 
     /// Takes what there is. To be called by the owner alone.

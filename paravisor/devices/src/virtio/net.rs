@@ -98,6 +98,11 @@ impl Net {
         }
     }
 
+    /// Whether [`Net::take_events`] has something to tell.
+    pub(crate) fn has_events(&self) -> bool {
+        self.transport.has_events()
+    }
+
     /// Runs `work` on a queue of a running device; if the driver broke a rule,
     /// the device stops.
     fn with_queue<T>(

@@ -172,6 +172,11 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
         core::mem::take(&mut self.kicked)
     }
 
+    /// Whether a doorbell was rung or the device was reset.
+    pub(crate) fn has_events(&self) -> bool {
+        self.kicked != 0 || self.reset_seen
+    }
+
     /// Rings a queue's doorbell.
     pub(crate) fn ring(&mut self, queue: u16) {
         if usize::from(queue) < Q {

@@ -11,17 +11,33 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The processor on which this runs, with VMPL0's view of memory: every page of
 /// guest RAM and of the paravisor at the virtual address that equals its GPA.
-pub struct Hardware(());
+pub struct Hardware {
+    /// What the GHCB MSR of this processor was last written with, if it is a page's
+    /// address; else 0. A page request leaves the MSR alone (GHCB specification 2.3.1),
+    /// so it need not be written again, which matters where the write itself is an exit
+    /// (an emulator). A host that changes the MSR behind our back only misleads itself:
+    /// it can read no page but shared ones.
+    page_in_msr: &'static AtomicU64,
+}
 
 impl Hardware {
-    /// Takes the processor.
+    /// Takes the processor. `page_in_msr` is a word that belongs to this processor, 0 at
+    /// first, and the same one whenever it is taken again.
     ///
     /// # Safety
     /// The caller runs at VMPL0 of an SEV-SNP VM with the identity mapping of
     /// `loader::layout`, an IDT for the interrupts that the host may raise, and
     /// uses no other means to write the GHCB MSR.
-    pub unsafe fn new() -> Hardware {
-        Hardware(())
+    pub unsafe fn new(page_in_msr: &'static AtomicU64) -> Hardware {
+        Hardware { page_in_msr }
+    }
+
+    /// Makes the MSR name the page at `gpa`.
+    fn name_page(&self, gpa: u64) {
+        if self.page_in_msr.swap(gpa, Ordering::Relaxed) != gpa {
+            // SAFETY: an address of a page; nothing happens before VMGEXIT.
+            unsafe { wrmsr(MSR_GHCB, gpa) };
+        }
     }
 }
 
@@ -53,24 +69,9 @@ fn rdmsr(number: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// What the GHCB MSR was last written with, if it is a page's address; else 0. A
-/// page request leaves the MSR alone (GHCB specification 2.3.1), so it need not be
-/// written again, which matters where the write itself is an exit (an emulator). A
-/// host that changes the MSR behind our back only misleads itself: it can read no
-/// page but shared ones.
-static PAGE_IN_MSR: AtomicU64 = AtomicU64::new(0);
-
-/// Makes the MSR name the page at `gpa`.
-fn name_page(gpa: u64) {
-    if PAGE_IN_MSR.swap(gpa, Ordering::Relaxed) != gpa {
-        // SAFETY: an address of a page; nothing happens before VMGEXIT.
-        unsafe { wrmsr(MSR_GHCB, gpa) };
-    }
-}
-
 impl Machine for Hardware {
     fn vmgexit(&mut self, value: u64) -> u64 {
-        PAGE_IN_MSR.store(0, Ordering::Relaxed);
+        self.page_in_msr.store(0, Ordering::Relaxed);
         // SAFETY: control goes to the host and back; the host can change shared
         // memory only, which is reached by volatile or atomic copies. REP VMMCALL is
         // VMGEXIT (APM volume 3).
@@ -82,13 +83,13 @@ impl Machine for Hardware {
     }
 
     fn page_call(&mut self, gpa: u64) {
-        name_page(gpa);
+        self.name_page(gpa);
         // SAFETY: as for `vmgexit`.
         unsafe { asm!("rep vmmcall") };
     }
 
     fn run(&mut self, gpa: u64, vmsa: &mut Vmsa) {
-        name_page(gpa);
+        self.name_page(gpa);
         // SAFETY: as above; besides, the processor rewrites the VMSA and the guest
         // runs. The page's address is an operand, so that the compiler takes it
         // for changed; the guest has no rights on any other memory of ours.

@@ -15,11 +15,11 @@ mod vmsa;
 #[cfg(all(target_arch = "x86_64", target_os = "none"))]
 pub use hardware::Hardware;
 pub use machine::Machine;
-pub use vmsa::{VmplState, decode};
+pub use vmsa::{UpperState, VmplState, decode};
 
 use crate::{Access, BootState, Error, Exit, Platform};
 use abi::ghcb::{self as wire, features, msr};
-use abi::hyperv::{CallResult, Control, reg};
+use abi::hyperv::{CallResult, Control, PARTITION_ID_SELF, StartVpHeader, reg};
 use abi::record::{Outcome, TERMINATE_SET};
 use abi::snp::{RmpAttr, Vmsa};
 use ghcb::GhcbPage;
@@ -29,6 +29,18 @@ use memory::SharedMemory;
 pub const GUEST_VMPL: u8 = 2;
 /// Hyper-V's name of the guest's level.
 pub const GUEST_VTL: u8 = 0;
+/// Hyper-V's name of the paravisor's level.
+const PARAVISOR_VTL: u8 = 2;
+
+/// StartVirtualProcessor with its context.
+#[derive(zerocopy::IntoBytes, zerocopy::Immutable)]
+#[repr(C)]
+struct StartVp {
+    header: StartVpHeader,
+    vmsa: u64,
+    rest: [u64; 27],
+}
+const _: () = assert!(size_of::<StartVp>() == abi::hyperv::START_VP_INPUT);
 
 /// Asks the host by the MSR protocol whether it speaks our version and has
 /// SEV-SNP at all. No page is needed and nothing of ours is shown.
@@ -119,12 +131,16 @@ pub fn write_last_words<M: Machine, S: SharedMemory>(
         .try_for_each(|byte| page.write_port(machine, port, *byte))
 }
 
+const REGISTER: &str = "GHCB registration";
+
 /// The platform on SEV-SNP.
 pub struct Snp<'a, M, S> {
     machine: M,
     ghcb: GhcbPage<S>,
     guest: VmplState<'a>,
     guest_vmsa_gpa: u64,
+    /// The host knows the guest's VMSA, and the page is one.
+    guest_known: bool,
     /// XCR0 as the processor has it (1 after reset).
     xcr0: u64,
     counts: Counts,
@@ -156,10 +172,20 @@ impl<'a, M: Machine, S: SharedMemory> Snp<'a, M, S> {
     /// Takes the GHCB into use: `page` is one page of the pool that no one uses
     /// yet; `vmsa` is a private page at `vmsa_gpa`, not 2 MiB aligned.
     pub fn new(mut machine: M, page: S, vmsa: &'a mut Vmsa, vmsa_gpa: u64) -> Result<Self, Error> {
-        const REGISTER: &str = "GHCB registration";
+        let pfn = page.pfn(0).ok_or(Error::Input { request: REGISTER })?;
+        change_page_state(&mut machine, pfn.wrapping_shl(12), wire::PSC_SHARED)?;
+        Self::adopt(machine, page, vmsa, vmsa_gpa)
+    }
+
+    /// The same for another VP, with a page that is shared already.
+    pub fn adopt(
+        mut machine: M,
+        page: S,
+        vmsa: &'a mut Vmsa,
+        vmsa_gpa: u64,
+    ) -> Result<Self, Error> {
         let pfn = page.pfn(0).ok_or(Error::Input { request: REGISTER })?;
         let gpa = pfn.wrapping_shl(12);
-        change_page_state(&mut machine, gpa, wire::PSC_SHARED)?;
         let ghcb = GhcbPage::new(page, gpa)?;
         let reply = machine.vmgexit(msr::register(gpa));
         if reply != msr::registered(gpa) {
@@ -180,9 +206,60 @@ impl<'a, M: Machine, S: SharedMemory> Snp<'a, M, S> {
             ghcb,
             guest: VmplState::new(vmsa),
             guest_vmsa_gpa: vmsa_gpa,
+            guest_known: false,
             xcr0: abi::snp::reset::XCR0,
             counts: Counts::default(),
         })
+    }
+
+    /// Starts another VP of the paravisor's: `vmsa`, a private page of zeros at `gpa`
+    /// that is not 2 MiB aligned, becomes its first state.
+    pub fn start_vp(
+        &mut self,
+        vp: u8,
+        vmsa: &mut Vmsa,
+        gpa: u64,
+        state: &UpperState,
+    ) -> Result<(), Error> {
+        const REQUEST: &str = "start of a VP";
+        state.fill(vmsa, self.machine.sev_status());
+        pages::make_vmsa(&mut self.machine, gpa)?;
+        // The first word of the context names the page (Linux `hv_snp_boot_ap`).
+        let start = StartVp {
+            header: StartVpHeader {
+                partition_id: PARTITION_ID_SELF,
+                vp_index: vp.into(),
+                target_vtl: PARAVISOR_VTL,
+                reserved: [0; 3],
+            },
+            vmsa: gpa | 1,
+            rest: [0; 27],
+        };
+        let control = Control::simple(abi::hyperv::call::START_VIRTUAL_PROCESSOR);
+        let result = self.hypercall(control, zerocopy::IntoBytes::as_bytes(&start))?;
+        match result.status() {
+            abi::hyperv::status::SUCCESS => Ok(()),
+            status => Err(Error::Refused {
+                request: REQUEST,
+                status: status.into(),
+            }),
+        }
+    }
+
+    /// Tells the host of the guest's VMSA and makes the page one: the order of
+    /// `mshv_configure_vmsa_page` (OpenHCL kernel). Once; the page stays one.
+    fn introduce_guest(&mut self) -> Result<(), Error> {
+        if self.guest_known {
+            return Ok(());
+        }
+        let assignment = ghcb::set_register(reg::SEV_CONTROL, self.guest_vmsa_gpa | 1, GUEST_VTL);
+        self.hypercall(
+            Control::rep(abi::hyperv::call::SET_VP_REGISTERS, 1),
+            zerocopy::IntoBytes::as_bytes(&assignment),
+        )?;
+        pages::make_vmsa(&mut self.machine, self.guest_vmsa_gpa)?;
+        self.guest_known = true;
+        Ok(())
     }
 
     /// The machine, for code that stops the VM.
@@ -221,14 +298,13 @@ impl<'a, M: Machine, S: SharedMemory> Platform for Snp<'a, M, S> {
     fn start(&mut self, state: &BootState) -> Result<(), Error> {
         let status = self.machine.sev_status();
         self.guest.reset(state, status);
-        // The host learns where the VMSA is, then the page becomes one: the order
-        // of `mshv_configure_vmsa_page` (OpenHCL kernel).
-        let assignment = ghcb::set_register(reg::SEV_CONTROL, self.guest_vmsa_gpa | 1, GUEST_VTL);
-        self.hypercall(
-            Control::rep(abi::hyperv::call::SET_VP_REGISTERS, 1),
-            zerocopy::IntoBytes::as_bytes(&assignment),
-        )?;
-        pages::make_vmsa(&mut self.machine, self.guest_vmsa_gpa)
+        self.introduce_guest()
+    }
+
+    fn start_at(&mut self, page: u8) -> Result<(), Error> {
+        let status = self.machine.sev_status();
+        self.guest.reset_to_real_mode(page, status);
+        self.introduce_guest()
     }
 
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {

@@ -325,6 +325,137 @@ fn guest_starts_in_the_64_bit_boot_protocol_state() {
     assert_eq!(snp.vp().get(Reg::Efer) & 1 << 12, 0, "SVME is hidden");
 }
 
+/// What the rig's processor, and hardware, want of the first state of a VP at VMPL0.
+#[test]
+fn another_vp_is_started_with_a_state_of_ours() {
+    const OTHER: u64 = 0x0901_2000;
+    let page = Plain::page(GHCB);
+    let host = page.clone();
+    let answer = polite(move || {
+        let call = host.u64(wire::HYPERCALL_CONTROL_OFFSET);
+        assert_eq!(call, u64::from(call::START_VIRTUAL_PROCESSOR));
+        assert_eq!(host.u64(0), abi::hyperv::PARTITION_ID_SELF);
+        assert_eq!(host.u64(8), 2 << 32 | 3, "VP 3, VTL 2");
+        assert_eq!(host.u64(16), OTHER | 1);
+        assert_eq!(host.bytes.borrow()[24..240], [0; 216]);
+        host.set_u64(wire::HYPERCALL_CONTROL_OFFSET, 0);
+        0
+    });
+    let mut snp = backend(&page, answer).unwrap();
+    let state = UpperState {
+        rip: 0x804_1000,
+        rsp: 0x901_1000,
+        rdi: 3,
+        gs_base: 0x901_1000,
+        cr0: 0x8001_0031,
+        cr3: 0x800_8000 | 1 << 51,
+        cr4: 0x30_06b0,
+        gdt_base: 0x800_7000,
+        gdt_limit: 31,
+        code_selector: 8,
+        data_selector: 0x10,
+    };
+    let mut vmsa = Vmsa::new_zeroed();
+    vmsa.rax = 5;
+    snp.start_vp(3, &mut vmsa, OTHER, &state).unwrap();
+    assert_eq!(snp.machine().pages, [("rmpadjust", OTHER, false, 0x1_0001)]);
+    assert_eq!((vmsa.rax, vmsa.rdi, vmsa.rflags), (0, 3, 2));
+    assert_eq!((vmsa.rip, vmsa.rsp), (state.rip, state.rsp));
+    assert_eq!((vmsa.gs.base, vmsa.fs.base), (state.gs_base, 0));
+    assert_eq!(
+        (vmsa.cr3, vmsa.cr4, vmsa.cr0),
+        (state.cr3, state.cr4, state.cr0)
+    );
+    assert_eq!((vmsa.vmpl, vmsa.virtual_tom, vmsa.efer), (0, 0, 0x1d00));
+    // Those of the first VP: SNP and debug swap, nothing that is the guest's.
+    assert_eq!(vmsa.sev_features, 0b10_0001);
+    assert_eq!(vmsa.vintr_ctrl, 0);
+}
+
+#[test]
+fn host_that_does_not_start_a_vp_is_believed() {
+    let page = Plain::page(GHCB);
+    let host = page.clone();
+    let answer = polite(move || {
+        let refused = u64::from(status::OPERATION_DENIED);
+        host.set_u64(wire::HYPERCALL_CONTROL_OFFSET, refused);
+        0
+    });
+    let mut snp = backend(&page, answer).unwrap();
+    let state = UpperState {
+        rip: 0,
+        rsp: 0,
+        rdi: 0,
+        gs_base: 0,
+        cr0: 0,
+        cr3: 0,
+        cr4: 0,
+        gdt_base: 0,
+        gdt_limit: 0,
+        code_selector: 0,
+        data_selector: 0,
+    };
+    let mut vmsa = Vmsa::new_zeroed();
+    let error = snp.start_vp(1, &mut vmsa, 0x3000, &state).unwrap_err();
+    assert_eq!(error.outcome(), Outcome::HostFailure);
+}
+
+#[test]
+fn guest_after_a_sipi_is_in_real_mode_and_its_page_is_introduced_once() {
+    let page = Plain::page(GHCB);
+    let host = page.clone();
+    let calls = std::rc::Rc::new(std::cell::Cell::new(0));
+    let counted = calls.clone();
+    let answer = polite(move || {
+        counted.set(counted.get() + 1);
+        host.set_u64(wire::HYPERCALL_CONTROL_OFFSET, CallResult::new(0, 1).0);
+        0
+    });
+    let vmsa = Box::leak(Box::new(Vmsa::new_zeroed()));
+    // Another VP's page is shared already.
+    let mut snp: Backend<_> = Snp::adopt(FakeHost::new(answer), page.clone(), vmsa, VMSA).unwrap();
+    assert_eq!(snp.machine().asked, [msr::register(GHCB)]);
+    for start in [0u8, 0x9a, 0x9b] {
+        snp.vp().set(Reg::Rax, 7);
+        snp.start_at(start).unwrap();
+        let vmsa = snp.guest.page();
+        let code = (
+            vmsa.cs.selector,
+            vmsa.cs.base,
+            vmsa.cs.limit,
+            vmsa.cs.attrib,
+        );
+        let start = u64::from(start);
+        assert_eq!(code, ((start << 8) as u16, start << 12, 0xffff, 0x9b));
+        assert_eq!(
+            (vmsa.ss.base, vmsa.ss.limit, vmsa.ss.attrib),
+            (0, 0xffff, 0x93)
+        );
+        assert_eq!((vmsa.rip, vmsa.rax, vmsa.rflags, vmsa.cr0), (0, 0, 2, 0x10));
+        assert_eq!((vmsa.efer, vmsa.cr3, vmsa.cr4), (0x1000, 0, 0));
+        assert_eq!((vmsa.vmpl, vmsa.sev_features), (2, 0b11_0111));
+        assert_eq!(vmsa.vintr_ctrl, vintr::BUSY);
+    }
+    assert_eq!(snp.machine().pages, [("rmpadjust", VMSA, false, 0x1_0001)]);
+    assert_eq!(calls.get(), 1);
+}
+
+#[test]
+fn kick_names_the_vp_and_the_vector() {
+    let page = Plain::page(GHCB);
+    let host = page.clone();
+    let answer = polite(move || {
+        assert_eq!(host.u64(offset::RCX), u64::from(abi::hyperv::msr::ICR));
+        assert_eq!(
+            (host.u64(offset::RAX), host.u64(offset::RDX)),
+            (0x30, 5 << 24)
+        );
+        host.set_u64(offset::SW_EXIT_INFO1, 0);
+        0
+    });
+    backend(&page, answer).unwrap().kick(5, 0x30).unwrap();
+}
+
 fn exit_with(change: impl FnOnce(&mut Vmsa)) -> (Exit, Box<Vmsa>) {
     let mut vmsa = Box::new(Vmsa::new_zeroed());
     let mut state = VmplState::new(&mut vmsa);

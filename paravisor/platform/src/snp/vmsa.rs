@@ -36,6 +36,73 @@ const INHERITED: SevFeatures = SevFeatures::DEBUG_SWAP
     .union(SevFeatures::BTB_ISOLATION)
     .union(SevFeatures::IBPB_ON_ENTRY);
 
+/// What the first state of another VP of the paravisor's is made of; everything that
+/// it does not name is as the image has it for the first VP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpperState {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack.
+    pub rsp: u64,
+    /// First argument.
+    pub rdi: u64,
+    /// Base of GS.
+    pub gs_base: u64,
+    /// Control registers, as the first VP has them now.
+    pub cr0: u64,
+    /// See `cr0`.
+    pub cr3: u64,
+    /// See `cr0`.
+    pub cr4: u64,
+    /// GDT with the two selectors.
+    pub gdt_base: u64,
+    /// Its limit.
+    pub gdt_limit: u16,
+    /// Flat 64-bit code.
+    pub code_selector: u16,
+    /// Flat data.
+    pub data_selector: u16,
+}
+
+impl UpperState {
+    /// Writes the state into a page; `status` is the first VP's SEV_STATUS, whose
+    /// features are to be on for all.
+    pub(super) fn fill(&self, page: &mut Vmsa, status: SevStatus) {
+        page.zero();
+        let data = segment(self.data_selector, attrib::DATA);
+        page.cs = segment(self.code_selector, attrib::CODE64);
+        page.ss = data;
+        page.ds = data;
+        page.es = data;
+        page.fs = data;
+        page.gs = data;
+        page.gs.base = self.gs_base;
+        page.gdtr.base = self.gdt_base;
+        page.gdtr.limit = self.gdt_limit.into();
+        page.tr.attrib = attrib::TSS64_BUSY;
+        page.tr.limit = 0xffff;
+        page.vmpl = 0;
+        page.efer = EFER_SVME | EFER_LMA | EFER_LME | EFER_NX;
+        page.cr0 = self.cr0;
+        page.cr3 = self.cr3;
+        page.cr4 = self.cr4;
+        page.dr6 = reset::DR6;
+        page.dr7 = reset::DR7;
+        page.rflags = reset::RFLAGS;
+        page.pat = reset::PAT;
+        page.xcr0 = reset::XCR0;
+        page.mxcsr = reset::MXCSR;
+        page.x87_fcw = reset::X87_FCW;
+        page.x87_ftw = reset::X87_FTW;
+        page.rip = self.rip;
+        page.rsp = self.rsp;
+        page.rdi = self.rdi;
+        // Bits 2 to 23 of SEV_STATUS are SEV_FEATURES (APM volume 2, 15.34.10).
+        let features = SevFeatures::from_bits_truncate(status.bits() >> 2);
+        page.sev_features = (SevFeatures::SNP | features).bits();
+    }
+}
+
 /// The guest's registers between two entries.
 pub struct VmplState<'a> {
     page: &'a mut Vmsa,
@@ -208,11 +275,52 @@ impl<'a> VmplState<'a> {
         page.tr.limit = 0xffff;
         page.ldtr.attrib = attrib::LDT;
         page.ldtr.limit = 0xffff;
-        page.vmpl = GUEST_VMPL;
         page.efer = EFER_SVME | EFER_LMA | EFER_LME | EFER_NX;
         page.cr0 = CR0_PG | CR0_NE | CR0_ET | CR0_PE;
         page.cr3 = state.cr3;
         page.cr4 = CR4_PAE;
+        page.rip = state.rip;
+        page.rsi = state.rsi;
+        self.finish_reset(status);
+    }
+
+    /// The state after INIT and a SIPI (APM volume 2, 14.1.3 and 15.27.8): real mode, CS
+    /// at the page whose number the message had.
+    pub(super) fn reset_to_real_mode(&mut self, start: u8, status: SevStatus) {
+        let page = &mut *self.page;
+        page.zero();
+        let data = svm::Segment {
+            selector: 0,
+            attrib: attrib::REAL_DATA,
+            limit: 0xffff,
+            base: 0,
+        };
+        page.cs = svm::Segment {
+            selector: u16::from(start) << 8,
+            attrib: attrib::REAL_CODE,
+            limit: 0xffff,
+            base: u64::from(start) << 12,
+        };
+        page.ss = data;
+        page.ds = data;
+        page.es = data;
+        page.fs = data;
+        page.gs = data;
+        page.gdtr.limit = 0xffff;
+        page.idtr.limit = 0xffff;
+        page.tr.attrib = attrib::TSS16_BUSY;
+        page.tr.limit = 0xffff;
+        page.ldtr.attrib = attrib::LDT;
+        page.ldtr.limit = 0xffff;
+        page.efer = EFER_SVME;
+        page.cr0 = CR0_ET;
+        self.finish_reset(status);
+    }
+
+    /// What is alike after each kind of reset.
+    fn finish_reset(&mut self, status: SevStatus) {
+        let page = &mut *self.page;
+        page.vmpl = GUEST_VMPL;
         page.dr6 = reset::DR6;
         page.dr7 = reset::DR7;
         page.rflags = reset::RFLAGS;
@@ -221,8 +329,6 @@ impl<'a> VmplState<'a> {
         page.mxcsr = reset::MXCSR;
         page.x87_fcw = reset::X87_FCW;
         page.x87_ftw = reset::X87_FTW;
-        page.rip = state.rip;
-        page.rsi = state.rsi;
         let inherited = SevFeatures::from_bits_truncate(status.bits() >> 2) & INHERITED;
         page.sev_features = (SevFeatures::SNP
             | SevFeatures::VTOM

@@ -180,7 +180,7 @@ rules! {
     }
     SYN_26 {
         reaction: Fatal,
-        statement: "VP_INDEX is below the number of configured VPs",
+        statement: "VP_INDEX is the index as which the VP was started",
         danger: "An index beyond our tables, or messages on another VP",
         example: "VP_INDEX reads 0xffffffff",
         source: "own; Linux `hv_common_cpu_init` records what it reads",

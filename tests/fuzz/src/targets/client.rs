@@ -92,6 +92,9 @@ impl Platform for Below {
     fn start(&mut self, _: &BootState) -> Result<(), Error> {
         unreachable!()
     }
+    fn start_at(&mut self, _: u8) -> Result<(), Error> {
+        unreachable!()
+    }
     fn hypercall(&mut self, control: Control, input: &[u8]) -> Result<CallResult, Error> {
         if self.bad_calls > 0 {
             self.bad_calls -= 1;

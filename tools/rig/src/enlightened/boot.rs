@@ -93,6 +93,7 @@ impl Pc {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 1500,
             link_up: false,
+            processors: 1,
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };
@@ -105,7 +106,7 @@ impl Pc {
             ram.write(*gpa, bytes)
                 .map_err(|e| rejected("ACPI tables", e))?;
         }
-        guest_boot::finish_boot_params(&ram, &config, plan.vm_size, tables.rsdp, "")
+        guest_boot::finish_boot_params(&ram, &config, plan.vm_size, 1, tables.rsdp, "")
             .map_err(|e| rejected("boot parameters", e))?;
         let state =
             guest_boot::write_tables(&ram, &config).map_err(|e| rejected("guest tables", e))?;

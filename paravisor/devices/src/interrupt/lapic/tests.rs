@@ -3,7 +3,7 @@
 use super::*;
 
 fn on() -> Lapic {
-    let mut lapic = Lapic::new();
+    let mut lapic = Lapic::new(0);
     lapic.write(reg::SVR, 0x1ff, 0);
     lapic
 }
@@ -24,7 +24,7 @@ fn vector(lapic: &Lapic) -> Option<u8> {
 
 #[test]
 fn apm_16_3_2_reset_state() {
-    let mut lapic = Lapic::new();
+    let mut lapic = Lapic::new(0);
     assert_eq!(lapic.read(reg::SVR, 0), 0xff);
     assert_eq!(lapic.read(reg::DFR, 0), u32::MAX);
     assert_eq!(lapic.read(reg::LVT_TIMER, 0), LVT_MASKED);
@@ -210,12 +210,12 @@ fn apm_16_4_7_software_disable_masks_the_lvt() {
 fn logical_destinations_flat_and_cluster() {
     let mut lapic = on();
     lapic.write(reg::LDR, 0x1200_0000, 0);
-    assert!(lapic.addressed(0x02, true));
-    assert!(!lapic.addressed(0x20, true));
+    assert!(lapic.route().addressed(0x02, true));
+    assert!(!lapic.route().addressed(0x20, true));
     lapic.write(reg::DFR, 0, 0);
-    assert!(lapic.addressed(0x12, true));
-    assert!(!lapic.addressed(0x22, true));
-    assert!(lapic.addressed(0xf2, true));
+    assert!(lapic.route().addressed(0x12, true));
+    assert!(!lapic.route().addressed(0x22, true));
+    assert!(lapic.route().addressed(0xf2, true));
 }
 
 #[test]
