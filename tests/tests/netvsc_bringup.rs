@@ -11,9 +11,9 @@ use devices::{Machine, MachineConfig as GuestConfig, NoBuffer};
 use hostkit::MachineConfig;
 use hostkit::backend::Loopback;
 use hostkit::fault::Layer as FaultLayer;
-use netvsc::{Event as NicEvent, TransmitError};
+use netvsc::{Event as NicEvent, Nic, TransmitError};
 use relay::{Ended, Host, InVm, NetDevice, Relay};
-use stack::Stack;
+use stack::{Shared, Stack};
 use std::collections::VecDeque;
 use std::time::Instant;
 use validate::{Layer, Rule};
@@ -373,52 +373,122 @@ fn relay_between_guest_and_host() {
     assert_eq!(device.link.last(), Some(&false));
 }
 
+/// A guest with a virtio driver, its machine, and the relay to a NIC that is up.
+struct Chain {
+    stack: Stack,
+    nic: Nic<Shared>,
+    mac: [u8; 6],
+    machine: Machine,
+    ram: Ram,
+    driver: NetDriver,
+    relay: Relay,
+}
+
+impl Chain {
+    fn new() -> Chain {
+        let mut stack = redirected();
+        stack.bring_up();
+        let nic = stack.nic.take().unwrap();
+        let mac = nic.mac().unwrap();
+        let config = GuestConfig {
+            mac,
+            link_up: false,
+            ..test_support::config()
+        };
+        let mut machine = Machine::new(&config, &HostCpu);
+        let ram = Ram::new(0x40_0000);
+        let mut driver = NetDriver::start(&mut machine, &ram, 0x10_0000, u64::MAX);
+        driver.fill_rx(&mut machine, &ram);
+        let mut chain = Chain {
+            stack,
+            nic,
+            mac,
+            machine,
+            ram,
+            driver,
+            relay: Relay::new(),
+        };
+        // The event of the bring-up was taken by the stack: a new one.
+        for status in [
+            abi::rndis::status::MEDIA_DISCONNECT,
+            abi::rndis::status::MEDIA_CONNECT,
+        ] {
+            chain.stack.host.nic.inject_control(&indication(status));
+            for _ in 0..10 {
+                chain.stack.now += netvsc::limits::LINK_INTERVAL;
+                chain.turn();
+            }
+        }
+        assert!(chain.relay.link_up());
+        chain
+    }
+
+    /// The host, then the relay.
+    fn turn(&mut self) {
+        self.stack.turn();
+        let mut host = Host {
+            nic: &mut self.nic,
+            channel: &mut self.stack.channel,
+        };
+        let mut guest = InVm {
+            machine: &mut self.machine,
+            memory: &self.ram,
+        };
+        let polled = self.relay.poll(&mut host, &mut guest, self.stack.now, 64);
+        if polled.signal.is_needed() {
+            self.stack.signal_host();
+        }
+    }
+}
+
+/// How often the bytes of a frame are copied on their way: what one byte more costs.
+/// Headers, descriptors and indices, which each frame has once, do not count.
+#[test]
+fn copies_per_byte_of_payload() {
+    const FRAMES: u64 = 100;
+    let costs = |len: usize| {
+        let mut chain = Chain::new();
+        let mut frame = Random(5).frame(chain.mac);
+        frame.resize(len, 0xA7);
+        let before = chain.ram.copied();
+        for _ in 0..FRAMES {
+            let queued = chain.driver.send(&mut chain.machine, &chain.ram, &frame);
+            assert!(queued);
+            let mut seen = None;
+            for _ in 0..20 {
+                chain.turn();
+                seen = seen.or_else(|| chain.driver.receive(&chain.ram));
+            }
+            assert_eq!(seen, Some(frame.clone()));
+            assert_eq!(chain.driver.reap_tx(&chain.ram), 1);
+            while chain.driver.take_interrupt(&mut chain.machine).is_some() {}
+            chain.driver.fill_rx(&mut chain.machine, &chain.ram);
+        }
+        let [read, written] = chain.ram.copied();
+        let (receive, send) = chain.nic.into_buffers();
+        let [from_host, _] = receive.copied();
+        let [_, to_host] = send.copied();
+        // The driver itself writes each frame that it sends once and reads what it
+        // receives once.
+        let driver = FRAMES * len as u64;
+        let to_guest = from_host + (written - before[1]) - driver;
+        let from_guest = to_host + (read - before[0]) - driver;
+        [to_guest, from_guest]
+    };
+    let (short, long) = (costs(514), costs(1514));
+    let more = [0, 1].map(|way| long[way] - short[way]);
+    let per_byte = more.map(|bytes| bytes as f64 / (FRAMES * 1000) as f64);
+    println!("copies per byte to the guest, and from it: {per_byte:.3?}");
+    assert_eq!(more, [FRAMES * 1000, 2 * FRAMES * 1000]);
+}
+
 /// The whole way of a frame, twice: virtio driver, device, relay, NIC, rings,
 /// host, and back.
 #[test]
 fn virtio_guest_over_the_whole_chain() {
     const FRAMES: usize = 1500;
-    let mut stack = redirected();
-    stack.bring_up();
-    let mut nic = stack.nic.take().unwrap();
-    let mac = nic.mac().unwrap();
-    let config = GuestConfig {
-        mac,
-        link_up: false,
-        ..test_support::config()
-    };
-    let mut machine = Machine::new(&config, &HostCpu);
-    let ram = Ram::new(0x40_0000);
-    let mut driver = NetDriver::start(&mut machine, &ram, 0x10_0000, u64::MAX);
-    let mut relay = Relay::new();
-    // The event of the bring-up was taken by the stack: a new one.
-    for status in [
-        abi::rndis::status::MEDIA_DISCONNECT,
-        abi::rndis::status::MEDIA_CONNECT,
-    ] {
-        stack.host.nic.inject_control(&indication(status));
-        for _ in 0..10 {
-            stack.now += netvsc::limits::LINK_INTERVAL;
-            stack.turn();
-            let mut host = Host {
-                nic: &mut nic,
-                channel: &mut stack.channel,
-            };
-            let mut guest = InVm {
-                machine: &mut machine,
-                memory: &ram,
-            };
-            if relay
-                .poll(&mut host, &mut guest, stack.now, 64)
-                .signal
-                .is_needed()
-            {
-                stack.signal_host();
-            }
-        }
-    }
-    assert!(relay.link_up());
-    driver.fill_rx(&mut machine, &ram);
+    let mut chain = Chain::new();
+    let mac = chain.mac;
 
     let (mut random, mut check) = (Random(8), Random(8));
     let (mut sent, mut seen, mut interrupts) = (0, 0, 0);
@@ -426,46 +496,34 @@ fn virtio_guest_over_the_whole_chain() {
     let start = Instant::now();
     while seen < FRAMES {
         assert!(start.elapsed().as_secs() < 60, "stuck at {seen}");
-        driver.reap_tx(&ram);
+        chain.driver.reap_tx(&chain.ram);
         while sent < FRAMES {
             let frame = waiting.take().unwrap_or_else(|| random.frame(mac));
-            if !driver.send(&mut machine, &ram, &frame) {
+            if !chain.driver.send(&mut chain.machine, &chain.ram, &frame) {
                 waiting = Some(frame);
                 break;
             }
             sent += 1;
         }
-        stack.turn();
-        let mut host = Host {
-            nic: &mut nic,
-            channel: &mut stack.channel,
-        };
-        let mut guest = InVm {
-            machine: &mut machine,
-            memory: &ram,
-        };
-        let polled = relay.poll(&mut host, &mut guest, stack.now, 64);
-        if polled.signal.is_needed() {
-            stack.signal_host();
-        }
-        while driver.take_interrupt(&mut machine).is_some() {
+        chain.turn();
+        while chain.driver.take_interrupt(&mut chain.machine).is_some() {
             interrupts += 1;
         }
-        while let Some(frame) = driver.receive(&ram) {
+        while let Some(frame) = chain.driver.receive(&chain.ram) {
             assert_eq!(frame, check.frame(mac), "frame {seen}");
             seen += 1;
         }
-        driver.fill_rx(&mut machine, &ram);
+        chain.driver.fill_rx(&mut chain.machine, &chain.ram);
     }
     assert!(interrupts > 0);
-    let counters = machine.counters();
+    let counters = chain.machine.counters();
     assert_eq!(
         (counters.tx_frames, counters.rx_frames),
         (FRAMES as u64, FRAMES as u64)
     );
     assert_eq!(counters.tx_dropped + counters.rx_dropped, 0);
-    assert_eq!(relay.counters().tx_frames, FRAMES as u64);
-    assert_eq!(stack.refused(), 0);
+    assert_eq!(chain.relay.counters().tx_frames, FRAMES as u64);
+    assert_eq!(chain.stack.refused(), 0);
 }
 
 /// An INDICATE_STATUS without buffer.

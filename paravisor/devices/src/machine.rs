@@ -18,9 +18,9 @@ use crate::uart::Uart;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use memory::GuestMemory;
+use memory::{GuestMemory, Parcel};
 use spin::Mutex;
-use validate::frame::Task;
+use validate::frame::{Arrived, Task};
 
 const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
 const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
@@ -629,11 +629,28 @@ impl Machine {
         self.take_frame(guest, buf).map(|(len, _)| len)
     }
 
-    /// Gives a frame (from the destination MAC on, without FCS) to the guest.
-    /// Frames longer than MTU + 18 bytes, and those for which the guest's next
-    /// buffer is too small, are dropped and counted.
+    /// Gives a frame (from the destination MAC on, without FCS) to the guest, written
+    /// straight into its buffers. Frames longer than MTU + 18 bytes, and those for
+    /// which the guest's next buffer is too small, are dropped and counted. After
+    /// `NoBuffer` nothing of the parcel has been written.
+    pub fn deliver(
+        &mut self,
+        guest: &impl GuestMemory,
+        parcel: &mut Parcel<'_>,
+        arrived: Arrived,
+    ) -> Result<(), NoBuffer> {
+        self.with_devices(|devices, _| devices.nic.deliver(guest, parcel, arrived))
+    }
+
+    /// Whether the card writes frames to the guest piece by piece; else
+    /// [`Machine::deliver`] wants them private and whole.
+    pub fn takes_pieces(&self) -> bool {
+        self.board.devices.lock().nic.takes_pieces()
+    }
+
+    /// [`Machine::deliver`] for a frame that is private and of which nothing is known.
     pub fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
-        self.with_devices(|devices, _| devices.nic.deliver_rx(guest, frame))
+        self.deliver(guest, &mut Parcel::private(frame), Arrived::default())
     }
 
     /// Tells the guest that the link went up or down.

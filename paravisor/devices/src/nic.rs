@@ -4,8 +4,8 @@ use crate::e1000e::E1000e;
 use crate::virtio::net::Net;
 use crate::{MachineConfig, NicEvents, NicModel, NoBuffer};
 use alloc::boxed::Box;
-use memory::GuestMemory;
-use validate::frame::Task;
+use memory::{GuestMemory, Parcel};
+use validate::frame::{Arrived, Task};
 
 /// One of the two cards. Both are at the same place of the PCI bus and have the same
 /// interrupt pin.
@@ -125,14 +125,19 @@ impl Nic {
         }
     }
 
-    pub(crate) fn deliver_rx(
+    pub(crate) fn takes_pieces(&self) -> bool {
+        matches!(self, Nic::Virtio(_))
+    }
+
+    pub(crate) fn deliver(
         &mut self,
         guest: &impl GuestMemory,
-        frame: &[u8],
+        parcel: &mut Parcel<'_>,
+        arrived: Arrived,
     ) -> Result<(), NoBuffer> {
         match self {
-            Nic::Virtio(net) => net.deliver_rx(guest, frame),
-            Nic::E1000e(card) => card.deliver_rx(guest, frame),
+            Nic::Virtio(net) => net.deliver(guest, parcel, arrived),
+            Nic::E1000e(card) => card.deliver_rx(guest, parcel.head()),
         }
     }
 

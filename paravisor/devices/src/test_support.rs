@@ -18,8 +18,8 @@ use abi::virtio::pci::{self, common};
 use abi::virtio::{feature, net, queue, status};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::RefCell;
-use memory::{GuestMemory, OutOfRange};
+use core::cell::{Cell, RefCell};
+use memory::{GuestMemory, OutOfRange, SharedMemory};
 
 /// A processor of AMD's family 0x17, as QEMU's `-cpu EPYC` shows it.
 pub struct HostCpu;
@@ -58,12 +58,17 @@ pub fn config() -> MachineConfig {
 }
 
 /// A guest's RAM from address 0.
-pub struct Ram(RefCell<Vec<u8>>);
+pub struct Ram(RefCell<Vec<u8>>, Cell<[u64; 2]>);
 
 impl Ram {
     /// `size` bytes of zeros.
     pub fn new(size: usize) -> Ram {
-        Ram(RefCell::new(vec![0; size]))
+        Ram(RefCell::new(vec![0; size]), Cell::default())
+    }
+
+    /// Bytes copied from here into private memory, and from private memory to here.
+    pub fn copied(&self) -> [u64; 2] {
+        self.1.get()
     }
 
     /// Reads a little-endian number of `N` bytes.
@@ -92,14 +97,30 @@ impl Ram {
 impl GuestMemory for Ram {
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
         let range = self.range(gpa, dst.len())?;
+        let [read, written] = self.1.get();
+        self.1.set([read + dst.len() as u64, written]);
         dst.copy_from_slice(&self.0.borrow()[range]);
         Ok(())
     }
 
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
         let range = self.range(gpa, src.len())?;
+        let [read, written] = self.1.get();
+        self.1.set([read, written + src.len() as u64]);
         self.0.borrow_mut()[range].copy_from_slice(src);
         Ok(())
+    }
+
+    /// In one go, as in the firmware.
+    fn write_shared(
+        &self,
+        gpa: u64,
+        from: &dyn SharedMemory,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfRange> {
+        let range = self.range(gpa, len)?;
+        from.copy_in(offset, &mut self.0.borrow_mut()[range])
     }
 }
 
@@ -380,12 +401,23 @@ impl NetDriver {
 
     /// Sends a frame; `false` if the queue is full.
     pub fn send(&mut self, machine: &mut Machine, ram: &Ram, frame: &[u8]) -> bool {
+        self.send_with(machine, ram, &[0; net::HEADER_LEN], frame)
+    }
+
+    /// As `send`, with a header of its own.
+    pub fn send_with(
+        &mut self,
+        machine: &mut Machine,
+        ram: &Ram,
+        header: &[u8],
+        frame: &[u8],
+    ) -> bool {
         let tx = &self.queues[usize::from(net::QUEUE_TX)];
         let Some(id) = tx.free.last() else {
             return false;
         };
         let at = tx.buffers + BUFFER * u64::from(*id);
-        ram.write(at, &[0; net::HEADER_LEN]).unwrap();
+        ram.write(at, header).unwrap();
         ram.write(at + net::HEADER_LEN as u64, frame).unwrap();
         self.post(
             machine,

@@ -29,6 +29,7 @@ pub struct DoubleFetch<M> {
     inner: M,
     steady: Arc<[Range<usize>]>,
     turn: Arc<AtomicU64>,
+    copied: Arc<[AtomicU64; 2]>,
 }
 
 impl<M: SharedMemory> DoubleFetch<M> {
@@ -38,6 +39,7 @@ impl<M: SharedMemory> DoubleFetch<M> {
             inner,
             steady: steady.into(),
             turn: Arc::default(),
+            copied: Arc::default(),
         }
     }
 
@@ -61,6 +63,18 @@ impl<M: SharedMemory> DoubleFetch<M> {
             })
             .collect();
         DoubleFetch::new(inner, &steady)
+    }
+
+    /// Bytes that were copied in and out through this wrapper and its clones.
+    pub fn copied(&self) -> [u64; 2] {
+        let [copied_in, copied_out] = &*self.copied;
+        [copied_in, copied_out].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, way: usize, len: usize) {
+        if let Some(count) = self.copied.get(way) {
+            count.fetch_add(len as u64, Ordering::Relaxed);
+        }
     }
 
     /// The memory itself, as the host sees it.
@@ -115,9 +129,11 @@ impl<M: SharedMemory> SharedMemory for DoubleFetch<M> {
     }
     fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
         self.inner.copy_in(offset, dst)?;
+        self.count(0, dst.len());
         self.spoil(offset, dst)
     }
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+        self.count(1, src.len());
         self.inner.copy_out(offset, src)
     }
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {

@@ -17,11 +17,13 @@
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod doubles;
+mod parcel;
 mod pool;
 mod raw;
 
+pub use parcel::{Parcel, Piece};
 pub use pool::{Backing, Owned, PoolError, Purpose, ShareFailed, SharedPool};
-pub use raw::RawShared;
+pub use raw::{GuestPlace, RawShared};
 
 /// Bytes of a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -61,6 +63,11 @@ pub trait SharedMemory {
     fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange>;
     /// Full barrier between earlier stores and later loads of shared memory.
     fn fence(&self);
+    /// Copies the bytes at `offset` to a place in the guest's memory, without a stop
+    /// on the way. For bytes that nobody judges. `false`: not possible here.
+    fn copy_to_guest(&self, _offset: usize, _to: &GuestPlace) -> Result<bool, OutOfRange> {
+        Ok(false)
+    }
 }
 
 /// The guest's RAM as the paravisor sees it: guest-physical addresses as the
@@ -70,7 +77,42 @@ pub trait GuestMemory {
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange>;
     /// Copies private bytes into guest memory.
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange>;
+    /// Copies the `len` bytes at `offset` of shared memory into guest memory, each
+    /// read once: by way of a private buffer, or where both are mapped in one go
+    /// ([`SharedMemory::copy_to_guest`]).
+    fn write_shared(
+        &self,
+        gpa: u64,
+        from: &dyn SharedMemory,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfRange> {
+        bounce(self, gpa, from, offset, len)
+    }
 }
+
+/// [`GuestMemory::write_shared`] by way of a private buffer.
+pub fn bounce<G: GuestMemory + ?Sized>(
+    guest: &G,
+    gpa: u64,
+    from: &dyn SharedMemory,
+    offset: usize,
+    len: usize,
+) -> Result<(), OutOfRange> {
+    let mut buffer = [0; BOUNCE];
+    let mut done = 0_usize;
+    while done < len {
+        let count = len.saturating_sub(done).min(BOUNCE);
+        let part = buffer.get_mut(..count).ok_or(OutOfRange)?;
+        from.copy_in(offset.checked_add(done).ok_or(OutOfRange)?, part)?;
+        guest.write(gpa.checked_add(done as u64).ok_or(OutOfRange)?, part)?;
+        done = done.saturating_add(count);
+    }
+    Ok(())
+}
+
+/// Private buffer of [`bounce`].
+const BOUNCE: usize = 512;
 
 impl<T: SharedMemory + ?Sized> SharedMemory for &T {
     fn len(&self) -> usize {
@@ -102,6 +144,9 @@ impl<T: SharedMemory + ?Sized> SharedMemory for &T {
     }
     fn fence(&self) {
         (**self).fence();
+    }
+    fn copy_to_guest(&self, offset: usize, to: &GuestPlace) -> Result<bool, OutOfRange> {
+        (**self).copy_to_guest(offset, to)
     }
 }
 

@@ -6,7 +6,7 @@
 //! (GPD-07), or which the host may still write to because its teardown was not
 //! answered (GPD-06), is leaked: it is never handed out again.
 
-use crate::{OutOfRange, PAGE_SIZE, SharedMemory};
+use crate::{GuestPlace, OutOfRange, PAGE_SIZE, SharedMemory};
 use core::ops::Range;
 
 /// What a shared page is for; the key of the `shared_page` counter.
@@ -130,6 +130,9 @@ impl<R: SharedMemory> SharedMemory for Owned<R> {
     }
     fn fence(&self) {
         self.region.fence();
+    }
+    fn copy_to_guest(&self, offset: usize, to: &GuestPlace) -> Result<bool, OutOfRange> {
+        self.region.copy_to_guest(offset, to)
     }
 }
 

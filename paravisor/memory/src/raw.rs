@@ -1,5 +1,5 @@
-//! The one place that touches shared memory: a mapped range, reached by `rep
-//! movsb` and by single atomic accesses.
+//! The one place that touches shared memory: a mapped range, reached by string
+//! instructions and by single atomic accesses.
 //!
 //! `unsafe` is needed because the host changes these bytes while we look: a
 //! Rust reference to them would promise otherwise. Bulk copies are one string
@@ -127,6 +127,30 @@ impl SharedMemory for RawShared {
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
+
+    fn copy_to_guest(&self, offset: usize, to: &GuestPlace) -> Result<bool, OutOfRange> {
+        let from = self.at(offset, to.len)?;
+        // SAFETY: `from` is good for `to.len` bytes, and so is `to` by its promise; the
+        // two kinds of memory never overlap.
+        unsafe { string::copy(from, to.start.as_ptr(), to.len) };
+        Ok(true)
+    }
+}
+
+/// Bytes of the guest's memory to which [`SharedMemory::copy_to_guest`] copies.
+#[derive(Debug)]
+pub struct GuestPlace {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl GuestPlace {
+    /// # Safety
+    /// While the value lives, `len` bytes at `start` are mapped writable, are the
+    /// guest's, and no Rust reference points to them.
+    pub unsafe fn new(start: NonNull<u8>, len: usize) -> GuestPlace {
+        GuestPlace { start, len }
+    }
 }
 
 /// Bulk accesses to shared bytes, each made once and in full. The pointer to shared
@@ -138,23 +162,33 @@ mod string {
     pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
         // SAFETY: by the caller; the direction flag is clear by the ABI.
         unsafe {
-            asm!("rep movsb", inout("rcx") dst.len() => _, inout("rsi") from => _,
-                 inout("rdi") dst.as_mut_ptr() => _, options(nostack, preserves_flags));
+            copy(from, dst.as_mut_ptr(), dst.len());
         }
     }
 
     pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
         // SAFETY: by the caller; the direction flag is clear by the ABI.
         unsafe {
-            asm!("rep movsb", inout("rcx") src.len() => _, inout("rsi") src.as_ptr() => _,
-                 inout("rdi") to => _, options(nostack, preserves_flags));
+            copy(src.as_ptr(), to, src.len());
+        }
+    }
+
+    /// Words first: an emulator pays for each repetition, and real parts do not care.
+    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+        // SAFETY: by the caller; the direction flag is clear by the ABI; the second
+        // part goes on where the first has stopped.
+        unsafe {
+            asm!("rep movsq", "mov rcx, {rest}", "rep movsb", rest = in(reg) len & 7,
+                 inout("rcx") len >> 3 => _, inout("rsi") from => _, inout("rdi") to => _,
+                 options(nostack, preserves_flags));
         }
     }
 
     pub(super) unsafe fn zero(to: *mut u8, len: usize) {
         // SAFETY: by the caller; the direction flag is clear by the ABI.
         unsafe {
-            asm!("rep stosb", inout("rcx") len => _, inout("rdi") to => _, in("al") 0_u8,
+            asm!("rep stosq", "mov rcx, {rest}", "rep stosb", rest = in(reg) len & 7,
+                 inout("rcx") len >> 3 => _, inout("rdi") to => _, in("rax") 0_u64,
                  options(nostack, preserves_flags));
         }
     }
@@ -172,6 +206,13 @@ mod string {
     pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
         // SAFETY: by the caller.
         unsafe { src.as_ptr().copy_to_nonoverlapping(to, src.len()) }
+    }
+
+    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+        for at in 0..len {
+            // SAFETY: by the caller.
+            unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
+        }
     }
 
     pub(super) unsafe fn zero(to: *mut u8, len: usize) {
@@ -243,6 +284,24 @@ mod tests {
         assert_eq!(back, [0; 256]);
         assert_eq!(memory.pfn(1), Some(0x1235));
         assert_eq!(memory.pfn(2), None);
+    }
+
+    #[test]
+    fn shared_bytes_go_to_the_guest_in_one_copy() {
+        let memory = region();
+        let pattern: vec::Vec<u8> = (0..=255).collect();
+        memory.copy_out(4000, &pattern).unwrap();
+        for len in [0, 1, 7, 8, 9, 64, 255] {
+            let mut guest = [0xEE_u8; 256];
+            let start = NonNull::from(&mut guest).cast();
+            // SAFETY: the array stands for the guest's memory; it is looked at after
+            // the copy only.
+            let place = unsafe { GuestPlace::new(start, len) };
+            assert_eq!(memory.copy_to_guest(4000, &place), Ok(true));
+            assert_eq!(memory.copy_to_guest(8193, &place), Err(OutOfRange));
+            assert_eq!(guest[..len], pattern[..len]);
+            assert!(guest[len..].iter().all(|byte| *byte == 0xEE));
+        }
     }
 
     #[test]

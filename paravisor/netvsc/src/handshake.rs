@@ -207,7 +207,7 @@ impl<M: SharedMemory> Nic<M> {
         now: u64,
     ) -> Result<(), Violation> {
         // NVS-10: neither SR-IOV nor receive coalescing. Teaming is what lets
-        // the host send link speed events.
+        // the host send link speed events; tags travel beside their frames.
         let message = nvsp::SendNdisConfig {
             message_type: nvsp::message::SEND_NDIS_CONFIG.into(),
             mtu: self
@@ -216,7 +216,7 @@ impl<M: SharedMemory> Nic<M> {
                 .saturating_add(judged::packet::MIN_FRAME)
                 .into(),
             reserved: 0.into(),
-            capabilities: nvsp::capability::TEAMING.into(),
+            capabilities: (nvsp::capability::TEAMING | nvsp::capability::IEEE_8021Q).into(),
         };
         if send_message(channel, message.as_bytes(), 0, Reply::None)? {
             self.enter(Phase::NdisVersion, now);

@@ -13,8 +13,8 @@ use crate::transmit::SendBuffer;
 use abi::nvsp::channel_type;
 use alloc::vec;
 use alloc::vec::Vec;
-use memory::{OutOfRange, SharedMemory};
-use validate::frame::{MAX_SEGMENTED, TaskKind};
+use memory::{OutOfRange, Parcel, SharedMemory};
+use validate::frame::{Arrived, MAX_SEGMENTED, TaskKind};
 use validate::rndis::{AwaitedResponse, Offloads};
 use validate::{Reaction, Rule, Violation};
 use vmbus::{Channel, Signal};
@@ -36,6 +36,10 @@ pub struct Config {
     /// Enforce the rules for which no public source says that all hosts hold
     /// them (NVS-25, NVS-26, RND-10, RND-45); otherwise they are only counted.
     pub enforce_unmeasured: bool,
+    /// The host's word that a checksum is right goes on to a guest that has agreed
+    /// to such words (RND-25). A host can make a wrong frame with a right checksum
+    /// at any time, so this gives nothing away but the detection of accidents.
+    pub trust_checksums: bool,
     /// Random start of transaction ids (PKT-17).
     pub seed: u64,
     /// Sub-channels that are asked for; 0: none, and nothing is said of them.
@@ -329,13 +333,26 @@ impl<M: SharedMemory> Nic<M> {
         waits.into_iter().flatten().chain([self.next_scan]).min()
     }
 
-    /// Works off what the host sent and sends what is due. `sink` gets each
-    /// frame for the guest, from its destination address on, in private memory.
+    /// [`Nic::poll_parcels`] for a taker that wants each frame in a row.
     pub fn poll<R: SharedMemory>(
         &mut self,
         channel: &mut Channel<R>,
         now: u64,
         mut sink: impl FnMut(&[u8]) -> Delivery,
+    ) -> Polled {
+        self.poll_parcels(channel, now, true, |parcel, _| sink(parcel.head()))
+    }
+
+    /// Works off what the host sent and sends what is due. `sink` gets each frame
+    /// for the guest, from its destination address on: in private memory if `whole`,
+    /// else with what nobody judges still in the receive buffer, to be copied from
+    /// there once.
+    pub fn poll_parcels<R: SharedMemory>(
+        &mut self,
+        channel: &mut Channel<R>,
+        now: u64,
+        whole: bool,
+        mut sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
     ) -> Polled {
         let mut polled = Polled {
             signal: Signal::NotNeeded,
@@ -349,7 +366,7 @@ impl<M: SharedMemory> Nic<M> {
         // The buffer leaves for the time of the poll, so that a packet in it
         // does not keep the rest of the NIC borrowed.
         let mut buffer = core::mem::take(&mut self.packet);
-        let run = self.run(channel, now, &mut buffer, &mut sink, &mut polled);
+        let run = self.run(channel, now, &mut buffer, whole, &mut sink, &mut polled);
         self.packet = buffer;
         if let Err(violation) = run {
             self.fail(violation);

@@ -5,8 +5,10 @@ use crate::counters::add;
 use crate::handshake::Phase;
 use crate::limits;
 use crate::nic::{Answer, Delivery, Nic, Polled};
+use crate::receive::{Frame, Next};
 use abi::nvsp;
-use memory::{OutOfRange, SharedMemory};
+use memory::{OutOfRange, Parcel, SharedMemory};
+use validate::frame::Arrived;
 use validate::nvsp::{Awaited, Carrier, InBandContext};
 use validate::packet::{Kind, Packet};
 use validate::rndis::{Context, Indication, Message, PacketContext, Response};
@@ -23,7 +25,7 @@ enum Progress {
 
 /// A range after judgement, without its bytes.
 enum Outcome {
-    Frame(usize),
+    Frame(Frame),
     Message(Message<'static>),
     Refused(Violation),
 }
@@ -35,7 +37,8 @@ impl<M: SharedMemory> Nic<M> {
         channel: &mut Channel<R>,
         now: u64,
         buffer: &mut [u8],
-        sink: &mut impl FnMut(&[u8]) -> Delivery,
+        whole: bool,
+        sink: &mut impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
         polled: &mut Polled,
     ) -> Result<(), Violation> {
         let mut ranges = 0;
@@ -48,7 +51,7 @@ impl<M: SharedMemory> Nic<M> {
                 break;
             }
             if self.receive.job.is_some() {
-                match self.deliver(now, sink, &mut ranges)? {
+                match self.deliver(now, whole, sink, &mut ranges)? {
                     Progress::Done => continue,
                     Progress::NoRoom => {
                         polled.waiting = true;
@@ -198,67 +201,74 @@ impl<M: SharedMemory> Nic<M> {
     fn deliver(
         &mut self,
         now: u64,
-        sink: &mut impl FnMut(&[u8]) -> Delivery,
+        whole: bool,
+        sink: &mut impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
         ranges: &mut usize,
     ) -> Result<Progress, Violation> {
         let carrier = self.receive.job.map_or(Carrier::Data, |job| job.carrier);
         while *ranges < limits::RANGES_PER_POLL {
             let context = self.context();
             let outside = |OutOfRange| Violation::new(Rule::NVS_23, 0, 0u32);
-            let Some(copied) = self.receive.next_range().map_err(outside)? else {
-                // Only now: the last byte has been copied (NVS-28).
-                if let Some(job) = self.receive.finish() {
-                    let status = match job.accepted {
-                        true => nvsp::status::SUCCESS,
-                        false => nvsp::status::FAILURE,
-                    };
-                    let transaction_id = job.transaction_id;
-                    self.answer = Some(Answer {
-                        transaction_id,
-                        status: Some(status),
-                        since: now,
-                    });
-                }
-                return Ok(Progress::Done);
-            };
-            if !copied.again {
-                self.counters.validation.judged(Layer::Rndis);
-            }
-            let outcome = match validate::rndis::message(copied.bytes, carrier, &context) {
-                Err(violation) => Outcome::Refused(violation),
-                Ok(judged) => {
-                    let outcome = match judged.value {
-                        Message::Packet(packet) => {
-                            let wanted = self.phase == Phase::Ready;
-                            if wanted && sink(packet.frame()) == Delivery::Wait {
-                                return Ok(Progress::NoRoom);
-                            }
-                            Outcome::Frame(if wanted { packet.frame().len() } else { 0 })
-                        }
-                        Message::Indication(indication) => {
-                            Outcome::Message(Message::Indication(indication))
-                        }
-                        Message::Keepalive { request_id } => {
-                            Outcome::Message(Message::Keepalive { request_id })
-                        }
-                        Message::Response(response) => {
-                            Outcome::Message(Message::Response(response))
-                        }
-                    };
-                    if let Some(violation) = judged.noted {
-                        self.counters.validation.violation(violation);
+            let outcome = match self.receive.next_range(whole).map_err(outside)? {
+                Next::Nothing => {
+                    // Only now: the last byte has been copied (NVS-28).
+                    if let Some(job) = self.receive.finish() {
+                        let status = match job.accepted {
+                            true => nvsp::status::SUCCESS,
+                            false => nvsp::status::FAILURE,
+                        };
+                        let transaction_id = job.transaction_id;
+                        self.answer = Some(Answer {
+                            transaction_id,
+                            status: Some(status),
+                            since: now,
+                        });
                     }
-                    outcome
+                    return Ok(Progress::Done);
+                }
+                Next::Frame(frame) => Outcome::Frame(frame),
+                Next::Range { bytes, size } => {
+                    self.counters.validation.judged(Layer::Rndis);
+                    match validate::rndis::begun(bytes, size, carrier, &context) {
+                        Err(violation) => Outcome::Refused(violation),
+                        Ok(judged) => {
+                            if let Some(violation) = judged.noted {
+                                self.counters.validation.violation(violation);
+                            }
+                            match judged.value {
+                                Message::Packet(packet) => {
+                                    let arrived = packet.arrived(self.config.trust_checksums);
+                                    let (start, len) = (packet.start(), packet.len());
+                                    let vlan = packet.vlan();
+                                    Outcome::Frame(self.receive.hold(start, len, vlan, arrived))
+                                }
+                                Message::Indication(indication) => {
+                                    Outcome::Message(Message::Indication(indication))
+                                }
+                                Message::Keepalive { request_id } => {
+                                    Outcome::Message(Message::Keepalive { request_id })
+                                }
+                                Message::Response(response) => {
+                                    Outcome::Message(Message::Response(response))
+                                }
+                            }
+                        }
+                    }
                 }
             };
+            if let Outcome::Frame(frame) = outcome
+                && self.phase == Phase::Ready
+            {
+                let mut parcel = self.receive.parcel(&frame);
+                if sink(&mut parcel, frame.arrived) == Delivery::Wait {
+                    return Ok(Progress::NoRoom);
+                }
+                add(&mut self.counters.rx_frames, 1);
+                add(&mut self.counters.rx_bytes, frame.len());
+            }
             *ranges = ranges.saturating_add(1);
             let accepted = match outcome {
-                Outcome::Frame(0) => true,
-                Outcome::Frame(bytes) => {
-                    add(&mut self.counters.rx_frames, 1);
-                    add(&mut self.counters.rx_bytes, bytes);
-                    true
-                }
+                Outcome::Frame(_) => true,
                 Outcome::Message(Message::Indication(event)) => {
                     self.indicated(event, now);
                     true
@@ -298,7 +308,7 @@ impl<M: SharedMemory> Nic<M> {
                 mtu: self.mtu,
                 mac: self.mac.unwrap_or_default(),
                 promiscuous: self.config.promiscuous,
-                vlan: false,
+                vlan: true,
                 refuse_oob: self.config.enforce_unmeasured,
             },
             awaited: self.awaited,

@@ -3,13 +3,20 @@
 //! One transfer-page packet is worked on at a time; the next is read when the
 //! host has our completion of this one. So a receive that the guest has no room
 //! for stays where it is, in its slots, and nothing is outstanding beside it
-//! (NVS-30, PKT-19).
+//! (NVS-30, PKT-19). Of a frame only what is judged is copied here; the rest goes
+//! from its slot to the guest in one copy ([`memory::Parcel`]).
 
 use alloc::vec::Vec;
-use memory::{OutOfRange, SharedMemory};
+use memory::{OutOfRange, Parcel, Piece, SharedMemory};
+use validate::frame::Arrived;
 use validate::nvsp::{Carrier, Range, ReceiveGeometry, ReceivePhase, Slots};
 use validate::packet::Ranges;
+use validate::rndis::packet::judged_part;
 use validate::{Judged, Violation};
+
+/// Bytes of both addresses of a frame, and of a tag behind them.
+const ADDRESSES: usize = 12;
+const TAG: usize = 4;
 
 /// The packet at hand.
 #[derive(Clone, Copy, Debug)]
@@ -20,27 +27,51 @@ pub(crate) struct Job {
     pub accepted: bool,
     /// The range that is next.
     next: usize,
-    /// The next range has been copied already, and judged.
-    copied: bool,
+    /// The next range holds this frame, for which the guest had no room.
+    waiting: Option<Frame>,
+}
+
+/// A frame that was judged. Its bytes start at `start` of the private copy and go
+/// on in the receive buffer behind what was copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    start: usize,
+    len: usize,
+    copied: usize,
+    pub arrived: Arrived,
+}
+
+impl Frame {
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
 }
 
 pub(crate) struct ReceiveBuffer<M> {
     memory: M,
     phase: ReceivePhase,
     geometry: Option<ReceiveGeometry>,
-    /// Private copy of one range.
+    /// Private copy of one range, or of as much of it as is judged.
     copy: Vec<u8>,
+    /// Bytes of it.
+    copied: usize,
+    /// The part of a frame that is not copied.
+    rest: [Piece; 1],
     /// Ranges of the packet at hand.
     ranges: Vec<Range>,
     slots: Slots,
     pub job: Option<Job>,
 }
 
-/// A range in private memory.
-pub(crate) struct Copied<'a> {
-    pub bytes: &'a [u8],
-    /// It was judged before: the guest had no room then.
-    pub again: bool,
+/// What the packet at hand has next.
+pub(crate) enum Next<'a> {
+    /// No range any more.
+    Nothing,
+    /// A range that nobody has judged: its first bytes, and how many it has.
+    Range { bytes: &'a [u8], size: usize },
+    /// A frame that waits for room at the guest's side.
+    Frame(Frame),
 }
 
 impl<M: SharedMemory> ReceiveBuffer<M> {
@@ -50,6 +81,8 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             phase: ReceivePhase::NotReady,
             geometry: None,
             copy: Vec::new(),
+            copied: 0,
+            rest: [Piece { offset: 0, len: 0 }],
             ranges: Vec::new(),
             slots: Slots::new(),
             job: None,
@@ -153,26 +186,91 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             carrier,
             accepted,
             next: 0,
-            copied: false,
+            waiting: None,
         });
     }
 
-    /// Copies the next range of the packet at hand, if it was not copied yet.
-    /// `Ok(None)`: there is none left.
-    pub fn next_range(&mut self) -> Result<Option<Copied<'_>>, OutOfRange> {
-        let Some(job) = self.job.as_mut() else {
-            return Ok(None);
+    /// Copies the next range of the packet at hand: whole, or of a frame as much as
+    /// is judged, if the taker can do with that. Each byte is read once.
+    pub fn next_range(&mut self, whole: bool) -> Result<Next<'_>, OutOfRange> {
+        let Some(job) = self.job.as_ref() else {
+            return Ok(Next::Nothing);
         };
+        if let Some(frame) = job.waiting {
+            return Ok(Next::Frame(frame));
+        }
         let Some(range) = self.ranges.get(job.next).copied() else {
-            return Ok(None);
+            return Ok(Next::Nothing);
         };
         let copy = self.copy.get_mut(..range.len()).ok_or(OutOfRange)?;
-        let again = job.copied;
-        if !again {
-            self.memory.copy_in(range.offset(), copy)?;
-            job.copied = true;
+        let mut have = 0;
+        let mut want = range.len();
+        if !whole && job.carrier == Carrier::Data {
+            const HEADER: usize = size_of::<abi::rndis::Packet>();
+            if let Some(head) = copy.first_chunk_mut::<HEADER>() {
+                self.memory.copy_in(range.offset(), head)?;
+                have = HEADER;
+                want = judged_part(head).map_or(want, |part| part.min(want));
+            }
         }
-        Ok(Some(Copied { bytes: copy, again }))
+        let behind = range.offset().checked_add(have).ok_or(OutOfRange)?;
+        self.memory
+            .copy_in(behind, copy.get_mut(have..want).ok_or(OutOfRange)?)?;
+        self.copied = want;
+        Ok(Next::Range {
+            bytes: copy.get(..want).ok_or(OutOfRange)?,
+            size: range.len(),
+        })
+    }
+
+    /// The range at hand holds a frame: it is kept until it is dealt with. Its tag,
+    /// which travelled beside it, goes where guests look for it.
+    pub fn hold(&mut self, start: usize, len: usize, vlan: Option<u16>, arrived: Arrived) -> Frame {
+        let mut frame = Frame {
+            start,
+            len,
+            copied: self.copied,
+            arrived,
+        };
+        if let Some(tag) = vlan {
+            // In front of a frame lies its message's header: there is room for 4 bytes.
+            let early = start.saturating_sub(TAG);
+            let mut addresses = [0; ADDRESSES];
+            for (to, from) in addresses.iter_mut().zip(self.copy.iter().skip(start)) {
+                *to = *from;
+            }
+            let [high, low] = tag.to_be_bytes();
+            let tagged = addresses.into_iter().chain([0x81, 0x00, high, low]);
+            for (to, from) in self.copy.iter_mut().skip(early).zip(tagged) {
+                *to = from;
+            }
+            frame.start = early;
+            frame.len = len.saturating_add(TAG);
+        }
+        if let Some(job) = self.job.as_mut() {
+            job.waiting = Some(frame);
+        }
+        frame
+    }
+
+    /// The bytes of a frame that [`hold`](Self::hold) keeps.
+    pub fn parcel(&mut self, frame: &Frame) -> Parcel<'_> {
+        let end = frame.start.saturating_add(frame.len);
+        let private = frame.copied.min(end);
+        let offset = self
+            .job
+            .as_ref()
+            .and_then(|job| self.ranges.get(job.next))
+            .map_or(0, |range| range.offset());
+        self.rest = [Piece {
+            offset: offset.saturating_add(private),
+            len: end.saturating_sub(private),
+        }];
+        let head = self.copy.get(frame.start..private).unwrap_or_default();
+        match end == private {
+            true => Parcel::private(head),
+            false => Parcel::new(head, &self.rest, &self.memory),
+        }
     }
 
     /// The range at hand is dealt with.
@@ -180,7 +278,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
         if let Some(job) = self.job.as_mut() {
             job.accepted &= accepted;
             job.next = job.next.saturating_add(1);
-            job.copied = false;
+            job.waiting = None;
         }
     }
 

@@ -30,8 +30,10 @@ mod tests;
 
 use alloc::vec;
 use alloc::vec::Vec;
+use memory::Parcel;
 use netvsc::{Delivery, Event, Sending, TransmitError};
 use validate::Violation;
+use validate::frame::Arrived;
 use vmbus::Signal;
 
 use budget::Pace;
@@ -198,7 +200,10 @@ impl Relay {
         let before = self.counters;
         self.burst = false;
         self.paced = false;
-        let taken = host.poll(now, |frame| self.deliver(device, frame, now));
+        let whole = !device.takes_pieces();
+        let taken = host.poll(now, whole, |parcel, arrived| {
+            self.deliver(device, parcel, arrived, now)
+        });
         let mut polled = Polled {
             worked: taken.packets != 0,
             more: taken.more,
@@ -263,7 +268,13 @@ impl Relay {
     }
 
     /// A frame for the guest.
-    fn deliver(&mut self, device: &mut impl NetDevice, frame: &[u8], now: u64) -> Delivery {
+    fn deliver(
+        &mut self,
+        device: &mut impl NetDevice,
+        parcel: &mut Parcel<'_>,
+        arrived: Arrived,
+        now: u64,
+    ) -> Delivery {
         if !self.guest_link {
             count(&mut self.counters.rx_dropped_link_down);
             return Delivery::Taken;
@@ -274,7 +285,7 @@ impl Relay {
             count(&mut self.counters.rx_paced);
             return Delivery::Wait;
         }
-        if device.deliver_rx(frame).is_ok() {
+        if device.deliver(parcel, arrived).is_ok() {
             if !core::mem::replace(&mut self.burst, true) {
                 self.pace.spend();
             }

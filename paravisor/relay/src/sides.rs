@@ -1,9 +1,9 @@
 //! The two sides that the relay ties together, as it sees them.
 
 use devices::{Machine, NoBuffer};
-use memory::{GuestMemory, SharedMemory};
+use memory::{GuestMemory, Parcel, SharedMemory};
 use netvsc::{Delivery, Event, Nic, Polled, Sending, TransmitError};
-use validate::frame::Task;
+use validate::frame::{Arrived, Task};
 use vmbus::{Channel, Signal};
 
 /// A network device of the guest. Its interrupts are its own affair.
@@ -20,6 +20,16 @@ pub trait NetDevice {
     }
     /// Gives a frame to the guest.
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer>;
+    /// Whether [`NetDevice::deliver`] takes frames that are not in a row, and writes
+    /// them to the guest piece by piece. Otherwise each comes private and whole.
+    fn takes_pieces(&self) -> bool {
+        false
+    }
+    /// As `deliver_rx`, with what is known about the frame. After `NoBuffer` nothing
+    /// of the parcel has been written.
+    fn deliver(&mut self, parcel: &mut Parcel<'_>, _: Arrived) -> Result<(), NoBuffer> {
+        self.deliver_rx(parcel.head())
+    }
     /// Tells the guest that its link is up or down.
     fn set_link(&mut self, up: bool);
 }
@@ -41,6 +51,12 @@ impl<G: GuestMemory> NetDevice for InVm<'_, G> {
     }
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.machine.deliver_rx(self.memory, frame)
+    }
+    fn takes_pieces(&self) -> bool {
+        self.machine.takes_pieces()
+    }
+    fn deliver(&mut self, parcel: &mut Parcel<'_>, arrived: Arrived) -> Result<(), NoBuffer> {
+        self.machine.deliver(self.memory, parcel, arrived)
     }
     fn set_link(&mut self, up: bool) {
         self.machine.set_link(up);
@@ -64,8 +80,13 @@ impl NetDevice for Unplugged {
 
 /// The host's side: a NIC on its channel ([`Host`]), or a double in tests.
 pub trait Uplink {
-    /// See [`Nic::poll`].
-    fn poll(&mut self, now: u64, sink: impl FnMut(&[u8]) -> Delivery) -> Polled;
+    /// See [`Nic::poll_parcels`].
+    fn poll(
+        &mut self,
+        now: u64,
+        whole: bool,
+        sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> Polled;
     /// See [`Nic::transmit`].
     fn transmit(
         &mut self,
@@ -92,8 +113,13 @@ pub struct Host<'a, M, R> {
 }
 
 impl<M: SharedMemory, R: SharedMemory> Uplink for Host<'_, M, R> {
-    fn poll(&mut self, now: u64, sink: impl FnMut(&[u8]) -> Delivery) -> Polled {
-        self.nic.poll(self.channel, now, sink)
+    fn poll(
+        &mut self,
+        now: u64,
+        whole: bool,
+        sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> Polled {
+        self.nic.poll_parcels(self.channel, now, whole, sink)
     }
     fn transmit(
         &mut self,

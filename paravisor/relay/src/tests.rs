@@ -52,7 +52,13 @@ struct Wire {
 }
 
 impl Uplink for Wire {
-    fn poll(&mut self, _: u64, mut sink: impl FnMut(&[u8]) -> Delivery) -> netvsc::Polled {
+    fn poll(
+        &mut self,
+        _: u64,
+        whole: bool,
+        mut sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> netvsc::Polled {
+        assert!(whole);
         let mut polled = netvsc::Polled {
             signal: Signal::NotNeeded,
             more: false,
@@ -60,7 +66,7 @@ impl Uplink for Wire {
             packets: 0,
         };
         while let Some(frame) = self.arriving.front() {
-            if sink(frame) == Delivery::Wait {
+            if sink(&mut Parcel::private(frame), Arrived::default()) == Delivery::Wait {
                 polled.waiting = true;
                 break;
             }

@@ -12,7 +12,7 @@ use abi::snp::{CpuidPage, Vmsa};
 use core::arch::asm;
 use core::ptr::NonNull;
 use loader::layout::{self, Range};
-use memory::{Backing, GuestMemory, OutOfRange, RawShared, ShareFailed};
+use memory::{Backing, GuestMemory, GuestPlace, OutOfRange, RawShared, ShareFailed, SharedMemory};
 use platform::snp::{Hardware, UpperState, change_page_state};
 
 /// A copy of one page of the region that the launch has filled.
@@ -205,6 +205,25 @@ impl GuestMemory for GuestRam {
         // SAFETY: as above.
         unsafe { copy(src.as_ptr(), gpa as *mut u8, src.len()) };
         Ok(())
+    }
+
+    fn write_shared(
+        &self,
+        gpa: u64,
+        from: &dyn SharedMemory,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfRange> {
+        self.check(gpa, len)?;
+        let done = match NonNull::new(gpa as *mut u8) {
+            // SAFETY: the range is guest RAM, identity mapped; no reference to it exists.
+            Some(start) => from.copy_to_guest(offset, &unsafe { GuestPlace::new(start, len) })?,
+            None => false,
+        };
+        if done {
+            return Ok(());
+        }
+        memory::bounce(self, gpa, from, offset, len)
     }
 }
 

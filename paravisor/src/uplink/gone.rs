@@ -1,7 +1,9 @@
 //! The host's side after a NIC went away without a word of its own.
 
+use memory::Parcel;
 use netvsc::{Delivery, Event, Polled, Sending, TransmitError};
 use relay::Uplink;
+use validate::frame::Arrived;
 use vmbus::Signal;
 
 /// Says once that it has stopped, and nothing else.
@@ -21,7 +23,12 @@ impl Gone {
 }
 
 impl Uplink for Gone {
-    fn poll(&mut self, _: u64, _: impl FnMut(&[u8]) -> Delivery) -> Polled {
+    fn poll(
+        &mut self,
+        _: u64,
+        _: bool,
+        _: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> Polled {
         Polled {
             signal: Signal::NotNeeded,
             more: false,

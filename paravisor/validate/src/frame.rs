@@ -199,6 +199,23 @@ pub fn fold(mut total: u64) -> u16 {
     total as u16
 }
 
+/// What is known about a frame of the host besides its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    vouched: bool,
+}
+
+impl Arrived {
+    pub(crate) fn new(vouched: bool) -> Arrived {
+        Arrived { vouched }
+    }
+
+    /// The host vouches for the checksums in it (RND-25).
+    pub fn vouched(&self) -> bool {
+        self.vouched
+    }
+}
+
 /// A sum that is missing in a frame, in the words of virtio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartialSum {

@@ -70,21 +70,32 @@ pub fn message<'a>(
     carrier: Carrier,
     context: &Context,
 ) -> Result<Judged<Message<'a>>, Violation> {
+    begun(range, range.len(), carrier, context)
+}
+
+/// Judges one message whose range has `size` bytes, of which the first are `range`:
+/// all of them, or of a PACKET as many as [`packet::judged_part`] wants.
+pub fn begun<'a>(
+    range: &'a [u8],
+    size: usize,
+    carrier: Carrier,
+    context: &Context,
+) -> Result<Judged<Message<'a>>, Violation> {
     let Some(header) = read_prefix::<rndis::Header>(range) else {
         return Err(Violation::new(Rule::RND_01, 0, range.len() as u64));
     };
     let message_type = header.message_type.get();
     let length = header.length.get();
     // RND-03: what follows the message in its range is never looked at.
-    let Some(message) = usize::try_from(length)
+    let whole = usize::try_from(length)
         .ok()
-        .and_then(|length| part(range, 0, length))
-    else {
+        .filter(|length| *length <= size && *length >= core::mem::size_of::<rndis::Header>());
+    let Some(whole) = whole else {
         return Err(Violation::new(Rule::RND_02, 4, length));
     };
-    if message.len() < core::mem::size_of::<rndis::Header>() {
+    let Some(message) = part(range, 0, whole.min(range.len())) else {
         return Err(Violation::new(Rule::RND_02, 4, length));
-    }
+    };
     match message_type {
         kind::PACKET
         | kind::INDICATE_STATUS
@@ -105,7 +116,7 @@ pub fn message<'a>(
         if !context.ready {
             return Err(Violation::new(Rule::RND_35, 0, message_type));
         }
-        let packet = packet::judge(message, &context.packet)?;
+        let packet = packet::judge(message, whole, &context.packet)?;
         return Ok(Judged {
             value: Message::Packet(packet.value),
             noted: packet.noted,
@@ -113,6 +124,10 @@ pub fn message<'a>(
     }
     if !context.primary {
         return Err(Violation::new(Rule::RND_66, 0, message_type));
+    }
+    if message.len() != whole {
+        // Only a PACKET is judged by its beginning; the client copies the rest whole.
+        return Err(Violation::new(Rule::RND_02, 4, length));
     }
     match message_type {
         // The buffer of an event may lie behind the message's length on old

@@ -251,6 +251,7 @@ impl<B: Backend> Stack<B> {
             mac: self.mac,
             promiscuous: false,
             enforce_unmeasured: true,
+            trust_checksums: true,
             seed: 0xC0FF_EE00,
             sub_channels: 0,
         };

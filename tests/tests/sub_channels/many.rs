@@ -368,6 +368,7 @@ impl Many {
             mac: None,
             promiscuous: false,
             enforce_unmeasured: true,
+            trust_checksums: true,
             seed: 0xC0FF_EE00,
             sub_channels: self.wanted,
         };

@@ -7,11 +7,14 @@ use super::queue::{Broken, Chain, Queue};
 use super::transport::{Kind, Transport};
 use crate::{MachineConfig, NicEvents, NoBuffer, layout};
 use abi::virtio::{feature, net};
-use memory::GuestMemory;
-use validate::frame::{Network, PartialSum, Request, Task};
+use memory::{GuestMemory, Parcel};
+use validate::frame::{Arrived, Network, PartialSum, Request, Task};
 
 /// Descriptors per queue.
 const QUEUE_SIZE: u16 = 256;
+/// Chains that one frame for the guest may take: 64 KiB in the smallest buffers that
+/// Linux posts (`GOOD_PACKET_LEN`, 1536 bytes), with room to spare.
+const MAX_RX_CHAINS: usize = 64;
 /// A vector for the configuration and one for each queue.
 const VECTORS: usize = 3;
 const QUEUES: usize = 2;
@@ -34,6 +37,8 @@ pub(crate) struct Net {
     pub(crate) rx_frames: u64,
     pub(crate) tx_dropped: u64,
     pub(crate) rx_dropped: u64,
+    /// Where the next frame for the guest goes.
+    room: Room,
 }
 
 /// What became of a chain that the guest sent.
@@ -53,6 +58,8 @@ impl Net {
                 | feature::NET_MTU
                 | feature::NET_STATUS
                 | feature::NET_CSUM
+                | feature::NET_GUEST_CSUM
+                | feature::NET_MRG_RXBUF
                 | feature::NET_HOST_TSO4
                 | feature::NET_HOST_TSO6
                 | feature::INDIRECT_DESC
@@ -74,6 +81,11 @@ impl Net {
             rx_frames: 0,
             tx_dropped: 0,
             rx_dropped: 0,
+            room: Room {
+                buffers: List::new((0, 0)),
+                chains: List::new((0, 0)),
+                broken: false,
+            },
         }
     }
 
@@ -106,17 +118,15 @@ impl Net {
     /// Runs `work` on a queue of a running device; if the driver broke a rule,
     /// the device stops.
     fn with_queue<T>(
-        &mut self,
+        transport: &mut NetTransport,
         index: u16,
         work: impl FnOnce(&mut Queue) -> Result<T, Broken>,
     ) -> Option<T> {
-        if !self.transport.running() {
+        if !transport.running() {
             return None;
         }
-        let outcome = work(self.transport.queue(index)?);
-        outcome
-            .inspect_err(|Broken| self.transport.set_broken())
-            .ok()
+        let outcome = work(transport.queue(index)?);
+        outcome.inspect_err(|Broken| transport.set_broken()).ok()
     }
 
     /// See [`crate::Machine::take_frame`].
@@ -135,7 +145,7 @@ impl Net {
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
         for _ in 0..QUEUE_SIZE {
-            let (sent, interrupt) = self.with_queue(net::QUEUE_TX, |queue| {
+            let (sent, interrupt) = Net::with_queue(&mut self.transport, net::QUEUE_TX, |queue| {
                 let chain = match queue.peek(guest)? {
                     Some(chain) => Some(chain),
                     None if queue.ask_for_notification(guest)? => queue.peek(guest)?,
@@ -164,35 +174,54 @@ impl Net {
         None
     }
 
-    /// See [`crate::Machine::deliver_rx`].
-    pub(crate) fn deliver_rx(
+    /// See [`crate::Machine::deliver`].
+    pub(crate) fn deliver(
         &mut self,
         guest: &impl GuestMemory,
-        frame: &[u8],
+        parcel: &mut Parcel<'_>,
+        arrived: Arrived,
     ) -> Result<(), NoBuffer> {
-        if frame.len() < ETHERNET_LEN || frame.len() > self.max_frame {
+        if parcel.len() < ETHERNET_LEN || parcel.len() > self.max_frame {
             self.rx_dropped = self.rx_dropped.saturating_add(1);
             return Ok(());
         }
-        let delivered = self.with_queue(net::QUEUE_RX, |queue| {
-            let chain = match queue.peek(guest)? {
-                Some(chain) => chain,
-                None if queue.ask_for_notification(guest)? => match queue.peek(guest)? {
-                    Some(chain) => chain,
-                    None => return Ok(None),
-                },
-                None => return Ok(None),
-            };
-            match write_frame(queue, chain, guest, frame)? {
-                Some(len) => {
-                    queue.advance();
-                    queue
-                        .give_back(guest, chain.head, len)
-                        .map(|interrupt| Some((true, interrupt)))
+        let several = self.transport.accepted(feature::NET_MRG_RXBUF);
+        let vouched = arrived.vouched() && self.transport.accepted(feature::NET_GUEST_CSUM);
+        let room = &mut self.room;
+        let delivered = Net::with_queue(&mut self.transport, net::QUEUE_RX, |queue| {
+            let total = parcel.len().saturating_add(net::HEADER_LEN);
+            let found = match room.find(queue, guest, total, several)? {
+                Found::Nothing if queue.ask_for_notification(guest)? => {
+                    room.find(queue, guest, total, several)?
                 }
-                None => Ok(Some((false, false))),
+                found => found,
+            };
+            match found {
+                Found::Nothing => Ok(None),
+                Found::TooSmall => Ok(Some((false, false))),
+                Found::Room => {
+                    let mut header = [0u8; net::HEADER_LEN];
+                    header[net::HEADER_FLAGS] = match vouched {
+                        true => net::FLAG_DATA_VALID,
+                        false => 0,
+                    };
+                    // 5.1.6.4.1: without NET_MRG_RXBUF num_buffers is 1.
+                    let [low, high] = (room.chains.len as u16).to_le_bytes();
+                    header[net::HEADER_NUM_BUFFERS] = low;
+                    header[net::HEADER_NUM_BUFFERS + 1] = high;
+                    queue.advance_by(room.chains.len as u16);
+                    // From here on the parcel is used up, whatever comes.
+                    let written = room.write(guest, &header, parcel);
+                    let given =
+                        written.and_then(|()| queue.give_back_all(guest, room.chains.as_slice()));
+                    room.broken = given.is_err();
+                    Ok(Some((given.is_ok(), given.unwrap_or(false))))
+                }
             }
         });
+        if core::mem::take(&mut room.broken) {
+            self.transport.set_broken();
+        }
         match delivered.flatten() {
             Some((true, interrupt)) => {
                 self.rx_frames = self.rx_frames.saturating_add(1);
@@ -207,6 +236,135 @@ impl Net {
             }
             None => Err(NoBuffer),
         }
+    }
+}
+
+/// Buffers of the guest for one frame, found before anything is written.
+#[derive(Clone, Debug)]
+struct Room {
+    buffers: List<(u64, usize), { QUEUE_SIZE as usize }>,
+    /// Heads of the chains, and what each of them holds of the frame.
+    chains: List<(u16, u32), MAX_RX_CHAINS>,
+    /// Writing failed: the driver named memory that is none. The frame is lost.
+    broken: bool,
+}
+
+/// A list without an allocation.
+#[derive(Clone, Debug)]
+struct List<T, const N: usize> {
+    items: [T; N],
+    len: usize,
+}
+
+impl<T: Copy, const N: usize> List<T, N> {
+    const fn new(nothing: T) -> List<T, N> {
+        List {
+            items: [nothing; N],
+            len: 0,
+        }
+    }
+
+    fn as_slice(&self) -> &[T] {
+        self.items.get(..self.len).unwrap_or_default()
+    }
+
+    /// What is beyond the list is an error: the caller has counted.
+    fn push(&mut self, item: T) -> Result<(), Broken> {
+        *self.items.get_mut(self.len).ok_or(Broken)? = item;
+        self.len = self.len.saturating_add(1);
+        Ok(())
+    }
+}
+
+/// Whether there is room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Room,
+    /// No chain, or not enough of them.
+    Nothing,
+    /// The one chain that a frame may have is too small.
+    TooSmall,
+}
+
+impl Room {
+    /// Walks chains until `total` bytes fit; each descriptor is fetched once. If
+    /// they do not, the chains still belong to the device: none was taken.
+    fn find(
+        &mut self,
+        queue: &Queue,
+        guest: &impl GuestMemory,
+        total: usize,
+        several: bool,
+    ) -> Result<Found, Broken> {
+        self.buffers.len = 0;
+        self.chains.len = 0;
+        self.broken = false;
+        let mut left = total;
+        let mut walked = 0_usize;
+        while left != 0 {
+            let others = self.chains.len as u16;
+            if others != 0 && !several {
+                return Ok(Found::TooSmall);
+            }
+            // More buffers than a frame of 64 KiB needs of any driver; it bounds the
+            // work for one frame.
+            if usize::from(others) >= MAX_RX_CHAINS {
+                return Ok(Found::TooSmall);
+            }
+            let Some(mut chain) = queue.peek_behind(guest, others)? else {
+                return Ok(Found::Nothing);
+            };
+            let head = chain.head;
+            let before = left;
+            while left != 0
+                && let Some(buffer) = chain.next(queue, guest)?
+            {
+                // 5.1.6.3: receive buffers are device-writable.
+                if !buffer.writable {
+                    return Err(Broken);
+                }
+                walked = walked.saturating_add(1);
+                if walked > usize::from(QUEUE_SIZE) {
+                    return Ok(Found::TooSmall);
+                }
+                let len = usize::try_from(buffer.len).map_err(|_| Broken)?.min(left);
+                if len != 0 {
+                    self.buffers.push((buffer.address, len))?;
+                }
+                left = left.saturating_sub(len);
+            }
+            let taken = before.saturating_sub(left);
+            // 5.1.6.3.1: the first holds at least the header.
+            if several && others == 0 && taken < net::HEADER_LEN {
+                return Ok(Found::TooSmall);
+            }
+            self.chains
+                .push((head, u32::try_from(taken).map_err(|_| Broken)?))?;
+        }
+        Ok(Found::Room)
+    }
+
+    /// Writes header and frame into the buffers that were found.
+    fn write(
+        &self,
+        guest: &impl GuestMemory,
+        header: &[u8; net::HEADER_LEN],
+        parcel: &mut Parcel<'_>,
+    ) -> Result<(), Broken> {
+        let mut head: &[u8] = header;
+        for (address, len) in self.buffers.as_slice() {
+            let (part, rest) = head.split_at_checked(*len).unwrap_or((head, &[]));
+            head = rest;
+            let behind = address.checked_add(part.len() as u64);
+            let left = len.saturating_sub(part.len());
+            if !part.is_empty() {
+                guest.write(*address, part)?;
+            }
+            if left != 0 {
+                parcel.write(guest, behind.ok_or(Broken)?, left)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -303,48 +461,6 @@ fn read_frame(
         Task::judge(&request, frame).ok()
     });
     Ok(sent.map_or(Sent::Unusable, |task| Sent::Frame(have, task)))
-}
-
-/// Copies header and frame into a chain; the bytes written, or `None` if they do
-/// not fit.
-fn write_frame(
-    queue: &Queue,
-    chain: Chain,
-    guest: &impl GuestMemory,
-    frame: &[u8],
-) -> Result<Option<u32>, Broken> {
-    let mut header = [0u8; net::HEADER_LEN];
-    // 5.1.6.4.1: without NET_MRG_RXBUF num_buffers is 1.
-    if let Some(count) = header.get_mut(net::HEADER_NUM_BUFFERS) {
-        *count = 1;
-    }
-    let total = frame.len().checked_add(net::HEADER_LEN).ok_or(Broken)?;
-    // One walk, each descriptor fetched once. If the chain ends too early, the
-    // buffers written so far still belong to the device: they are not given back.
-    let mut header_left: &[u8] = &header;
-    let mut frame_left = frame;
-    let mut walk = chain;
-    while !header_left.is_empty() || !frame_left.is_empty() {
-        let Some(buffer) = walk.next(queue, guest)? else {
-            return Ok(None);
-        };
-        // 5.1.6.3: receive buffers are device-writable.
-        if !buffer.writable {
-            return Err(Broken);
-        }
-        let mut address = buffer.address;
-        let mut left = usize::try_from(buffer.len).map_err(|_| Broken)?;
-        for source in [&mut header_left, &mut frame_left] {
-            let (part, rest) = source.split_at_checked(left).unwrap_or((source, &[]));
-            if !part.is_empty() {
-                guest.write(address, part)?;
-            }
-            address = address.checked_add(part.len() as u64).ok_or(Broken)?;
-            left = left.saturating_sub(part.len());
-            *source = rest;
-        }
-    }
-    u32::try_from(total).map(Some).map_err(|_| Broken)
 }
 
 #[cfg(test)]

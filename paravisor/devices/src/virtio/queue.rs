@@ -133,13 +133,22 @@ impl Queue {
 
     /// The next chain, without taking it; see [`Queue::advance`].
     pub(crate) fn peek(&self, guest: &impl GuestMemory) -> Result<Option<Chain>, Broken> {
-        if !self.enabled || self.waiting(guest)? == 0 {
+        self.peek_behind(guest, 0)
+    }
+
+    /// As [`Queue::peek`], the chain behind so many others.
+    pub(crate) fn peek_behind(
+        &self,
+        guest: &impl GuestMemory,
+        others: u16,
+    ) -> Result<Option<Chain>, Broken> {
+        if !self.enabled || self.waiting(guest)? <= others {
             return Ok(None);
         }
         // The ring entry was written before the index that announced it.
         fence(Ordering::Acquire);
         let entry = self
-            .slot(self.next_avail)
+            .slot(self.next_avail.wrapping_add(others))
             .wrapping_mul(layout::AVAIL_ENTRY_LEN);
         let offset = layout::RING_OFFSET.wrapping_add(entry);
         let head = Queue::read_u16(guest, self.avail, offset)?;
@@ -156,7 +165,12 @@ impl Queue {
 
     /// Takes the chain that `peek` showed.
     pub(crate) fn advance(&mut self) {
-        self.next_avail = self.next_avail.wrapping_add(1);
+        self.advance_by(1);
+    }
+
+    /// Takes so many chains.
+    pub(crate) fn advance_by(&mut self, count: u16) {
+        self.next_avail = self.next_avail.wrapping_add(count);
     }
 
     /// Asks the driver to ring when it makes the next chain available (2.7.10), and
@@ -183,17 +197,28 @@ impl Queue {
         head: u16,
         len: u32,
     ) -> Result<bool, Broken> {
-        let [a, b, c, d] = u32::from(head).to_le_bytes();
-        let [e, f, g, h] = len.to_le_bytes();
-        let entry = self
-            .slot(self.next_used)
-            .wrapping_mul(layout::USED_ENTRY_LEN);
-        let offset = layout::RING_OFFSET.wrapping_add(entry);
-        Queue::write(guest, self.used, offset, &[a, b, c, d, e, f, g, h])?;
+        self.give_back_all(guest, &[(head, len)])
+    }
+
+    /// As [`Queue::give_back`] for chains that the driver is to find together: all
+    /// entries, then the index.
+    pub(crate) fn give_back_all(
+        &mut self,
+        guest: &impl GuestMemory,
+        chains: &[(u16, u32)],
+    ) -> Result<bool, Broken> {
         let old = self.next_used;
-        let new = old.wrapping_add(1);
+        let mut new = old;
+        for (head, len) in chains {
+            let [a, b, c, d] = u32::from(*head).to_le_bytes();
+            let [e, f, g, h] = len.to_le_bytes();
+            let entry = self.slot(new).wrapping_mul(layout::USED_ENTRY_LEN);
+            let offset = layout::RING_OFFSET.wrapping_add(entry);
+            Queue::write(guest, self.used, offset, &[a, b, c, d, e, f, g, h])?;
+            new = new.wrapping_add(1);
+        }
         self.next_used = new;
-        // 2.7.8.2: the entry before the index that announces it.
+        // 2.7.8.2: the entries before the index that announces them.
         fence(Ordering::Release);
         Queue::write(guest, self.used, layout::IDX_OFFSET, &new.to_le_bytes())?;
         fence(Ordering::SeqCst);

@@ -77,7 +77,7 @@ fn bring_up_follows_the_script() {
         (peer.log[0].word(4), peer.log[0].word(8)),
         (0x60001, 0x60001)
     );
-    assert_eq!((peer.log[1].word(4), peer.log[1].word(12)), (1514, 0x20));
+    assert_eq!((peer.log[1].word(4), peer.log[1].word(12)), (1514, 0x28));
     // PKT-17: ids with an answer are neither 0 nor alike.
     let mut ids: Vec<u64> = peer
         .log

@@ -6,8 +6,9 @@ use abi::nvsp::{self, message, status};
 use abi::rndis::{self, oid};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use memory::doubles::{DoubleFetch, PlainShared};
-use memory::{PAGE_SIZE, SharedMemory};
+use memory::doubles::{DoubleFetch, PlainShared, VecGuest};
+use memory::{GuestMemory, PAGE_SIZE, Parcel, SharedMemory};
+use validate::frame::Arrived;
 use vmbus::Channel;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -48,6 +49,12 @@ pub struct Peer {
     pub now: u64,
     /// Frames that reached the guest's side.
     pub frames: Vec<Vec<u8>>,
+    /// Whether the host vouched for each.
+    pub vouched: Vec<bool>,
+    /// Where they are written to.
+    guest: VecGuest,
+    /// Takes them private and in a row, in place of pieces.
+    pub whole: bool,
     /// How many frames the guest's side takes before it has no room.
     pub room: usize,
     pub events: Vec<Event>,
@@ -89,6 +96,7 @@ pub fn config() -> Config {
         mac: None,
         promiscuous: false,
         enforce_unmeasured: true,
+        trust_checksums: true,
         seed: 0x0123_4567_89AB_CDEF,
         sub_channels: 0,
     }
@@ -153,6 +161,9 @@ impl Peer {
             channel,
             now: 1000,
             frames: Vec::new(),
+            vouched: Vec::new(),
+            guest: VecGuest::new(0x11000),
+            whole: false,
             room: usize::MAX,
             events: Vec::new(),
             mute: false,
@@ -191,15 +202,27 @@ impl Peer {
 
     /// One poll of the NIC; its events are collected.
     pub fn poll(&mut self) -> Polled {
-        let (frames, room) = (&mut self.frames, &mut self.room);
-        let polled = self.nic.poll(&mut self.channel, self.now, |frame| {
+        let Peer {
+            frames,
+            vouched,
+            room,
+            guest,
+            ..
+        } = self;
+        let channel = &mut self.channel;
+        let take = |parcel: &mut Parcel<'_>, arrived: Arrived| {
             let Some(left) = room.checked_sub(1) else {
                 return Delivery::Wait;
             };
             *room = left;
-            frames.push(frame.to_vec());
+            let mut frame = alloc::vec![0; parcel.len()];
+            parcel.write(guest, 0, frame.len()).unwrap();
+            guest.read(0, &mut frame).unwrap();
+            frames.push(frame);
+            vouched.push(arrived.vouched());
             Delivery::Taken
-        });
+        };
+        let polled = self.nic.poll_parcels(channel, self.now, self.whole, take);
         while let Some(event) = self.nic.take_event(self.now) {
             self.events.push(event);
         }

@@ -38,7 +38,7 @@ fn rnd_29_rnd_30_rnd_31_rnd_32_rnd_33_rnd_34_fragments_are_refused() {
 }
 
 /// One proposal, of 6.1 and nothing below ("NVS-07", "NVS-09"), and no capability
-/// but the one that lets link speeds be told ("NVS-10"). A refusal ends it.
+/// but those that let link speeds be told and tags travel beside frames ("NVS-10"). A refusal ends it.
 #[test]
 fn nvs_07_nvs_09_nvs_10_what_is_proposed() {
     for accepted in [1, 0, 2, u32::MAX] {
@@ -56,7 +56,10 @@ fn nvs_07_nvs_09_nvs_10_what_is_proposed() {
         for config in (peer.log.iter()).filter(|sent| sent.kind == 6 && sent.nvsp() == 125) {
             assert_eq!(
                 (config.word(12), config.word(16)),
-                (nvsp::capability::TEAMING as u32, 0)
+                (
+                    (nvsp::capability::TEAMING | nvsp::capability::IEEE_8021Q) as u32,
+                    0
+                )
             );
         }
     }
@@ -127,20 +130,76 @@ fn nvs_27_rnd_23_a_range_is_read_once() {
     assert!(now.iter().zip(&message).all(|(now, then)| now != then));
 }
 
-/// What the host says about checksums does not reach the guest ("RND-25"): the frame
-/// is the same with a claim and without.
+/// What the host says about checksums changes no frame ("RND-25"), and goes on only
+/// where it is trusted and does not call another sum wrong.
 #[test]
-fn rnd_25_claims_about_checksums_go_no_further() {
-    let mut peer = Peer::ready();
-    for claim in [0, rndis::checksum::RX_TCP_SUCCEEDED, u32::MAX] {
-        let mut message = packet(&frame(100, 5));
-        message[56..60].copy_from_slice(&claim.to_le_bytes());
-        let range = peer.slot(&message);
-        peer.transfer(1, 0, &[range]);
+fn rnd_25_claims_about_checksums_go_no_further_than_policy() {
+    use rndis::checksum::{RX_IP_FAILED, RX_TCP_SUCCEEDED, RX_UDP_SUCCEEDED};
+    for trust_checksums in [true, false] {
+        let mut peer = Peer::with(Config {
+            trust_checksums,
+            ..config()
+        });
+        peer.nic.start(peer.now);
         peer.settle();
-        assert_eq!(peer.frames.pop(), Some(frame(100, 5)));
+        for (claim, good) in [
+            (0, false),
+            (RX_TCP_SUCCEEDED, true),
+            (RX_UDP_SUCCEEDED, true),
+            (RX_TCP_SUCCEEDED | RX_IP_FAILED, false),
+            (u32::MAX, false),
+        ] {
+            let mut message = packet(&frame(100, 5));
+            message[56..60].copy_from_slice(&claim.to_le_bytes());
+            let range = peer.slot(&message);
+            peer.transfer(1, 0, &[range]);
+            peer.settle();
+            assert_eq!(peer.frames.pop(), Some(frame(100, 5)));
+            let passed = good && trust_checksums;
+            assert_eq!(peer.vouched.pop(), Some(passed), "RND_25, {claim:#x}");
+        }
+        assert_eq!(counted(&peer, Rule::RND_24), 1);
     }
-    assert_eq!(counted(&peer, Rule::RND_24), 1);
+}
+
+/// A tag beside a frame reaches the guest in it ("RND-26" says which are taken).
+#[test]
+fn rnd_26_a_tag_goes_back_into_its_frame() {
+    for whole in [false, true] {
+        let mut peer = Peer::ready();
+        peer.whole = whole;
+        let plain = frame(200, 5);
+        // Where there is no room for it behind other information.
+        for data_at in [60u32, 256] {
+            let mut message = alloc::vec![0; data_at as usize];
+            let head = rndis::Packet {
+                header: peer::header(rndis::message::PACKET, data_at as usize + 200),
+                data_offset: (data_at - 8).into(),
+                data_length: 200.into(),
+                ppi_offset: 36.into(),
+                ppi_length: 16.into(),
+                ..Default::default()
+            };
+            message[..44].copy_from_slice(head.as_bytes());
+            let element = [16, rndis::ppi::IEEE_8021Q, 12, 0x5D];
+            for (to, from) in message[44..60].chunks_mut(4).zip(element) {
+                to.copy_from_slice(&from.to_le_bytes());
+            }
+            message.extend(&plain);
+            // The guest has no room at first: the tag is put in once all the same.
+            peer.room = 0;
+            let range = peer.slot(&message);
+            peer.transfer(1, 0, &[range]);
+            let _ = peer.poll();
+            let _ = peer.poll();
+            peer.room = usize::MAX;
+            peer.settle();
+            let mut tagged = plain.clone();
+            tagged.splice(12..12, [0x81, 0x00, 0xB0, 0x05]);
+            assert_eq!(peer.frames.pop(), Some(tagged));
+        }
+        assert_eq!(counted(&peer, Rule::RND_26), 0);
+    }
 }
 
 /// Two identical answers in one packet: the first retires the request ("RND-38"),

@@ -1,6 +1,7 @@
 //! PACKET: a frame with per-packet information.
 
-use super::{Outside, from_start, slice, slice_behind};
+use super::{from_start, slice};
+use crate::frame::Arrived;
 use crate::index::part;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, checksum, packet_id, ppi, vlan};
@@ -36,13 +37,14 @@ pub struct PacketContext {
     pub refuse_oob: bool,
 }
 
-/// What the host says about a frame's checksums. A hint: the guest gets frames
-/// as unverified whatever stands here (RND-25).
+/// What the host says about a frame's checksums. Passed on only to a guest that has
+/// agreed to it, and only where policy trusts the host so far (RND-25).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checksum {
     tcp: bool,
     udp: bool,
     ip: bool,
+    failed: bool,
 }
 
 impl Checksum {
@@ -64,15 +66,36 @@ impl Checksum {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<'a> {
     frame: &'a [u8],
+    start: u32,
+    len: u32,
     checksum: Checksum,
     vlan: Option<u16>,
     hash: Option<u32>,
 }
 
 impl<'a> Packet<'a> {
-    /// The frame from its destination address on, without check sequence.
+    /// The frame from its destination address on, without check sequence; of a
+    /// message that was not copied whole the bytes that were copied.
     pub fn frame(&self) -> &'a [u8] {
         self.frame
+    }
+    /// Where the frame starts in its message.
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+    /// Bytes of the frame.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+    /// Never: a frame has an Ethernet header.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+    /// What the guest's card may say about the frame. `trust`: the host's word that
+    /// a checksum of TCP or UDP is right, and none wrong, is passed on (RND-25).
+    pub fn arrived(&self, trust: bool) -> Arrived {
+        let good = (self.checksum.tcp || self.checksum.udp) && !self.checksum.failed;
+        Arrived::new(trust && good)
     }
     /// What the host says about checksums.
     pub fn checksum(&self) -> Checksum {
@@ -88,31 +111,62 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Judges the bytes of one PACKET message, no more and no less.
+/// How many bytes of a message must be copied before it can be judged: its header,
+/// the information behind that and the head of its frame, as `head` (its first 44
+/// bytes) says. What follows are bytes that nobody judges. `None`: copy it whole.
+pub fn judged_part(head: &[u8; size_of::<rndis::Packet>()]) -> Option<usize> {
+    let header = read_prefix::<rndis::Packet>(head)?;
+    let frame = from_start(header.data_offset.get());
+    let behind = header
+        .ppi_offset
+        .get()
+        .checked_add(header.ppi_length.get())?;
+    let needed = frame.checked_add(FRAME_HEAD)?;
+    let usual = from_start(behind) <= frame && needed <= LONGEST_PART;
+    usual.then_some(needed)
+}
+
+/// Bytes of a frame that are judged: addresses and EtherType.
+const FRAME_HEAD: usize = MIN_FRAME as usize;
+/// Frames start at byte 256 at most on hosts that are known; beyond this a message
+/// is copied whole.
+const LONGEST_PART: usize = 512;
+
+/// Judges one PACKET message of `length` bytes, of which the first are `message`.
 pub(super) fn judge<'a>(
     message: &'a [u8],
+    length: usize,
     context: &PacketContext,
 ) -> Result<Judged<Packet<'a>>, Violation> {
-    let Some(header) = read_prefix::<rndis::Packet>(message) else {
-        return Err(Violation::new(Rule::RND_05, 4, message.len() as u64));
+    let header = match read_prefix::<rndis::Packet>(message) {
+        Some(header) if length >= size_of::<rndis::Packet>() => header,
+        _ => return Err(Violation::new(Rule::RND_05, 4, length as u64)),
     };
     let data_offset = header.data_offset.get();
     let data_length = header.data_length.get();
     if data_offset < MIN_OFFSET {
         return Err(Violation::new(Rule::RND_06, 8, data_offset));
     }
-    let header_size = core::mem::size_of::<rndis::Packet>();
-    let frame = match slice_behind(header_size, message, data_offset, data_length) {
-        Ok(frame) => frame,
-        Err(Outside::Offset) => return Err(Violation::new(Rule::RND_07, 8, data_offset)),
-        Err(Outside::Length) => return Err(Violation::new(Rule::RND_07, 12, data_length)),
+    let start = from_start(data_offset);
+    let Some(room) = length.checked_sub(start) else {
+        return Err(Violation::new(Rule::RND_07, 8, data_offset));
     };
+    if data_length as usize > room {
+        return Err(Violation::new(Rule::RND_07, 12, data_length));
+    }
     if data_length < MIN_FRAME {
         return Err(Violation::new(Rule::RND_08, 12, data_length));
     }
     if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
         return Err(Violation::new(Rule::RND_09, 12, data_length));
     }
+    let private = message
+        .len()
+        .saturating_sub(start)
+        .min(data_length as usize);
+    let Some(frame) = part(message, start, private).filter(|_| private >= FRAME_HEAD) else {
+        return Err(Violation::new(Rule::RND_07, 8, data_offset));
+    };
     let oob = [
         (16, header.oob_offset.get()),
         (20, header.oob_length.get()),
@@ -130,6 +184,8 @@ pub(super) fn judge<'a>(
     let information = information(message, &header)?;
     let mut packet = Packet {
         frame,
+        start: start as u32,
+        len: data_length,
         checksum: Checksum::default(),
         vlan: None,
         hash: None,
@@ -138,6 +194,10 @@ pub(super) fn judge<'a>(
         let start = from_start(header.ppi_offset.get());
         let bent = walk(information, start, context, &mut packet)?;
         noted = noted.or(bent);
+    }
+    // A tag beside the frame is a part of it too.
+    if packet.vlan.is_some() && data_length > context.mtu.saturating_add(MIN_FRAME) {
+        return Err(Violation::new(Rule::RND_09, 12, data_length));
     }
     destination(&packet, from_start(data_offset), context)?;
     Ok(Judged {
@@ -288,6 +348,9 @@ fn judge_checksum(value: u32, at: usize) -> (Checksum, Option<Violation>) {
         tcp: good(checksum::RX_TCP_SUCCEEDED, checksum::RX_TCP_FAILED),
         udp: good(checksum::RX_UDP_SUCCEEDED, checksum::RX_UDP_FAILED),
         ip: good(checksum::RX_IP_SUCCEEDED, checksum::RX_IP_FAILED),
+        failed: value
+            & (checksum::RX_TCP_FAILED | checksum::RX_UDP_FAILED | checksum::RX_IP_FAILED)
+            != 0,
     };
     (
         result,

@@ -173,10 +173,10 @@ rules! {
     }
     RND_25 {
         reaction: Structural,
-        statement: "The host's word on a checksum is not passed on as verified",
+        statement: "The host's word that a checksum is right goes on only where policy trusts it, to a guest that has agreed to such words, and never beside a word that one is wrong",
         danger: "The guest accepts segments that were damaged on the way",
         example: "A wrong TCP sum, declared right",
-        source: "own reasoning",
+        source: "own reasoning; Linux `netvsc_alloc_recv_skb` believes the host",
     }
     RND_26 {
         reaction: Drop,

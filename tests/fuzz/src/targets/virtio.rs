@@ -31,7 +31,7 @@ pub fn body(data: &[u8]) -> u64 {
     let driver = NetDriver::start(&mut machine, &small, BASE, wanted);
     let ram = GuestRam::new(PAGES);
     ram.spoil(shape & 2 != 0);
-    let mut buffer = [0; 9018];
+    let mut buffer = vec![0; validate::frame::MAX_SEGMENTED];
     let mut avail = [0_u16; 2];
     for _ in 0..256 {
         if input.is_empty() {
@@ -70,8 +70,8 @@ pub fn body(data: &[u8]) -> u64 {
                 let _ = ram.write(at, input.run());
             }
             7 => {
-                let taken = machine.take_tx(&ram, &mut buffer);
-                if let Some(len) = taken {
+                let taken = machine.take_frame(&ram, &mut buffer);
+                if let Some((len, _)) = taken {
                     assert!((14..=buffer.len()).contains(&len));
                     digest.bytes(&buffer[..len]);
                 }

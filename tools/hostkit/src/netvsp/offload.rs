@@ -20,6 +20,8 @@ pub(super) struct Enabled {
     pub tcp: [bool; 2],
     pub udp: [bool; 2],
     pub large_send: [bool; 2],
+    /// Verdicts on received TCP and UDP.
+    pub verdict: [[bool; 2]; 2],
 }
 
 /// Capabilities in the revision which the guest names in its input, else the newest.
@@ -46,6 +48,10 @@ pub(super) fn capabilities(input: &[u8], large_send: u32) -> Vec<u8> {
         let plain = encapsulation::IEEE_802_3;
         value.checksum.ipv4_tx_encapsulation = plain.into();
         value.checksum.ipv4_tx = (transport | ability::IP_HEADER).into();
+        value.checksum.ipv4_rx_encapsulation = plain.into();
+        value.checksum.ipv4_rx = (transport | ability::IP_HEADER).into();
+        value.checksum.ipv6_rx_encapsulation = plain.into();
+        value.checksum.ipv6_rx = transport.into();
         value.checksum.ipv6_tx_encapsulation = plain.into();
         value.checksum.ipv6_tx = transport.into();
         value.lso_v2 = LsoV2 {
@@ -90,6 +96,12 @@ impl Enabled {
         apply(&mut self.tcp[1], parameters.tcp_ipv6_checksum, &transmit);
         apply(&mut self.udp[0], parameters.udp_ipv4_checksum, &transmit);
         apply(&mut self.udp[1], parameters.udp_ipv6_checksum, &transmit);
+        let receive = [offload_parameter::RX, offload_parameter::TX_RX];
+        let [tcp, udp] = &mut self.verdict;
+        apply(&mut tcp[0], parameters.tcp_ipv4_checksum, &receive);
+        apply(&mut tcp[1], parameters.tcp_ipv6_checksum, &receive);
+        apply(&mut udp[0], parameters.udp_ipv4_checksum, &receive);
+        apply(&mut udp[1], parameters.udp_ipv6_checksum, &receive);
         apply(&mut self.large_send[0], parameters.lso_v2_ipv4, &on);
         apply(&mut self.large_send[1], parameters.lso_v2_ipv6, &on);
         true
@@ -120,12 +132,14 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 fn sum(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks(2).map(|pair| match pair {
-        [a, b] => u64::from(u16::from_be_bytes([*a, *b])),
-        [a] => u64::from(*a) << 8,
-        _ => 0,
-    });
-    words.sum()
+    let (words, rest) = bytes.as_chunks::<4>();
+    let whole: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_be_bytes(*word)))
+        .sum();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    whole + u64::from(u32::from_be_bytes(last))
 }
 
 fn fold(mut total: u64) -> u16 {
@@ -241,6 +255,36 @@ pub(super) fn finish(
     }
     out(&mut frame);
     Ok(())
+}
+
+/// What is said about the checksums of a frame for the guest; 0 where it did not ask,
+/// or of frames that are not plain TCP or UDP.
+pub(super) fn verdict(frame: &[u8], enabled: &Enabled) -> u32 {
+    let Some(headers) = Headers::of(frame) else {
+        return 0;
+    };
+    let fragment = headers.version == 0 && word(frame, ETHERNET + 6) & 0x3fff != 0;
+    let udp = headers.protocol == 17;
+    let length = match headers.version {
+        0 => usize::from(word(frame, ETHERNET + 2)).checked_sub(headers.transport - ETHERNET),
+        _ => Some(usize::from(word(frame, ETHERNET + 4))),
+    };
+    // Short frames are padded; a UDP sum of zero is none.
+    let transport = length.and_then(|len| frame.get(headers.transport..)?.get(..len));
+    let none = udp && word(frame, headers.sum_at()) == 0;
+    let (Some(transport), false, false) = (transport, fragment, none) else {
+        return 0;
+    };
+    if !enabled.verdict[usize::from(udp)][headers.version] {
+        return 0;
+    }
+    let right = fold(headers.pseudo(frame, transport.len()) + sum(transport)) == 0xffff;
+    match (right, udp) {
+        (true, false) => checksum::RX_TCP_SUCCEEDED,
+        (true, true) => checksum::RX_UDP_SUCCEEDED,
+        (false, false) => checksum::RX_TCP_FAILED,
+        (false, true) => checksum::RX_UDP_FAILED,
+    }
 }
 
 /// What a frame is measured against.
@@ -360,4 +404,140 @@ pub(super) fn notes(mut rest: &[u8]) -> Result<Notes, NicError> {
         rest = rest.get(size..).ok_or(error("ppi-size"))?;
     }
     Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ON: Enabled = Enabled {
+        tcp: [true; 2],
+        udp: [true; 2],
+        large_send: [true; 2],
+        verdict: [[true; 2]; 2],
+    };
+    const LIMITS: Limits = Limits {
+        mtu: 1514,
+        large_send: 62780,
+    };
+
+    /// TCP over IPv4 with `payload` bytes, as a driver leaves it to the NIC.
+    fn frame(payload: usize) -> Vec<u8> {
+        let mut frame = alloc::vec![0; 54];
+        frame[12] = 8;
+        frame[14] = 0x45;
+        frame[23] = 6;
+        frame[26..34].copy_from_slice(&[10, 0, 2, 15, 10, 0, 2, 2]);
+        frame[46] = 0x50;
+        frame[47] = 0x89;
+        frame.extend((0..payload).map(|n| n as u8));
+        let headers = Headers::of(&frame).unwrap();
+        let sum = fold(headers.pseudo(&frame, 0));
+        put(&mut frame, 50, &sum.to_be_bytes());
+        frame
+    }
+
+    fn run(frame: &[u8], notes: Notes, enabled: &Enabled) -> Result<Vec<Vec<u8>>, NicError> {
+        let mut out = Vec::new();
+        finish(frame, &notes, enabled, LIMITS, |frame| {
+            out.push(frame.to_vec())
+        })
+        .map(|()| out)
+    }
+
+    fn right(frame: &[u8]) -> bool {
+        let headers = Headers::of(frame).unwrap();
+        let transport = &frame[headers.transport..];
+        fold(headers.pseudo(frame, transport.len()) + sum(transport)) == 0xffff
+            && fold(sum(&frame[14..34])) == 0xffff
+    }
+
+    #[test]
+    fn segments_have_their_own_sums() {
+        let large = frame(5000);
+        let notes = Notes {
+            large_send: Some(1000 | 34 << 20 | 1 << 30),
+            ..Notes::default()
+        };
+        let out = run(&large, notes, &ON).unwrap();
+        assert_eq!(out.len(), 5);
+        assert!(out.iter().all(|segment| right(segment)));
+        let payload: Vec<u8> = out
+            .iter()
+            .flat_map(|segment| &segment[54..])
+            .copied()
+            .collect();
+        assert_eq!(payload, large[54..]);
+        assert_eq!([out[0][47], out[1][47], out[4][47]], [0x80, 0, 0x09]);
+        // Not switched on, of the wrong version, from the wrong place, of nothing, with
+        // lengths of the guest's own, in one segment.
+        let wrong = |value| Notes {
+            large_send: Some(value),
+            ..Notes::default()
+        };
+        assert!(run(&large, notes, &Enabled::default()).is_err());
+        for value in [
+            1000 | 34 << 20,
+            1000 | 34 << 20 | 3 << 30,
+            1000 | 38 << 20 | 1 << 30,
+            34 << 20 | 1 << 30,
+            5000 | 34 << 20 | 1 << 30,
+        ] {
+            assert!(run(&large, wrong(value), &ON).is_err(), "{value:#x}");
+        }
+        let mut lengths = large.clone();
+        lengths[17] = 1;
+        assert!(run(&lengths, notes, &ON).is_err());
+    }
+
+    #[test]
+    fn a_checksum_is_filled_in_if_it_was_switched_on() {
+        let mut one = frame(100);
+        let headers = Headers::of(&one).unwrap();
+        let pseudo = fold(headers.pseudo(&one, 120));
+        put(&mut one, 50, &pseudo.to_be_bytes());
+        let header = !fold(sum(&one[14..34]));
+        put(&mut one, 24, &header.to_be_bytes());
+        let notes = |value| Notes {
+            checksum: Some(value),
+            ..Notes::default()
+        };
+        let out = run(&one, notes(5 | 34 << 16), &ON).unwrap();
+        assert!(right(&out[0]));
+        let mut frame = out[0].clone();
+        put(&mut frame, 16, &140u16.to_be_bytes());
+        assert_eq!(verdict(&frame, &ON), checksum::RX_TCP_SUCCEEDED);
+        assert_eq!(verdict(&frame, &Enabled::default()), 0);
+        frame[100] ^= 1;
+        assert_eq!(verdict(&frame, &ON), checksum::RX_TCP_FAILED);
+        frame[20] = 0x20;
+        assert_eq!(verdict(&frame, &ON), 0);
+        assert!(run(&one, notes(5 | 34 << 16), &Enabled::default()).is_err());
+        for value in [6 | 34 << 16, 5 | 33 << 16, 9 | 34 << 16, 17, 13 | 34 << 16] {
+            assert!(run(&one, notes(value), &ON).is_err(), "{value:#x}");
+        }
+        // Bits that only say what it is.
+        assert_eq!(run(&one, notes(1), &ON).unwrap(), [one]);
+    }
+
+    #[test]
+    fn what_was_not_offered_cannot_be_switched_on() {
+        let mut parameters = OffloadParameters {
+            tcp_ipv4_checksum: 4,
+            lso_v2_ipv6: 2,
+            ..Default::default()
+        };
+        parameters.header.object_type = object::DEFAULT;
+        parameters.header.size = 28.into();
+        let mut enabled = Enabled::default();
+        assert!(enabled.set(parameters.as_bytes(), false));
+        assert_eq!(enabled, Enabled::default());
+        assert!(enabled.set(parameters.as_bytes(), true));
+        assert_eq!(
+            (enabled.tcp, enabled.large_send),
+            ([true, false], [false, true])
+        );
+        parameters.header.size = 29.into();
+        assert!(!enabled.set(parameters.as_bytes(), true));
+    }
 }

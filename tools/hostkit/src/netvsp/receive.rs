@@ -1,6 +1,6 @@
 //! Host to guest: slots of the receive buffer, frames and control messages in them.
 use super::channel::Channel;
-use super::{Bytes, Env, NicError};
+use super::{Bytes, Env, NicError, offload};
 use crate::fault::Layer;
 use crate::pages::PageList;
 use crate::ring::packet;
@@ -257,7 +257,7 @@ impl Channel {
         Ok(())
     }
 
-    /// RNDIS PACKET around a frame, with a checksum element that says nothing.
+    /// RNDIS PACKET around a frame, with what is said about its checksums.
     fn frame_message(&mut self, env: &mut Env<'_>, frame: &[u8]) -> Option<Bytes> {
         let mut dropped = |why| *env.counters.dropped.entry(why).or_default() += 1;
         if self.rndis.filter == 0 {
@@ -292,6 +292,8 @@ impl Channel {
         let mut m = Vec::with_capacity(length as usize);
         m.extend_from_slice(head.as_bytes());
         m.extend_from_slice(element.as_bytes());
+        let verdict = offload::verdict(frame, &self.rndis.enabled);
+        m.extend_from_slice(&verdict.to_le_bytes());
         m.resize(DATA_AT, 0);
         m.extend_from_slice(frame);
         m.resize(length as usize, 0);

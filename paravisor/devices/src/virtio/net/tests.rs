@@ -3,6 +3,7 @@
 use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, VECTORS, config, config_write};
 use crate::{Machine, NoBuffer};
 use abi::virtio::{feature, net, pci::common, queue, status};
+use validate::frame::{Arrived, TaskKind};
 
 const BASE: u64 = 0x10_0000;
 
@@ -26,6 +27,8 @@ fn v_5_1_4_configuration() {
         | feature::NET_MTU
         | feature::NET_STATUS
         | feature::NET_CSUM
+        | feature::NET_GUEST_CSUM
+        | feature::NET_MRG_RXBUF
         | feature::NET_HOST_TSO4
         | feature::NET_HOST_TSO6
         | feature::INDIRECT_DESC
@@ -126,6 +129,177 @@ fn v_5_1_6_2_1_offloads_that_were_not_agreed_on_are_dropped() {
     assert_eq!(machine.take_tx(&ram, &mut buf), Some(61));
     assert_eq!(machine.counters().tx_dropped, 1);
     assert_eq!(driver.reap_tx(&ram), 2);
+}
+
+/// TCP over IPv4 without a payload's worth of sense.
+fn tcp(payload: usize) -> Vec<u8> {
+    let mut frame = vec![0; 54 + payload];
+    frame[12] = 8;
+    frame[14] = 0x45;
+    frame[23] = 6;
+    frame[46] = 0x50;
+    frame
+}
+
+/// A header: flags, type, header length, segment size, start and offset of the sum.
+fn header(flags: u8, gso: u8, size: u16, start: u16, offset: u16) -> Vec<u8> {
+    let mut header = vec![flags, gso, 0xFF, 0xFF];
+    for field in [size, start, offset, 0] {
+        header.extend(field.to_le_bytes());
+    }
+    header
+}
+
+#[test]
+fn v_5_1_6_2_what_the_driver_leaves_to_the_card() {
+    let offloads = feature::NET_CSUM | feature::NET_HOST_TSO4 | feature::NET_HOST_TSO6;
+    let mut buf = vec![0; 4000];
+    // By what was agreed on: none, sums, sums and segments of IPv4 only.
+    for (wanted, works) in [
+        (0, [true, false, false, false]),
+        (feature::NET_CSUM, [true, true, false, false]),
+        (
+            feature::NET_CSUM | feature::NET_HOST_TSO4,
+            [true, true, true, false],
+        ),
+        (offloads, [true, true, true, false]),
+    ] {
+        let (mut machine, ram, mut driver) = set_up(wanted);
+        let headers = [
+            header(0, 0, 7, 7, 7),
+            header(1, 0, 0, 34, 16),
+            header(1, 1, 1000, 34, 16),
+            // Of IPv6, which the frame is not.
+            header(1, 4, 1000, 34, 16),
+        ];
+        for (header, works) in headers.into_iter().zip(works) {
+            driver.send_with(&mut machine, &ram, &header, &tcp(1900));
+            let taken = machine.take_frame(&ram, &mut buf);
+            assert_eq!(taken.is_some(), works, "{header:?} with {wanted:#x}");
+            if let Some((len, task)) = taken {
+                assert_eq!(len, 1954);
+                match (header[0], header[1], task.kind()) {
+                    (0, 0, TaskKind::Plain) | (1, 0, TaskKind::Checksum(_)) => {}
+                    (1, 1, TaskKind::Segments(headers, 1000)) => {
+                        assert_eq!(headers.payload_at(), 54);
+                    }
+                    other => unreachable!("{other:?}"),
+                }
+            }
+            assert_eq!(driver.reap_tx(&ram), 1);
+        }
+        let dropped = works.iter().filter(|works| !**works).count() as u64;
+        assert_eq!(machine.counters().tx_dropped, dropped);
+    }
+    // What cannot be: flags that no driver sends, ECN, UDP, segments of nothing or
+    // without a sum, sums behind the frame.
+    let (mut machine, ram, mut driver) = set_up(u64::MAX);
+    for header in [
+        header(2, 0, 0, 34, 16),
+        header(3, 0, 0, 34, 16),
+        header(1, 0x81, 1000, 34, 16),
+        header(1, 3, 1000, 34, 16),
+        header(1, 1, 0, 34, 16),
+        header(0, 1, 1000, 34, 16),
+        header(1, 0, 0, 1950, 3),
+    ] {
+        driver.send_with(&mut machine, &ram, &header, &tcp(1900));
+        assert_eq!(machine.take_frame(&ram, &mut buf), None, "{header:?}");
+    }
+    assert_eq!(machine.counters().tx_dropped, 7);
+    assert_eq!(machine.counters().nic_broken, 0);
+}
+
+#[test]
+fn v_5_1_6_3_a_frame_may_take_several_buffers() {
+    for wanted in [0, feature::NET_MRG_RXBUF] {
+        let (mut machine, ram, driver) = set_up(wanted);
+        let (desc, avail, used) = driver.rings(net::QUEUE_RX);
+        let write = u64::from(queue::DESC_WRITE);
+        // Chains of one buffer: 100, 50, 200 and 40 bytes.
+        let lens = [100u64, 50, 200, 40];
+        for (index, len) in lens.into_iter().enumerate() {
+            let at = desc + 16 * index as u64;
+            ram.set::<8>(at, 0x1000 * (index as u64 + 1));
+            ram.set::<4>(at + 8, len);
+            ram.set::<2>(at + 12, write);
+            ram.set::<2>(avail + 4 + 2 * index as u64, index as u64);
+        }
+        ram.set::<2>(avail + 2, 2);
+        let sent = frame(200, 3);
+        let several = wanted != 0;
+        // Not enough yet: it waits if the chains together may hold it.
+        let outcome = machine.deliver_rx(&ram, &sent);
+        assert_eq!(outcome, if several { Err(NoBuffer) } else { Ok(()) });
+        assert_eq!(machine.counters().rx_dropped, u64::from(!several));
+        if !several {
+            continue;
+        }
+        assert_eq!(ram.get::<2>(used + 2), 0);
+        ram.set::<2>(avail + 2, 4);
+        assert_eq!(machine.deliver_rx(&ram, &sent), Ok(()));
+        assert_eq!(ram.get::<2>(used + 2), 3);
+        let written: Vec<(u64, u64)> = (0..3)
+            .map(|n| {
+                (
+                    ram.get::<4>(used + 4 + 8 * n),
+                    ram.get::<4>(used + 8 + 8 * n),
+                )
+            })
+            .collect();
+        assert_eq!(written, [(0, 100), (1, 50), (2, 62)]);
+        assert_eq!(ram.get::<2>(0x1000 + net::HEADER_NUM_BUFFERS as u64), 3);
+        let mut bytes = vec![0; 100];
+        memory::GuestMemory::read(&ram, 0x1000, &mut bytes).unwrap();
+        let mut all = bytes[12..].to_vec();
+        for (at, len) in [(0x2000, 50), (0x3000, 62)] {
+            let mut bytes = vec![0; len];
+            memory::GuestMemory::read(&ram, at, &mut bytes).unwrap();
+            all.extend(bytes);
+        }
+        assert_eq!(all, sent);
+        // The last chain is still there, for a frame that it holds.
+        assert_eq!(machine.deliver_rx(&ram, &frame(28, 1)), Ok(()));
+        assert_eq!(ram.get::<4>(used + 4 + 8 * 3), 3);
+        assert_eq!(machine.deliver_rx(&ram, &frame(28, 1)), Err(NoBuffer));
+    }
+}
+
+#[test]
+fn a_buffer_that_is_no_memory_loses_the_frame_and_needs_a_reset() {
+    let (mut machine, ram, mut driver) = set_up(u64::MAX);
+    driver.fill_rx(&mut machine, &ram);
+    let (desc, avail, _) = driver.rings(net::QUEUE_RX);
+    let head = ram.get::<2>(avail + 4);
+    ram.set::<8>(desc + 16 * head, 1 << 40);
+    let sent = frame(60, 1);
+    let mut parcel = memory::Parcel::private(&sent);
+    let arrived = Arrived::default();
+    // Taken: what was written of it cannot be written again.
+    assert_eq!(machine.deliver(&ram, &mut parcel, arrived), Ok(()));
+    let counters = machine.counters();
+    assert_eq!((counters.rx_dropped, counters.nic_broken), (1, 1));
+    assert_eq!(machine.deliver_rx(&ram, &sent), Err(NoBuffer));
+}
+
+#[test]
+fn work_for_one_frame_is_bounded_whatever_the_chains_are() {
+    let (mut machine, ram, driver) = set_up(feature::NET_MRG_RXBUF);
+    let (desc, avail, _) = driver.rings(net::QUEUE_RX);
+    // Every chain: all descriptors, none of which holds a byte.
+    for index in 0..256u64 {
+        ram.set::<8>(desc + 16 * index, 0x1000);
+        ram.set::<4>(desc + 16 * index + 8, 0);
+        let next = u64::from(queue::DESC_WRITE | queue::DESC_NEXT);
+        ram.set::<2>(desc + 16 * index + 12, next);
+        ram.set::<2>(desc + 16 * index + 14, (index + 1) % 256);
+        ram.set::<2>(avail + 4 + 2 * index, index);
+    }
+    ram.set::<2>(avail + 2, 256);
+    let before = ram.copied();
+    let _ = machine.deliver_rx(&ram, &frame(1500, 1));
+    let read = ram.copied()[0] - before[0];
+    assert!(read <= 257 * 16 + 300 * 4, "{read}");
 }
 
 #[test]

@@ -206,11 +206,15 @@ fn rnd_24_checksum_failed_and_succeeded() {
         judged.noted.map(|violation| violation.rule),
         Some(Rule::RND_24)
     );
-    assert_eq!(delivered(&bytes).checksum(), Checksum::default());
+    let sums = delivered(&bytes).checksum();
+    assert_eq!((sums.tcp(), sums.udp(), sums.ip()), (false, false, false));
+    assert!(!delivered(&bytes).arrived(true).vouched());
     let good = checksum::RX_TCP_SUCCEEDED | checksum::RX_IP_SUCCEEDED;
     let bytes = with_ppi(&element(ppi::CHECKSUM, good));
     let sums = delivered(&bytes).checksum();
     assert_eq!((sums.tcp(), sums.udp(), sums.ip()), (true, false, true));
+    let packet = delivered(&bytes);
+    assert!(packet.arrived(true).vouched() && !packet.arrived(false).vouched());
 }
 
 #[test]
@@ -272,4 +276,72 @@ fn rnd_68_tag_beside_a_tag() {
         let bytes = packet_with(&[], &tagged, |_| ());
         assert!(message(&bytes, Carrier::Data, &context).is_ok());
     }
+}
+
+/// A message that is copied as far as it is judged gives what the whole one gives:
+/// the same verdict ("RND-07" and the others), the same place, the same words beside
+/// the frame.
+#[test]
+fn rnd_07_a_beginning_is_judged_like_the_whole() {
+    let mut context = context();
+    context.packet.vlan = true;
+    let notes = [
+        element(ppi::CHECKSUM, checksum::RX_TCP_SUCCEEDED),
+        element(ppi::IEEE_8021Q, 100 << 4),
+    ]
+    .concat();
+    for len in [14, 15, 60, 1514] {
+        for ppi in [&notes[..0], &notes[..16], &notes[..]] {
+            let good = packet_with(ppi, &frame(len), |_| ());
+            // Every word of the header, bent in several ways.
+            for at in (0..44).step_by(4) {
+                for value in [None, Some(0), Some(1), Some(37), Some(300), Some(2000)] {
+                    let mut bytes = good.clone();
+                    if let Some(value) = value {
+                        bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+                    }
+                    let head = bytes.first_chunk().unwrap();
+                    let part =
+                        crate::rndis::packet::judged_part(head).map_or(bytes.len(), |part| part);
+                    let part = part.min(bytes.len());
+                    assert!(part <= 512 || part == bytes.len());
+                    let whole = message(&bytes, Carrier::Data, &context);
+                    let begun = begun(&bytes[..part], bytes.len(), Carrier::Data, &context);
+                    match (whole, begun) {
+                        (Err(whole), Err(begun)) => assert_eq!(whole, begun, "{at} {value:?}"),
+                        (Ok(whole), Ok(begun)) => {
+                            let (Message::Packet(whole), Message::Packet(begun)) =
+                                (whole.value, begun.value)
+                            else {
+                                panic!("no frame");
+                            };
+                            assert_eq!(
+                                (whole.start(), whole.len(), whole.vlan()),
+                                (begun.start(), begun.len(), begun.vlan())
+                            );
+                            assert_eq!(whole.arrived(true), begun.arrived(true));
+                            assert!(whole.frame().starts_with(begun.frame()));
+                            assert_eq!(whole.frame().len(), whole.len());
+                        }
+                        other => panic!("{at} {value:?}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rnd_09_a_tag_beside_the_frame_counts() {
+    let mut context = context();
+    context.packet.vlan = true;
+    let tag = element(ppi::IEEE_8021Q, 100 << 4);
+    let judge = |ppi: &[u8], len: usize| {
+        let bytes = packet_with(ppi, &frame(len), |_| ());
+        message(&bytes, Carrier::Data, &context).map(|_| ())
+    };
+    assert_eq!(judge(&tag, 1514), Ok(()));
+    assert_eq!(rule(judge(&tag, 1515)), Rule::RND_09);
+    assert_eq!(judge(&[], 1518), Ok(()));
+    assert_eq!(rule(judge(&[], 1519)), Rule::RND_09);
 }

@@ -1,0 +1,179 @@
+//! Bytes on their way to the guest: a head that is private already, and pieces that
+//! lie in shared memory and that nobody has read.
+
+use crate::{GuestMemory, OutOfRange, SharedMemory};
+
+/// A piece of shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it starts in its region.
+    pub offset: usize,
+    /// Its bytes.
+    pub len: usize,
+}
+
+/// The bytes of one frame for the guest. They are written in their order, and each
+/// shared byte is read once: what was written is gone.
+pub struct Parcel<'a> {
+    head: &'a [u8],
+    pieces: &'a [Piece],
+    region: &'a dyn SharedMemory,
+    len: usize,
+    /// Bytes of the first of `pieces` that were written.
+    begun: usize,
+}
+
+impl<'a> Parcel<'a> {
+    /// All bytes are private.
+    pub fn private(bytes: &'a [u8]) -> Parcel<'a> {
+        Parcel::new(bytes, &[], &Nowhere)
+    }
+
+    /// Private bytes, then pieces of a region.
+    pub fn new(head: &'a [u8], pieces: &'a [Piece], region: &'a dyn SharedMemory) -> Parcel<'a> {
+        let behind = pieces
+            .iter()
+            .fold(0_usize, |sum, piece| sum.saturating_add(piece.len));
+        Parcel {
+            head,
+            pieces,
+            region,
+            len: head.len().saturating_add(behind),
+            begun: 0,
+        }
+    }
+
+    /// Bytes that are left.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether all is written.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The private bytes that are left: all of them, unless the taker wants more of
+    /// a parcel than its bytes in a row.
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// Writes the next `len` bytes to guest memory.
+    pub fn write(
+        &mut self,
+        guest: &impl GuestMemory,
+        gpa: u64,
+        len: usize,
+    ) -> Result<(), OutOfRange> {
+        let (now, later) = self.head.split_at_checked(len).unwrap_or((self.head, &[]));
+        if !now.is_empty() {
+            guest.write(gpa, now)?;
+        }
+        self.head = later;
+        let mut done = now.len();
+        while done < len {
+            let (piece, rest) = self.pieces.split_first().ok_or(OutOfRange)?;
+            let left = piece.len.saturating_sub(self.begun);
+            let count = left.min(len.saturating_sub(done));
+            let to = gpa.checked_add(done as u64).ok_or(OutOfRange)?;
+            let from = piece.offset.checked_add(self.begun).ok_or(OutOfRange)?;
+            if count != 0 {
+                guest.write_shared(to, self.region, from, count)?;
+            }
+            done = done.saturating_add(count);
+            if count == left {
+                self.pieces = rest;
+                self.begun = 0;
+            } else {
+                self.begun = self.begun.saturating_add(count);
+            }
+        }
+        self.len = self.len.saturating_sub(len);
+        Ok(())
+    }
+}
+
+/// No shared memory.
+struct Nowhere;
+
+impl SharedMemory for Nowhere {
+    fn len(&self) -> usize {
+        0
+    }
+    fn pfn(&self, _: usize) -> Option<u64> {
+        None
+    }
+    fn copy_in(&self, _: usize, _: &mut [u8]) -> Result<(), OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn copy_out(&self, _: usize, _: &[u8]) -> Result<(), OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn zero(&self, _: usize, _: usize) -> Result<(), OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn load_u32(&self, _: usize) -> Result<u32, OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn store_u32(&self, _: usize, _: u32) -> Result<(), OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn compare_exchange_u32(&self, _: usize, _: u32, _: u32) -> Result<bool, OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn take_u64(&self, _: usize) -> Result<u64, OutOfRange> {
+        Err(OutOfRange)
+    }
+    fn fence(&self) {}
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+mod tests {
+    use super::*;
+    use crate::doubles::{DoubleFetch, PlainShared, VecGuest};
+    extern crate std;
+    use std::vec::Vec;
+
+    /// However the guest's buffers cut it, the bytes come in order, and each shared
+    /// one is read once: the double changes what is read twice.
+    #[test]
+    fn a_parcel_is_written_in_order_and_read_once() {
+        let bytes: Vec<u8> = (0..3000).map(|n| (n % 251) as u8).collect();
+        for cut in [1, 3, 100, 511, 512, 513, 3000] {
+            let plain = PlainShared::new(2, 0);
+            plain.copy_out(5, &bytes[20..1000]).unwrap();
+            plain.copy_out(4096, &bytes[1000..]).unwrap();
+            let shared = DoubleFetch::new(plain, &[]);
+            let pieces = [
+                Piece {
+                    offset: 5,
+                    len: 980,
+                },
+                Piece { offset: 9, len: 0 },
+                Piece {
+                    offset: 4096,
+                    len: 2000,
+                },
+            ];
+            let guest = VecGuest::new(8192);
+            let mut parcel = Parcel::new(&bytes[..20], &pieces, &shared);
+            assert_eq!(parcel.len(), 3000);
+            let mut at = 0;
+            while !parcel.is_empty() {
+                let len = cut.min(parcel.len());
+                parcel.write(&guest, 100 + at, len).unwrap();
+                at += len as u64;
+            }
+            let mut back = std::vec![0; 3000];
+            guest.read(100, &mut back).unwrap();
+            assert_eq!(back, bytes, "{cut}");
+            assert_eq!(parcel.write(&guest, 0, 1), Err(OutOfRange));
+        }
+    }
+}
