@@ -4,157 +4,23 @@
 //! reached without a lock. The devices that all processors share are one `Devices`
 //! behind one lock, which is held for one access, never across one.
 
+mod devices;
+mod nic;
+mod types;
+
 use crate::cpuid::{Cpuid, Place};
 use crate::interrupt::apics::Apics;
 use crate::interrupt::post::{Post, Wake};
-use crate::interrupt::{Deliver, Message, ioapic::IoApic, lapic::Lapic};
+use crate::interrupt::{Message, lapic::Lapic};
 use crate::layout;
 use crate::msr::{self, Msrs};
-use crate::nic::Nic;
-use crate::pci::{self, ConfigAddress, ConfigSpace};
-use crate::power::Power;
-use crate::rtc::Rtc;
-use crate::uart::Uart;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use memory::{GuestMemory, Parcel};
+use devices::Devices;
 use spin::Mutex;
-use validate::frame::{Arrived, Task};
 
-const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
-const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
-const UART_FIRST: u16 = layout::UART_BASE;
-const UART_LAST: u16 = layout::UART_BASE + 7;
-const AUDIT_FIRST: u16 = layout::AUDIT_UART_BASE;
-const AUDIT_LAST: u16 = layout::AUDIT_UART_BASE + 7;
-const RTC_DATA: u16 = layout::RTC_BASE + 1;
-
-/// CPUID leaves of the real processor, as far as the platform vouches for them
-/// (SEV-SNP: the CPUID page that the firmware checked).
-pub trait CpuidSource {
-    /// EAX, EBX, ECX, EDX of a leaf; `None` if the platform has no such leaf.
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> Option<[u32; 4]>;
-}
-
-/// Most processors of a machine: one bit each in a word.
-pub const MAX_PROCESSORS: u8 = 64;
-
-/// What the machine is made of.
-#[derive(Clone, Debug)]
-pub struct MachineConfig {
-    /// Bytes of RAM from guest-physical address 0.
-    pub memory_size: u64,
-    /// Rate of the guest's TSC in Hz.
-    pub tsc_hz: u64,
-    /// MAC address of the NIC.
-    pub mac: [u8; 6],
-    /// MTU of the NIC (payload of an Ethernet frame), 1280 to 9000.
-    pub mtu: u16,
-    /// Whether the NIC starts with its link up.
-    pub link_up: bool,
-    /// Processors of the guest, 1 to [`MAX_PROCESSORS`].
-    pub processors: u8,
-    /// Seconds since 1970 (UTC) at clock 0, for the CMOS clock.
-    pub epoch_seconds: u64,
-    /// Whether ACPI tells the guest of the PM timer, which is right only where
-    /// three port reads take less than 20 µs. If not, ACPI is hardware-reduced and
-    /// the guest needs [`crate::boot::clock_parameters`] (see the head of the crate).
-    pub advertise_pm_timer: bool,
-}
-
-/// The network cards that a machine can have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum NicModel {
-    /// virtio-net over PCI.
-    #[default]
-    Virtio,
-    /// Intel 82574L, for guests that have no virtio driver.
-    E1000e,
-}
-
-/// The access ends in an exception: `#GP(0)` is to be injected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault;
-
-/// The NIC has no receive buffer posted by the guest; try again after
-/// [`NicEvents::rx_refilled`] or drop the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoBuffer;
-
-/// What the guest did to its machine as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PowerEvent {
-    /// ACPI S5.
-    PowerOff,
-    /// Reset register.
-    Reset,
-}
-
-/// An interrupt that the local APIC wants to deliver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PendingInterrupt {
-    /// Vector, 16 to 255.
-    pub vector: u8,
-    /// Priority class (vector / 16), for V_INTR_PRIO.
-    pub priority: u8,
-}
-
-/// Registers of the guest on which CPUID depends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CpuidState {
-    /// CR4 (OSXSAVE is bit 18).
-    pub cr4: u64,
-    /// XCR0 (for the size in leaf 0xd; 1 if not known).
-    pub xcr0: u64,
-}
-
-/// What happened at the NIC since the last call.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NicEvents {
-    /// The guest rang the transmit queue: call [`Machine::take_tx`] until `None`.
-    pub tx_kicked: bool,
-    /// The guest posted receive buffers.
-    pub rx_refilled: bool,
-    /// The driver reset the device (a new driver comes, or none).
-    pub reset: bool,
-}
-
-/// Things that an ordinary guest does not do, and traffic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Port accesses that no device answered.
-    pub unknown_port: u64,
-    /// MMIO accesses that no device answered.
-    pub unknown_mmio: u64,
-    /// MSR accesses that ended in #GP.
-    pub unknown_msr: u64,
-    /// Frames taken from the guest.
-    pub tx_frames: u64,
-    /// Frames given to the guest.
-    pub rx_frames: u64,
-    /// Frames of the guest that could not be used (malformed chains, too long).
-    pub tx_dropped: u64,
-    /// Frames for the guest that did not fit its buffers.
-    pub rx_dropped: u64,
-    /// Frames for the guest that its filters did not want.
-    pub rx_filtered: u64,
-    /// Times the NIC stopped until a reset because its driver broke a rule.
-    pub nic_broken: u64,
-    /// Console bytes lost because nobody drained them.
-    pub console_lost: u64,
-    /// Interrupt messages that no processor took.
-    pub ignored_interrupts: u64,
-}
-
-/// What another processor did to this one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// INIT: it is to be reset and then to wait; `start` came after it.
-    pub init: bool,
-    /// SIPI: it is to start at this page number, if it waits for that.
-    pub start: Option<u8>,
-}
+pub use types::*;
 
 /// The machine as one of its processors sees it, which is the one that owns this.
 pub struct Machine {
@@ -183,22 +49,6 @@ struct Board {
 
 const NEVER: u64 = u64::MAX;
 
-/// The devices.
-struct Devices {
-    ioapic: IoApic,
-    uart: Uart,
-    /// COM2, behind which the owner answers questions about its audit.
-    audit: Uart,
-    audit_touched: bool,
-    rtc: Rtc,
-    power: Power,
-    config_address: ConfigAddress,
-    host_bridge: ConfigSpace,
-    nic: Nic,
-    unknown_port: u64,
-    unknown_mmio: u64,
-}
-
 impl Machine {
     /// A machine after power-on, at clock 0 or later, as its first processor sees it.
     pub fn new(config: &MachineConfig, host: &dyn CpuidSource) -> Machine {
@@ -208,19 +58,7 @@ impl Machine {
     /// The same with a network card of that model.
     pub fn with_nic(config: &MachineConfig, host: &dyn CpuidSource, nic: NicModel) -> Machine {
         let count = config.processors.clamp(1, MAX_PROCESSORS);
-        let devices = Devices {
-            ioapic: IoApic::new(),
-            uart: Uart::new(),
-            audit: Uart::new(),
-            audit_touched: false,
-            rtc: Rtc::new(config.epoch_seconds),
-            power: Power::default(),
-            config_address: ConfigAddress::default(),
-            host_bridge: pci::host_bridge(),
-            nic: Nic::new(config, nic),
-            unknown_port: 0,
-            unknown_mmio: 0,
-        };
+        let devices = Devices::new(config, nic);
         let machine = Machine {
             place: Place { id: 0, count },
             cpuid: Arc::new(Cpuid::new(host)),
@@ -605,230 +443,6 @@ impl Machine {
     /// The guest switched itself off or reset itself; asking takes the event.
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
         self.board.devices.lock().power.take_event()
-    }
-
-    /// What happened at the NIC; asking takes the events.
-    pub fn take_nic_events(&mut self) -> NicEvents {
-        self.board.devices.lock().nic.take_events()
-    }
-
-    /// The next frame that the guest sends, copied into `buf` without the
-    /// card's header: its length, and what the guest leaves to its card. Frames that do not
-    /// fit `buf` or ask for what cannot be are dropped and counted. `None`: nothing
-    /// to send now; the guest will ring (`tx_kicked`) when there is.
-    pub fn take_frame(
-        &mut self,
-        guest: &impl GuestMemory,
-        buf: &mut [u8],
-    ) -> Option<(usize, Task)> {
-        self.with_devices(|devices, _| devices.nic.take_frame(guest, buf))
-    }
-
-    /// [`Machine::take_frame`] for a guest that leaves nothing to its card.
-    pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
-        self.take_frame(guest, buf).map(|(len, _)| len)
-    }
-
-    /// Gives a frame (from the destination MAC on, without FCS) to the guest, written
-    /// straight into its buffers. Frames longer than MTU + 18 bytes, and those for
-    /// which the guest's next buffer is too small, are dropped and counted. After
-    /// `NoBuffer` nothing of the parcel has been written.
-    pub fn deliver(
-        &mut self,
-        guest: &impl GuestMemory,
-        parcel: &mut Parcel<'_>,
-        arrived: Arrived,
-    ) -> Result<(), NoBuffer> {
-        self.with_devices(|devices, _| devices.nic.deliver(guest, parcel, arrived))
-    }
-
-    /// Whether the card writes frames to the guest piece by piece; else
-    /// [`Machine::deliver`] wants them private and whole.
-    pub fn takes_pieces(&self) -> bool {
-        self.board.devices.lock().nic.takes_pieces()
-    }
-
-    /// [`Machine::deliver`] for a frame that is private and of which nothing is known.
-    pub fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
-        self.deliver(guest, &mut Parcel::private(frame), Arrived::default())
-    }
-
-    /// Tells the guest that the link went up or down.
-    pub fn set_link(&mut self, up: bool) {
-        self.with_devices(|devices, _| devices.nic.set_link(up));
-    }
-
-    /// Counters since start: the devices' and this processor's.
-    pub fn counters(&self) -> Counters {
-        let devices = self.board.devices.lock();
-        let traffic = devices.nic.traffic();
-        Counters {
-            unknown_port: devices.unknown_port,
-            unknown_mmio: devices.unknown_mmio,
-            unknown_msr: self.unknown_msr,
-            tx_frames: traffic.tx_frames,
-            rx_frames: traffic.rx_frames,
-            tx_dropped: traffic.tx_dropped,
-            rx_dropped: traffic.rx_dropped,
-            rx_filtered: traffic.rx_filtered,
-            nic_broken: traffic.broken,
-            console_lost: devices.uart.lost,
-            ignored_interrupts: self.lapic.ignored_messages,
-        }
-    }
-}
-
-impl Devices {
-    fn io_read(&mut self, port: u16, size: u8, now: u64) -> u32 {
-        let value = match port {
-            layout::PCI_CONFIG_ADDRESS if size == 4 => self.config_address.read(),
-            PCI_CONFIG_DATA_FIRST..=PCI_CONFIG_DATA_LAST => self.pci_read(port, size),
-            _ => {
-                // Everything else is made of byte registers.
-                let mut value = 0u32;
-                for index in (0..u16::from(size.min(4))).rev() {
-                    let at = port.wrapping_add(index);
-                    value = value << 8 | u32::from(self.port_read(at, now));
-                }
-                value
-            }
-        };
-        value & low_bytes(size)
-    }
-
-    fn io_write(&mut self, port: u16, size: u8, value: u32) {
-        match port {
-            layout::PCI_CONFIG_ADDRESS if size == 4 => self.config_address.write(value),
-            PCI_CONFIG_DATA_FIRST..=PCI_CONFIG_DATA_LAST => self.pci_write(port, size, value),
-            _ => {
-                for (index, byte) in (0..u16::from(size.min(4))).zip(value.to_le_bytes()) {
-                    self.port_write(port.wrapping_add(index), byte);
-                }
-            }
-        }
-    }
-
-    fn port_read(&mut self, port: u16, now: u64) -> u8 {
-        match port {
-            UART_FIRST..=UART_LAST => self.uart.read(port),
-            AUDIT_FIRST..=AUDIT_LAST => {
-                self.audit_touched = true;
-                self.audit.read(port)
-            }
-            RTC_DATA => self.rtc.read(now),
-            // No 8254. Linux takes an endless row of 0xff from its data ports for the
-            // high byte of a counter that runs, and reads on 100 000 times before it
-            // gives up (`quick_pit_calibrate`); a counter that stands at zero ends it
-            // after two reads.
-            layout::PIT_FIRST..=layout::PIT_LAST => {
-                self.unknown_port = self.unknown_port.saturating_add(1);
-                0
-            }
-            _ => self.power.read(port, now).unwrap_or_else(|| {
-                self.unknown_port = self.unknown_port.saturating_add(1);
-                0xff
-            }),
-        }
-    }
-
-    fn port_write(&mut self, port: u16, value: u8) {
-        match port {
-            UART_FIRST..=UART_LAST => self.uart.write(port, value),
-            AUDIT_FIRST..=AUDIT_LAST => {
-                self.audit_touched = true;
-                self.audit.write(port, value);
-            }
-            layout::RTC_BASE => self.rtc.select(value),
-            RTC_DATA => self.rtc.write(value),
-            // Port 0x80: Linux writes it to pass a microsecond.
-            0x80 => {}
-            _ => {
-                if !self.power.write(port, value) {
-                    self.unknown_port = self.unknown_port.saturating_add(1);
-                }
-            }
-        }
-    }
-
-    /// The register and size of an access to the configuration data port; an
-    /// access that leaves the port's four bytes is none.
-    fn pci_target(&self, port: u16, size: u8) -> Option<(u8, usize)> {
-        let byte = port.wrapping_sub(layout::PCI_CONFIG_DATA) as u8;
-        let selected = self.config_address.selected()?;
-        (matches!(size, 1 | 2 | 4) && byte.saturating_add(size) <= 4)
-            .then(|| (selected.device, usize::from(selected.register | byte)))
-    }
-
-    fn pci_read(&mut self, port: u16, size: u8) -> u32 {
-        match self.pci_target(port, size) {
-            Some((0, offset)) => self.host_bridge.read(offset, size),
-            Some((layout::NIC_DEVICE, offset)) => self.nic.config_read(offset, size),
-            // Nobody answers: a master abort reads all ones.
-            _ => u32::MAX,
-        }
-    }
-
-    fn pci_write(&mut self, port: u16, size: u8, value: u32) {
-        match self.pci_target(port, size) {
-            Some((0, offset)) => self.host_bridge.write(offset, size, value),
-            Some((layout::NIC_DEVICE, offset)) => {
-                self.nic.config_write(offset, size, value);
-            }
-            _ => {}
-        }
-    }
-
-    fn mmio_read(&mut self, gpa: u64, size: u8, now: u64) -> u64 {
-        match gpa & !0xfff {
-            layout::IOAPIC_BASE => u64::from(self.ioapic.read(gpa & 0xfff)),
-            _ => match self.nic.decode(gpa) {
-                Some((bar, offset)) => self.nic.bar_read(bar, offset, size, now),
-                None => {
-                    self.unknown_mmio = self.unknown_mmio.saturating_add(1);
-                    u64::MAX
-                }
-            },
-        }
-    }
-
-    fn mmio_write(&mut self, gpa: u64, size: u8, value: u64, now: u64, apics: &mut Apics<'_>) {
-        match gpa & !0xfff {
-            layout::IOAPIC_BASE => self.ioapic.write(gpa & 0xfff, value as u32, apics),
-            _ => match self.nic.decode(gpa) {
-                Some((bar, offset)) => self.nic.bar_write(bar, offset, size, value, now),
-                None => self.unknown_mmio = self.unknown_mmio.saturating_add(1),
-            },
-        }
-    }
-
-    /// Whether there is something that only the processor which serves the devices
-    /// can do.
-    fn take_chores(&mut self) -> bool {
-        core::mem::take(&mut self.audit_touched) || self.nic.has_events()
-    }
-
-    /// Carries interrupts from the devices to the APICs.
-    fn update_lines(&mut self, apics: &mut Apics<'_>) {
-        while let Some((address, data)) = self.nic.next_message() {
-            if let Some(message) = Message::from_msi(address, data) {
-                apics.deliver(message);
-            }
-        }
-        let intx = self.nic.intx();
-        self.ioapic.set_line(layout::NIC_PIN, intx, apics);
-        self.ioapic
-            .set_line(layout::UART_PIN, self.uart.line(), apics);
-        self.ioapic
-            .set_line(layout::AUDIT_UART_PIN, self.audit.line(), apics);
-    }
-}
-
-/// A mask of `size` bytes, at most four.
-fn low_bytes(size: u8) -> u32 {
-    match size {
-        1 => 0xff,
-        2 => 0xffff,
-        _ => u32::MAX,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, config};
+use memory::GuestMemory;
 use proptest::prelude::*;
 
 fn machine() -> Machine {
