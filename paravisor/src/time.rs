@@ -55,7 +55,7 @@ impl Clock {
     /// a counter that fell behind its own first value, stands still or has jumped:
     /// it is clamped to what the TSC allows.
     pub fn align(&mut self, tsc: u64, counter: u64) -> Option<Violation> {
-        let ours = self.reference(self.ns(tsc));
+        let ours = self.reference_at(tsc);
         let passed = ours.saturating_sub(self.reference);
         let slack = SLACK.saturating_add(passed >> SLACK_SHIFT);
         let lowest = ours.saturating_sub(slack).max(self.reference);
@@ -96,6 +96,11 @@ impl Clock {
     pub fn reference(&self, ns: u64) -> u64 {
         self.reference.saturating_add(ns.div_ceil(NS_PER_REFERENCE))
     }
+
+    /// The same for a TSC reading.
+    pub fn reference_at(&self, tsc: u64) -> u64 {
+        self.reference(self.ns(tsc))
+    }
 }
 
 #[cfg(test)]
@@ -132,10 +137,10 @@ mod tests {
     fn second_look(counter: u64) -> (Option<Violation>, u64) {
         const HZ: u64 = 1_000_000_000;
         let mut clock = Clock::new(5, HZ, 1000).unwrap();
-        let before = clock.reference(clock.ns(5 + HZ));
+        let before = clock.reference_at(5 + HZ);
         assert_eq!(before, 10_001_000);
         let found = clock.align(5 + HZ, counter);
-        let after = clock.reference(clock.ns(5 + HZ));
+        let after = clock.reference_at(5 + HZ);
         assert!(after >= before, "time went backwards");
         (found, after - before)
     }
