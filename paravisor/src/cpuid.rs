@@ -49,11 +49,6 @@ impl CpuidSource for CheckedCpuid<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
     use zerocopy::FromZeros;
 

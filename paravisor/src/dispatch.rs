@@ -260,11 +260,6 @@ fn xsetbv(vp: &mut impl Registers, machine: &Machine) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
     use crate::testing::{FakeVp, identity_tables};
     use devices::{CpuidSource, MachineConfig};

@@ -123,11 +123,6 @@ fn segment_base(vp: &impl Registers, seg: Seg) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
     use crate::testing::{FakeVp, identity_tables};
     use memory::doubles::VecGuest;

@@ -234,11 +234,6 @@ impl Default for RateLimit {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
 
     fn text(line: &Line) -> &str {

@@ -1,12 +1,6 @@
 //! Exits that a guest can choose, counted through: ports with all their forms,
 //! register accesses by instructions of every length near the end of memory. Below,
 //! `devices` sweeps its own registers; here it is about the instruction.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test: it may panic, and that is what it is for"
-)]
 
 use crate::dispatch::{Next, dispatch};
 use crate::mmio::Decoded;

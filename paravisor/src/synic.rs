@@ -212,11 +212,6 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
     use crate::testing::FakePlatform;
     use memory::doubles::PlainShared;

@@ -1,9 +1,4 @@
 //! A guest VP made of plain variables, page tables for it, a platform made of a map.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 
 use abi::hyperv::{CallResult, Control};
 use abi::record::Outcome;

@@ -192,11 +192,6 @@ pub fn fetch(
 
 #[cfg(test)]
 mod tests {
-    #![allow(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects
-    )]
     use super::*;
     use crate::testing::{FakeVp, identity_tables};
     use memory::doubles::VecGuest;

@@ -353,11 +353,6 @@ impl Cpuid {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
     use crate::test_support::HostCpu;

@@ -95,11 +95,6 @@ impl Power {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
 

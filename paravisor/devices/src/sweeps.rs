@@ -3,12 +3,6 @@
 //! taken for an enemy like the host, so the property is the same: an answer, no
 //! wider than was asked for, after a bounded number of accesses. (A machine has no
 //! way to the host at all: nothing that it is given leads there.)
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test: it may panic, and that is what it is for"
-)]
 
 use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, config, config_read, config_write};
 use crate::{CpuidState, Machine, layout};

@@ -229,11 +229,6 @@ impl<const N: usize> Ring<N> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
 

@@ -185,7 +185,6 @@ impl GuestMemory for VecGuest {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

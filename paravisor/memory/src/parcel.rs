@@ -129,11 +129,6 @@ impl SharedMemory for Nowhere {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
     use crate::doubles::{DoubleFetch, PlainShared, VecGuest};

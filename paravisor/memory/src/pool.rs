@@ -272,11 +272,6 @@ fn count_of(pages: impl Iterator) -> usize {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
     use crate::doubles::PlainShared;

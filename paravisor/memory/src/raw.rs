@@ -251,7 +251,6 @@ impl RawShared {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
     extern crate std;

@@ -1,9 +1,4 @@
 //! The relay between a double of each side.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 
 use super::*;
 use alloc::collections::VecDeque;

@@ -12,7 +12,7 @@ pub mod tables;
 pub mod traps;
 
 /// The time stamp counter. VMPL0 reads it natively.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "an instruction has no other name")]
 pub fn tsc() -> u64 {
     // SAFETY: RDTSC reads a counter.
     unsafe { core::arch::x86_64::_rdtsc() }

@@ -1,8 +1,3 @@
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 use super::*;
 use crate::testing::{FakeVp, identity_tables};
 use memory::doubles::VecGuest;

@@ -35,7 +35,6 @@ pub fn part(bytes: &[u8], start: usize, len: usize) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

@@ -39,7 +39,6 @@ pub fn read(register: u32, written: Option<u64>, value: u64) -> Result<(), Viola
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
 

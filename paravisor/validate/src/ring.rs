@@ -127,7 +127,6 @@ pub fn pending_send_size(size: DataSize, raw: u32) -> Judged<Option<u32>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

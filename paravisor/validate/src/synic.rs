@@ -101,7 +101,6 @@ pub fn post_status(result: u16, first_contact: bool) -> Result<Posted, Violation
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 

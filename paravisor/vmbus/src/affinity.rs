@@ -20,7 +20,6 @@ pub fn target_vp(index: u16, online: u64) -> u32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     use alloc::vec::Vec;

@@ -412,10 +412,4 @@ impl E1000e {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test: it may panic, and that is what it is for"
-)]
 mod tests;

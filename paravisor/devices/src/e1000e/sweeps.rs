@@ -1,12 +1,6 @@
 //! Everything that a guest can do to this card, by counting through it. The property:
 //! an answer no wider than was asked for, a bounded number of accesses to memory, no
 //! frame of an impossible length, and a card that works again after a reset.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects,
-    reason = "a test: it may panic, and that is what it is for"
-)]
 
 use crate::test_support::e1000e::{DRIVER_RAM, E1000eDriver, RxShape};
 use crate::test_support::{HostCpu, Ram, config};

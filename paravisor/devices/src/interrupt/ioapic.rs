@@ -152,11 +152,6 @@ impl IoApic {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::super::lapic::Lapic;
     use super::*;

@@ -56,11 +56,6 @@ pub(crate) fn host_bridge() -> ConfigSpace {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
 

@@ -500,9 +500,4 @@ fn describe(body: &mut [u8], kind: u8, len: u8, offset: u64, length: u64) {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::arithmetic_side_effects
-)]
 mod tests;

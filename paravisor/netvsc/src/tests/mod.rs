@@ -1,11 +1,5 @@
 //! The NIC against a scripted host, over rings and buffers that change after
 //! their first read.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects
-)]
 
 mod lanes;
 mod offload;

@@ -1,9 +1,4 @@
 //! A scripted host and a plain page, for the tests of this backend.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
 
 use super::Machine;
 use abi::snp::{SevStatus, Vmsa};

@@ -1,10 +1,3 @@
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects
-)]
 use super::testing::{FakeHost, Plain};
 use super::*;
 use crate::{IoAccess, Reg, Registers, StringIo};

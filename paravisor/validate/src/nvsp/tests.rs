@@ -1,11 +1,5 @@
 //! Each test is named after the rule whose example it feeds, beside a legal
 //! neighbour.
-#![allow(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::arithmetic_side_effects
-)]
 
 mod neighbours;
 mod sweep;

@@ -1,10 +1,4 @@
 //! Each rule gets the catalogue's malicious example and a legal neighbour.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::arithmetic_side_effects
-)]
 
 mod neighbours;
 mod sweep;

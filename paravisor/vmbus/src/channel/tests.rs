@@ -1,11 +1,5 @@
 //! Tests of the rings, against a host that is written here from the protocol's
 //! text and keeps to it unless a test makes it lie.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::panic
-)]
 
 mod rules;
 mod structural;

@@ -1,10 +1,4 @@
 //! Each rule gets the catalogue's malicious example and a legal neighbour.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::panic
-)]
 
 mod offers;
 

@@ -1,10 +1,4 @@
 //! The control plane against a scripted host.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    clippy::panic
-)]
 
 mod channels;
 mod moves;
