@@ -23,6 +23,7 @@ pub mod dispatch;
 pub mod guest_boot;
 pub mod isolation;
 pub mod journal;
+pub mod lanes;
 pub mod mmio;
 pub mod pio;
 pub mod record;

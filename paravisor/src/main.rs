@@ -36,6 +36,8 @@ mod story {
     use crate::arch::memory::{GHCB_PFN, GuestRam, POOL_PAGES, POOL_PFN, PoolBacking};
     use crate::arch::{heap, log as out, memory as window, tables, traps, tsc};
     use abi::record::Outcome;
+    use alloc::boxed::Box;
+    use alloc::sync::Arc;
     use alloc::vec::Vec;
     use core::convert::Infallible;
     use devices::{Machine, MachineConfig, NicModel};
@@ -43,6 +45,7 @@ mod story {
     use loader::layout;
     use memory::{GuestMemory as _, Purpose, RawShared, SharedMemory as _, SharedPool};
     use paravisor_core::cpuid::CheckedCpuid;
+    use paravisor_core::lanes::{Hub, Worker};
     use paravisor_core::report::{Summary, shared_pages};
     use paravisor_core::run::{End, Vp, Why};
     use paravisor_core::synic::{self, Timer};
@@ -116,10 +119,22 @@ mod story {
             vmbus::Target::REDIRECTED
         };
         let no_page = |_| stop(Outcome::MemoryFailure, "SynIC and GHCB pages");
-        // The other VPs' GHCB pages, as long as the pool is here.
-        let mut ghcbs = Vec::new();
-        for _ in 1..vps {
-            ghcbs.push(pool.take(1, Purpose::Ghcb).map_err(no_page)?);
+        // The other VPs' pages, as long as the pool is here: GHCB, and a SynIC for those
+        // that are to have a channel of the NIC.
+        let sub_channels = network::sub_channels(&config, vps);
+        let hub = Arc::new(Hub::new(vps));
+        let mut pages = Vec::new();
+        for index in 1..vps {
+            let ghcb = pool.take(1, Purpose::Ghcb).map_err(no_page)?;
+            let worker = if sub_channels == 0 {
+                None
+            } else {
+                let messages = pool.take(1, Purpose::Synic).map_err(no_page)?;
+                let flags = pool.take(1, Purpose::Synic).map_err(no_page)?;
+                let worker = Worker::new(hub.clone(), index, messages, flags, target.sint);
+                Some(Box::new(worker))
+            };
+            pages.push((ghcb, worker));
         }
         let messages = pool.take(1, Purpose::Synic).map_err(no_page)?;
         let flags = pool.take(1, Purpose::Synic).map_err(no_page)?;
@@ -141,8 +156,9 @@ mod story {
             enforce_unmeasured: config.enforce_unmeasured(),
             mtu: MTU,
             seed: tsc(),
+            sub_channels,
         };
-        let mut uplink = Uplink::new(uplink_config, pool, messages, flags);
+        let mut uplink = Uplink::new(uplink_config, pool, messages, flags, hub);
         network::bring_up(&mut host, &mut uplink, &mut watch, &clock)?;
         clock::align(&mut host, &mut clock)?;
 
@@ -171,12 +187,14 @@ mod story {
         window::allow_extended_state();
         let console = config.debug_console();
         if vps > 1 {
-            for (index, ghcb) in (1..vps).zip(&ghcbs) {
+            for (index, (ghcb, worker)) in (1..vps).zip(pages) {
                 let kit = Kit {
                     machine: machine.processor(index).ok_or(bug("processor"))?,
                     ghcb_pfn: ghcb.pfn(0).ok_or(bug("GHCB page"))?,
                     ram,
                     clock,
+                    sint: target.sint,
+                    worker,
                     console,
                 };
                 others::start(&mut host, index, kit)?;
@@ -189,9 +207,8 @@ mod story {
 
         // And the loop.
         uplink.device_attached();
-        let line = Line {
-            uplink: Some(uplink),
-        };
+        uplink.vps_online();
+        let line = Line::First(Box::new(uplink));
         let image = Image { console };
         let mut vp = Vp::new(host, ram, machine, line, image, [timer, watch], clock);
         let end = run(&mut vp);
@@ -199,7 +216,7 @@ mod story {
         // The others stop, the host is left, and what was counted is told.
         let counted = others::await_stop(&mut vp.platform, &vp.clock, vps);
         vp.stats.add(&counted);
-        if let Some(uplink) = &mut vp.network.uplink {
+        if let Line::First(uplink) = &mut vp.network {
             let shared_pages = shared_pages(uplink.pool(), 1);
             // A host that fails requests would fail this one, too.
             if !matches!(end.why, Why::Platform(_)) {
@@ -232,11 +249,16 @@ mod story {
         let mut host: Host = Snp::adopt(hardware, page, vmsa, vmsa_gpa).chapter("GHCB")?;
         out::speak(kit.ghcb_pfn);
         synic::identify(&mut host, index).chapter("hypervisor")?;
+        if let Some(worker) = &kit.worker {
+            let (messages, flags) = worker.pages();
+            synic::take(&mut host, messages, flags, kit.sint, traps::SINT_VECTOR)
+                .chapter("SynIC")?;
+        }
         let timer = Timer::new(&mut host, 0, traps::TIMER_VECTOR).chapter("timer")?;
         let watch = Timer::new(&mut host, 1, traps::WATCH_VECTOR).chapter("timer")?;
         window::allow_extended_state();
         host.start_at(0).chapter("guest VP")?;
-        let line = Line { uplink: None };
+        let line = Line::Another(kit.worker);
         let image = Image {
             console: kit.console,
         };
@@ -244,6 +266,7 @@ mod story {
         let mut vp = Vp::new(host, kit.ram, kit.machine, line, image, timers, kit.clock).waiting();
         others::set_online(index);
         run(&mut vp);
+        vp.network.give_back();
         others::stopped(index, &vp.stats);
         // The first VP takes leave of the host and ends the VM.
         loop {

@@ -65,6 +65,18 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
         for (name, key, value) in told {
             emit(&Line::count(name, format_args!("{key}"), value));
         }
+        // Of one channel the sum says all.
+        if totals.lanes.len() > 1 {
+            for (lane, frames) in (0..u64::BITS).zip(&totals.lanes) {
+                for (way, count) in [("rx", frames.rx), ("tx", frames.tx)] {
+                    emit(&Line::count(
+                        "lane_frame",
+                        format_args!("{lane}.{way}"),
+                        count,
+                    ));
+                }
+            }
+        }
         for layer in Layer::ALL {
             let count = totals.validation.messages(layer);
             if count != 0 {
@@ -112,6 +124,7 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
             ("host_call_refused", "", totals.calls_refused),
             ("nic_restart", "", totals.restarts),
             ("sint", "", self.stats.sints),
+            ("kick", "", self.stats.kicks),
             ("heap_used", "", self.heap_used),
             ("record_lost", "", self.records_lost),
         ];

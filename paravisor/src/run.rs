@@ -114,6 +114,16 @@ pub trait Network<P> {
 
     /// Takes the rules that did not hold since the last call.
     fn take_findings(&mut self) -> Vec<Finding>;
+
+    /// Whether another VP has left something for this part of it.
+    fn is_called(&self) -> bool {
+        false
+    }
+
+    /// Whether queues of the guest's card are this VP's.
+    fn has_queues(&self) -> bool {
+        true
+    }
 }
 
 /// How a run ended.
@@ -386,6 +396,9 @@ where
     /// of their own guest half.
     fn serve_devices(&mut self, sint: bool, reference: u64) -> Result<(), End> {
         if !self.is_first() {
+            if self.network.has_queues() {
+                self.poll_network(sint, true, reference)?;
+            }
             if !core::mem::take(&mut self.touched) {
                 return Ok(());
             }
@@ -431,9 +444,10 @@ where
             guest: events.tx_kicked || events.rx_refilled,
             reset: events.reset,
         };
-        let due = self
-            .network_deadline
-            .is_some_and(|deadline| deadline <= reference);
+        let due = self.network.is_called()
+            || self
+                .network_deadline
+                .is_some_and(|deadline| deadline <= reference);
         if !(reason.sint || reason.guest || reason.reset || due || self.network_more) {
             return Ok(());
         }

@@ -15,13 +15,17 @@
 //! After too many openings in an hour ([`ResetBudget`]), or when the connection has
 //! ended, it stays [`State::Gone`]: the guest goes on with its link down.
 
-mod gone;
+pub(crate) mod gone;
 mod lifecycle;
+mod parked;
+mod subs;
 
 use crate::audit::Finding;
+use crate::lanes::{Hub, WithDetour};
 use crate::run::{End, Polled};
 use abi::hyperv::{Control, MESSAGE_PAYLOAD, SignalEvent, VMBUS_MESSAGE_TYPE, call, msr};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
@@ -34,6 +38,11 @@ use vmbus::{
     limits,
 };
 use zerocopy::IntoBytes;
+
+pub use subs::{Frames, ring_pages};
+
+use parked::{Held, Parked};
+use subs::{PRIMARY, Sub, add_lane};
 
 /// Pages of each of the two rings, header page included: 64 KiB of packets hold a
 /// few hundred, which is more than the NIC has outstanding.
@@ -53,6 +62,8 @@ pub struct Config {
     pub mtu: u32,
     /// Random start of transaction ids.
     pub seed: u64,
+    /// Sub-channels that are asked for: one for each VP but the first, or none.
+    pub sub_channels: u16,
 }
 
 /// A buffer that was handed to the host.
@@ -80,18 +91,26 @@ enum State<R> {
         send: Buffer<R>,
     },
     /// The NIC lives.
-    Running {
-        link: Link<R>,
-        receive: GpadlId,
-        send: GpadlId,
-        nic: Box<Nic<Owned<R>>>,
-    },
+    Running(Running<R>),
     /// The channel is being closed, after which it may be opened again.
     Closing { id: ChannelId },
-    /// The channel could not be opened and is closed again; there is a next try.
-    Pausing { id: ChannelId, until: u64 },
+    /// The channel could not be opened and is closed again; there is a next try. Or
+    /// `lanes` of the NIC before are on their way home, which is not waited for longer.
+    Pausing {
+        id: ChannelId,
+        until: u64,
+        lanes: bool,
+    },
     /// There will be no NIC any more.
     Gone,
+}
+
+/// A NIC with its channel and its buffers, which lanes on other VPs see, too.
+struct Running<R> {
+    link: Link<R>,
+    receive: (GpadlId, Arc<Owned<R>>),
+    send: (GpadlId, Arc<Owned<R>>),
+    nic: Box<Nic<Arc<Owned<R>>>>,
 }
 
 /// An open channel.
@@ -123,6 +142,9 @@ pub struct Totals {
     pub calls_refused: u64,
     /// Channels opened again.
     pub restarts: u64,
+    /// Frames of each channel, the primary's first; of lanes that are away, what is
+    /// known when they are home.
+    pub lanes: Vec<Frames>,
 }
 
 /// Where the uplink stands, for the boot that waits for it.
@@ -153,8 +175,21 @@ pub struct Uplink<B: Backing, const N: usize> {
     flag_area: EventFlags,
     client: Client,
     state: State<B::Region>,
-    /// Memory whose GPADL is being torn down.
-    parked: Vec<(GpadlId, Owned<B::Region>)>,
+    /// Memory whose GPADL is being torn down, or that is with a lane.
+    parked: Vec<Parked<B::Region>>,
+    /// What lies between this VP and the others.
+    hub: Arc<Hub<B::Region>>,
+    subs: Vec<Sub<B::Region>>,
+    /// The other VPs run.
+    online: bool,
+    /// Queues that the guest's driver uses.
+    queues: u16,
+    /// The channels over which the host was told to spread frames, by bits.
+    told_spread: u64,
+    /// VPs that are to be woken.
+    calls: u64,
+    /// How long a new NIC waits for lanes that were called home.
+    home_until: u64,
     connected: bool,
     failed: Option<Violation>,
     offers_complete: bool,
@@ -191,6 +226,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         pool: SharedPool<B, N>,
         messages: Owned<B::Region>,
         flags: Owned<B::Region>,
+        hub: Arc<Hub<B::Region>>,
     ) -> Self {
         // Only pages of the pool are told to the host (GPD-11).
         let frames = pool.frames();
@@ -205,6 +241,13 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             client: Client::new(vmbus::Config { frames, ..bus }),
             state: State::Waiting,
             parked: Vec::new(),
+            hub,
+            subs: Vec::new(),
+            online: false,
+            queues: 1,
+            told_spread: PRIMARY,
+            calls: 0,
+            home_until: 0,
             connected: false,
             failed: None,
             offers_complete: false,
@@ -235,6 +278,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// go on until [`Uplink::has_left`], within the client's deadline (CTL-54). Whether
     /// there is a connection to take leave of.
     pub fn leave(&mut self, now: u64) -> bool {
+        // Lanes of VPs that have stopped are home.
+        self.fetch_home(&mut Unplugged, now);
         let said = self.client.unload(now).is_ok();
         self.dismantle(&mut Unplugged, now);
         said
@@ -254,7 +299,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             return Standing::Contacting;
         }
         match &self.state {
-            State::Running { nic, .. } if nic.is_ready() => Standing::Ready {
+            State::Running(Running { nic, .. }) if nic.is_ready() => Standing::Ready {
                 link: self.relay.link_up(),
             },
             State::Waiting if self.offers_complete => Standing::NoNic,
@@ -286,7 +331,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// Payload of the largest frame that host and configuration allow.
     pub fn mtu(&self) -> u32 {
         match &self.state {
-            State::Running { nic, .. } if nic.is_ready() => nic.mtu(),
+            State::Running(Running { nic, .. }) if nic.is_ready() => nic.mtu(),
             _ => self.config.mtu,
         }
     }
@@ -340,7 +385,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         match &self.state {
             State::Opening { channel, .. } => add_channel(&mut totals, channel),
             State::Sharing { link, .. } => add_channel(&mut totals, &link.channel),
-            State::Running { link, nic, .. } => {
+            State::Running(Running { link, nic, .. }) => {
                 add_channel(&mut totals, &link.channel);
                 add_nic(&mut totals, nic);
             }
@@ -365,7 +410,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 let news = link.channel.take_news();
                 self.find(self.channel_number, news);
             }
-            State::Running { link, nic, .. } => {
+            State::Running(Running { link, nic, .. }) => {
                 let news = [link.channel.take_news(), nic.take_news()];
                 for news in news {
                     self.find(self.channel_number, news);
@@ -399,6 +444,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             self.take_flags(now);
         }
         let mut more = self.messages_left;
+        self.tend_lanes(device, now)?;
         self.end_pause(now)?;
         self.work_client(platform, now)?;
         self.handle_events(device, now)?;
@@ -451,7 +497,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         }
         for signalled in self.client.on_event_flags(&set) {
             let link = match &mut self.state {
-                State::Sharing { link, .. } | State::Running { link, .. } => link,
+                State::Sharing { link, .. } | State::Running(Running { link, .. }) => link,
                 _ => continue,
             };
             if link.id == signalled {
@@ -533,7 +579,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         device: &mut impl NetDevice,
         now: u64,
     ) -> Result<Polled, End> {
-        let State::Running { link, nic, .. } = &mut self.state else {
+        let hub = self.hub.clone();
+        let device = &mut WithDetour { device, hub: &hub };
+        let State::Running(Running { link, nic, .. }) = &mut self.state else {
             // SYS-06: what the guest sends after the end of its NIC is completed all
             // the same; before there was one it waits.
             let mut gone = gone::Gone::known();
@@ -551,7 +599,18 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         let deadline = self.relay.next_deadline(&host);
         let (id, target) = (link.id, link.signal);
         if polled.signal.is_needed() {
-            self.signal(platform, target)?;
+            self.retired.signals_sent = self.retired.signals_sent.saturating_add(1);
+            if signal_host(platform, target)? {
+                self.retired.calls_refused = self.retired.calls_refused.saturating_add(1);
+            }
+        }
+        if let Some(count) = polled.asked {
+            // They may be offered from now on.
+            let _ = self.client.expect_sub_channels(id, count, now);
+        }
+        if let Some(count) = polled.granted {
+            log::info!("{count} sub-channels granted");
+            self.client.granted_sub_channels(id, count);
         }
         if let Some((mac, mtu)) = polled.ready {
             self.mac = Some(mac);
@@ -569,25 +628,24 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             deadline,
         })
     }
+}
 
-    fn signal<P: Platform>(&mut self, platform: &mut P, target: SignalTarget) -> Result<(), End> {
-        let input = SignalEvent {
-            connection_id: target.connection_id,
-            flag: target.flag,
-            reserved: 0,
-        };
-        let control = Control::simple(call::SIGNAL_EVENT);
-        self.retired.signals_sent = self.retired.signals_sent.saturating_add(1);
-        let refused = match platform.hypercall(control, input.as_bytes()) {
-            Ok(result) => result.status() != abi::hyperv::status::SUCCESS,
-            Err(Error::Malformed { .. } | Error::Refused { .. }) => true,
-            Err(error) => return Err(error.into()),
-        };
-        if refused {
-            // The host does not hear us; the deadlines of what waits will tell.
-            self.retired.calls_refused = self.retired.calls_refused.saturating_add(1);
-        }
-        Ok(())
+/// Signals the host. `true`: it has refused, and so does not hear us; the deadlines of
+/// what waits will tell.
+pub(crate) fn signal_host<P: Platform>(
+    platform: &mut P,
+    target: SignalTarget,
+) -> Result<bool, End> {
+    let input = SignalEvent {
+        connection_id: target.connection_id,
+        flag: target.flag,
+        reserved: 0,
+    };
+    let control = Control::simple(call::SIGNAL_EVENT);
+    match platform.hypercall(control, input.as_bytes()) {
+        Ok(result) => Ok(result.status() != abi::hyperv::status::SUCCESS),
+        Err(Error::Malformed { .. } | Error::Refused { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -598,8 +656,12 @@ fn add_channel<R: memory::SharedMemory>(totals: &mut Totals, channel: &Channel<R
         .saturating_add(channel.signals_needed());
 }
 
-fn add_nic<R: memory::SharedMemory>(totals: &mut Totals, nic: &Nic<R>) {
-    let counters = nic.counters();
+fn add_nic<M: memory::SharedMemory>(totals: &mut Totals, nic: &Nic<M>) {
+    add_lane(totals, 0, nic.counters());
+}
+
+/// What was counted of frames, on whichever channel.
+fn add_validation(totals: &mut Totals, counters: &netvsc::Counters) {
     totals.validation.add(&counters.validation);
     totals.rx_frames = totals.rx_frames.saturating_add(counters.rx_frames);
     totals.rx_bytes = totals.rx_bytes.saturating_add(counters.rx_bytes);

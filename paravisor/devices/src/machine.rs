@@ -157,6 +157,14 @@ impl Machine {
         }
     }
 
+    /// Wakes one other processor, for a note that is not the machine's own.
+    pub fn call(&mut self, index: u8) {
+        let post = self.board.posts.get(usize::from(index));
+        if index != self.place.id && post.is_some_and(|post| post.call() == Wake::Kick) {
+            self.kicks |= 1u64.wrapping_shl(u32::from(index));
+        }
+    }
+
     /// Whether the devices may have something for the processor that serves them
     /// (the first): console output, questions at the audit port, power events, work of
     /// the NIC. Asking takes the hint.

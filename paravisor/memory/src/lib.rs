@@ -19,11 +19,15 @@
     )
 )]
 
+extern crate alloc;
+
 #[cfg(any(test, feature = "test-support"))]
 pub mod doubles;
 mod parcel;
 mod pool;
 mod raw;
+
+use alloc::sync::Arc;
 
 pub use parcel::{Parcel, Piece};
 pub use pool::{Backing, Owned, PoolError, Purpose, ShareFailed, SharedPool};
@@ -118,41 +122,54 @@ pub fn bounce<G: GuestMemory + ?Sized>(
 /// Private buffer of [`bounce`].
 const BOUNCE: usize = 512;
 
-impl<T: SharedMemory + ?Sized> SharedMemory for &T {
-    fn len(&self) -> usize {
-        (**self).len()
-    }
-    fn pfn(&self, index: usize) -> Option<u64> {
-        (**self).pfn(index)
-    }
-    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
-        (**self).copy_in(offset, dst)
-    }
-    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
-        (**self).copy_out(offset, src)
-    }
-    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
-        (**self).zero(offset, len)
-    }
-    fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
-        (**self).load_u32(offset)
-    }
-    fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
-        (**self).store_u32(offset, value)
-    }
-    fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
-        (**self).compare_exchange_u32(offset, from, to)
-    }
-    fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
-        (**self).take_u64(offset)
-    }
-    fn fence(&self) {
-        (**self).fence();
-    }
-    fn copy_to_guest(&self, offset: usize, to: &GuestPlace) -> Result<bool, OutOfRange> {
-        (**self).copy_to_guest(offset, to)
-    }
+/// Through what points to it.
+macro_rules! by_pointer {
+    ($($pointer:ty),+) => {$(
+        impl<T: SharedMemory + ?Sized> SharedMemory for $pointer {
+            fn len(&self) -> usize {
+                (**self).len()
+            }
+            fn pfn(&self, index: usize) -> Option<u64> {
+                (**self).pfn(index)
+            }
+            fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
+                (**self).copy_in(offset, dst)
+            }
+            fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
+                (**self).copy_out(offset, src)
+            }
+            fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
+                (**self).zero(offset, len)
+            }
+            fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
+                (**self).load_u32(offset)
+            }
+            fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
+                (**self).store_u32(offset, value)
+            }
+            fn compare_exchange_u32(
+                &self,
+                offset: usize,
+                from: u32,
+                to: u32,
+            ) -> Result<bool, OutOfRange> {
+                (**self).compare_exchange_u32(offset, from, to)
+            }
+            fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
+                (**self).take_u64(offset)
+            }
+            fn fence(&self) {
+                (**self).fence();
+            }
+            fn copy_to_guest(&self, offset: usize, to: &GuestPlace) -> Result<bool, OutOfRange> {
+                (**self).copy_to_guest(offset, to)
+            }
+        }
+    )+};
 }
+// An `Arc` is a view of memory for several VPs: what is behind it goes back to its
+// pool when the last has let go of it.
+by_pointer!(&T, Arc<T>);
 
 /// `offset`, if `offset..offset + len` lies inside a region of `size` bytes. Many
 /// offsets are the host's: a processor that guesses beyond the check uses 0, by

@@ -13,8 +13,9 @@ use crate::nic::{Delivery, Event, Nic, Polled, TransmitError};
 use crate::offload::Sending;
 use crate::requests::Request;
 use abi::nvsp;
-use memory::{OutOfRange, SharedMemory};
+use memory::{OutOfRange, Parcel, SharedMemory};
 use validate::Violation;
+use validate::frame::Arrived;
 use validate::nvsp::Awaited;
 use vmbus::{Channel, Signal};
 use zerocopy::IntoBytes;
@@ -145,6 +146,27 @@ impl<M: SharedMemory> Lane<M> {
         sink: impl FnMut(&[u8]) -> Delivery,
     ) -> Polled {
         self.nic.poll(channel, now, sink)
+    }
+
+    /// See [`Nic::poll_parcels`].
+    pub fn poll_parcels<R: SharedMemory>(
+        &mut self,
+        channel: &mut Channel<R>,
+        now: u64,
+        whole: bool,
+        sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> Polled {
+        self.nic.poll_parcels(channel, now, whole, sink)
+    }
+
+    /// [`Event::Failed`], once. Of the link the primary hears.
+    pub fn take_event(&mut self, now: u64) -> Option<Event> {
+        self.nic.take_event(now)
+    }
+
+    /// Whether frames may be sent.
+    pub fn is_ready(&self) -> bool {
+        self.nic.is_ready()
     }
 
     /// See [`Nic::transmit`].

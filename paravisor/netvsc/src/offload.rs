@@ -41,7 +41,8 @@ impl Sending {
     }
 
     /// What is to be done for it.
-    pub(crate) fn task(&self) -> Task {
+    /// What is left to do for the whole frame, as long as nothing of it has left.
+    pub fn task(&self) -> Task {
         self.task
     }
 }

@@ -43,7 +43,7 @@ use vmbus::Signal;
 use budget::Pace;
 
 pub use budget::ResetBudget;
-pub use sides::{Host, InVm, NetDevice, Unplugged, Uplink};
+pub use sides::{Host, InVm, NetDevice, SubHost, Unplugged, Uplink};
 
 /// What the relay counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use devices::{Machine, NoBuffer};
 use memory::{GuestMemory, Parcel, SharedMemory};
-use netvsc::{Delivery, Event, Nic, Polled, Sending, TransmitError};
+use netvsc::{Delivery, Event, Lane, Nic, Polled, Sending, TransmitError};
 use validate::frame::{Arrived, Task};
 use vmbus::{Channel, Signal};
 
@@ -140,5 +140,53 @@ impl<M: SharedMemory, R: SharedMemory> Uplink for Host<'_, M, R> {
     }
     fn next_deadline(&self) -> Option<u64> {
         self.nic.next_deadline()
+    }
+}
+
+/// A sub-channel on a VP of its own. The link is the card's, of which the primary
+/// hears: `link` is how it stands, `told` how the relay knows it.
+pub struct SubHost<'a, M, R> {
+    /// The lane.
+    pub lane: &'a mut Lane<M>,
+    /// Its channel.
+    pub channel: &'a mut Channel<R>,
+    /// Whether the card's link is up.
+    pub link: bool,
+    /// As it was told last.
+    pub told: &'a mut bool,
+}
+
+impl<M: SharedMemory, R: SharedMemory> Uplink for SubHost<'_, M, R> {
+    fn poll(
+        &mut self,
+        now: u64,
+        whole: bool,
+        sink: impl FnMut(&mut Parcel<'_>, Arrived) -> Delivery,
+    ) -> Polled {
+        self.lane.poll_parcels(self.channel, now, whole, sink)
+    }
+    fn transmit(
+        &mut self,
+        frame: &mut [u8],
+        sending: &mut Sending,
+        now: u64,
+    ) -> Result<(), TransmitError> {
+        self.lane.transmit(self.channel, frame, sending, now)
+    }
+    fn flush(&mut self) -> Signal {
+        self.lane.flush(self.channel)
+    }
+    fn take_event(&mut self, now: u64) -> Option<Event> {
+        let event = self.lane.take_event(now);
+        event.or_else(|| {
+            let changed = core::mem::replace(self.told, self.link) != self.link;
+            changed.then_some(Event::Link { up: self.link })
+        })
+    }
+    fn is_ready(&self) -> bool {
+        self.lane.is_ready()
+    }
+    fn next_deadline(&self) -> Option<u64> {
+        self.lane.next_deadline()
     }
 }

@@ -28,6 +28,8 @@ struct Counted {
     answer: Polled,
     findings: Vec<Finding>,
     fails: bool,
+    called: bool,
+    no_queues: bool,
 }
 
 impl Network<FakePlatform> for Counted {
@@ -50,6 +52,12 @@ impl Network<FakePlatform> for Counted {
     }
     fn take_findings(&mut self) -> Vec<Finding> {
         core::mem::take(&mut self.findings)
+    }
+    fn is_called(&self) -> bool {
+        self.called
+    }
+    fn has_queues(&self) -> bool {
+        !self.no_queues
     }
 }
 

@@ -6,10 +6,13 @@ use super::{Host, Uplink, clock};
 use crate::arch::{log as out, traps};
 use abi::hyperv::msr;
 use abi::record::Outcome;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use devices::Machine;
-use memory::GuestMemory;
+use loader::config::{Config, NIC_E1000E};
+use memory::{GuestMemory, RawShared};
 use paravisor_core::audit::Finding;
+use paravisor_core::lanes::Worker;
 use paravisor_core::record;
 use paravisor_core::run::{End, Network, Polled, Reason};
 use paravisor_core::synic::Timer;
@@ -158,9 +161,22 @@ pub fn take_leave(host: &mut Host, uplink: &mut Uplink, clock: &Clock) {
     }
 }
 
-/// The network line of the VM, which the first VP has.
-pub struct Line {
-    pub uplink: Option<Uplink>,
+/// A VP's part of the way to the host's NIC.
+pub enum Line {
+    /// The first VP's: the bus, and the primary channel.
+    First(Box<Uplink>),
+    /// Another's, if it has one: a sub-channel.
+    Another(Option<Box<Worker<RawShared>>>),
+}
+
+impl Line {
+    /// Another VP stops: the host is left by the first, which gives the memory back.
+    pub fn give_back(&mut self) {
+        if let Line::Another(Some(worker)) = self {
+            out::found(worker.take_findings());
+            worker.go_home();
+        }
+    }
 }
 
 impl Network<Host> for Line {
@@ -172,22 +188,73 @@ impl Network<Host> for Line {
         reason: Reason,
         now: u64,
     ) -> Result<Polled, End> {
-        let Some(uplink) = &mut self.uplink else {
-            return Ok(Polled::default());
-        };
-        if reason.reset {
-            uplink.device_reset();
+        match self {
+            Line::First(uplink) => {
+                if reason.reset {
+                    uplink.device_reset();
+                }
+                if reason.guest {
+                    uplink.guest_acted();
+                }
+                uplink.set_queues(queues_in_use(machine));
+                let device = &mut InVm { machine, memory };
+                let polled = uplink.turn(host, device, reason.sint, now);
+                let mut calls = uplink.take_calls();
+                while calls != 0 {
+                    machine.call(calls.trailing_zeros() as u8);
+                    calls &= calls.wrapping_sub(1);
+                }
+                polled
+            }
+            Line::Another(Some(worker)) => {
+                let device = &mut InVm { machine, memory };
+                let polled = worker.turn(host, device, reason, now);
+                if worker.take_call() {
+                    machine.call(0);
+                }
+                polled
+            }
+            Line::Another(None) => Ok(Polled::default()),
         }
-        if reason.guest {
-            uplink.guest_acted();
-        }
-        uplink.turn(host, &mut InVm { machine, memory }, reason.sint, now)
     }
 
     fn take_findings(&mut self) -> Vec<Finding> {
-        match &mut self.uplink {
-            Some(uplink) => uplink.take_findings(),
-            None => Vec::new(),
+        match self {
+            Line::First(uplink) => uplink.take_findings(),
+            Line::Another(Some(worker)) => worker.take_findings(),
+            Line::Another(None) => Vec::new(),
         }
+    }
+
+    fn is_called(&self) -> bool {
+        match self {
+            Line::First(uplink) => uplink.is_called(),
+            Line::Another(Some(worker)) => worker.is_called(),
+            Line::Another(None) => false,
+        }
+    }
+
+    fn has_queues(&self) -> bool {
+        !matches!(self, Line::Another(None))
+    }
+}
+
+/// Whether a VP other than the first has queues of the guest's card.
+const SEVERAL_QUEUES: bool = false;
+
+/// Sub-channels to ask the host for: a lane for each VP, if the card has queues for
+/// them.
+pub fn sub_channels(config: &Config, vps: u8) -> u16 {
+    if !SEVERAL_QUEUES || config.nic == NIC_E1000E {
+        return 0;
+    }
+    u16::from(vps).saturating_sub(1)
+}
+
+/// Queue pairs that the guest's driver uses.
+fn queues_in_use(machine: &Machine) -> u16 {
+    match SEVERAL_QUEUES {
+        true => machine.processors().into(),
+        false => 1,
     }
 }

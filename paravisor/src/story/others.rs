@@ -7,9 +7,12 @@ use super::{Host, clock};
 use crate::arch::memory as window;
 use crate::arch::memory::GuestRam;
 use abi::record::Outcome;
+use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::{MAX_PROCESSORS, Machine};
 use loader::layout;
+use memory::RawShared;
+use paravisor_core::lanes::Worker;
 use paravisor_core::run::{End, Stats};
 use paravisor_core::time::Clock;
 use platform::Platform as _;
@@ -30,6 +33,10 @@ pub struct Kit {
     pub ram: GuestRam,
     /// The one clock.
     pub clock: Clock,
+    /// The source on which the host speaks.
+    pub sint: u8,
+    /// Its part of the NIC, if it has one.
+    pub worker: Option<Box<Worker<RawShared>>>,
     /// Whether the guest's console leaves in clear.
     pub console: bool,
 }

@@ -7,17 +7,17 @@ use validate::frame::Arrived;
 use vmbus::Signal;
 
 /// Says once that it has stopped, and nothing else.
-pub(super) struct Gone {
+pub(crate) struct Gone {
     told: bool,
 }
 
 impl Gone {
-    pub(super) fn new() -> Gone {
+    pub(crate) fn new() -> Gone {
         Gone { told: false }
     }
 
     /// One that has said so before.
-    pub(super) fn known() -> Gone {
+    pub(crate) fn known() -> Gone {
         Gone { told: true }
     }
 }

@@ -1,10 +1,11 @@
 //! The channel's life: what the client's events lead to, and the memory that
 //! comes and goes with it.
 
-use super::{Buffer, Link, RING_PAGES, State, Uplink, add_channel, add_nic, gone};
+use super::{Buffer, Held, Link, RING_PAGES, Running, State, Uplink, add_channel, add_nic, gone};
 use crate::run::{End, Polled, Why};
 use abi::record::Outcome;
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use memory::{Backing, Owned, PoolError, Purpose};
 use netvsc::{Nic, limits as nic_limits};
 use relay::NetDevice;
@@ -35,9 +36,14 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     }
                 }
                 Event::OffersDelivered => self.offers_complete = true,
+                Event::Opened { channel, signal } if self.is_sub(channel) => {
+                    self.sub_opened(channel, signal, now);
+                }
                 Event::Opened { channel, signal } => self.opened(channel, signal, now)?,
                 Event::OpenFailed { channel, violation } => {
                     log::warn!("channel could not be opened: {violation}");
+                    // The NIC goes on without one of its sub-channels.
+                    self.sub_lost(channel, false, now);
                     if self.channel_id() == Some(channel) {
                         // The client closes it by itself; then once more (CTL-48).
                         self.failed_opens = self.failed_opens.saturating_add(1);
@@ -52,6 +58,10 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         self.give_up(device, id, now);
                     }
                 }
+                Event::Rescinded { channel } if self.is_sub(channel) => {
+                    log::warn!("sub-channel was taken back");
+                    self.sub_lost(channel, true, now);
+                }
                 Event::Rescinded { channel } => {
                     log::warn!("NIC was taken back");
                     self.give_up(device, channel, now);
@@ -63,7 +73,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                             0 => self.open(channel, now)?,
                             pause => {
                                 let until = now.saturating_add(pause);
-                                self.state = State::Pausing { id: channel, until };
+                                self.state = State::Pausing {
+                                    id: channel,
+                                    until,
+                                    lanes: false,
+                                };
                             }
                         }
                     }
@@ -78,18 +92,16 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                         }
                     }
                 }
-                // Asked for by guests with several VPs only.
-                Event::SubChannel { .. } | Event::Moved { .. } | Event::MoveFailed { .. } => {}
-                Event::MemoryReleased { gpadl } => {
-                    if let Some(memory) = self.unpark(gpadl) {
-                        self.pool.give_back(memory);
-                    }
-                }
-                Event::MemoryLeaked { gpadl } => {
-                    if let Some(memory) = self.unpark(gpadl) {
-                        self.pool.leak(memory);
-                    }
-                }
+                Event::SubChannel {
+                    primary,
+                    channel,
+                    index,
+                } => self.sub_offered(primary, channel, index),
+                // A VP of ours works even while the guest has no use for its own half,
+                // so no channel is moved.
+                Event::Moved { .. } | Event::MoveFailed { .. } => {}
+                Event::MemoryReleased { gpadl } => self.host_let_go(gpadl, true),
+                Event::MemoryLeaked { gpadl } => self.host_let_go(gpadl, false),
                 Event::Unloaded { .. } => {
                     self.ended = true;
                     self.abandon(device, now);
@@ -105,10 +117,10 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         Ok(())
     }
 
-    fn channel_id(&self) -> Option<ChannelId> {
+    pub(super) fn channel_id(&self) -> Option<ChannelId> {
         match &self.state {
             State::Opening { id, .. } | State::Closing { id } => Some(*id),
-            State::Sharing { link, .. } | State::Running { link, .. } => Some(link.id),
+            State::Sharing { link, .. } | State::Running(Running { link, .. }) => Some(link.id),
             State::Waiting | State::Pausing { .. } | State::Gone => None,
         }
     }
@@ -132,14 +144,22 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// Tries again, when it is time.
     pub(super) fn end_pause(&mut self, now: u64) -> Result<(), End> {
         match self.state {
-            State::Pausing { id, until } if until <= now => self.open(id, now),
+            State::Pausing { id, until, lanes }
+                if until <= now || lanes && !self.awaits_lanes() =>
+            {
+                self.open(id, now)
+            }
             _ => Ok(()),
         }
     }
 
     /// Pages to be shared. `None` if there are none left: a host that never lets go
     /// of pages costs the guest its link, not its life.
-    fn take(&mut self, pages: usize, purpose: Purpose) -> Result<Option<Owned<B::Region>>, End> {
+    pub(super) fn take(
+        &mut self,
+        pages: usize,
+        purpose: Purpose,
+    ) -> Result<Option<Owned<B::Region>>, End> {
         match self.pool.take(pages, purpose) {
             Ok(memory) => Ok(Some(memory)),
             Err(PoolError::Exhausted) => {
@@ -163,6 +183,16 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// Opens the channel, if the host has not used up its hour (SYS-05). An offer
     /// that was taken back and made anew counts like a channel that failed.
     fn open(&mut self, id: ChannelId, now: u64) -> Result<(), End> {
+        if now < self.home_until && self.awaits_lanes() {
+            // What they hold has room beside nothing that is as large.
+            let until = self.home_until;
+            self.state = State::Pausing {
+                id,
+                until,
+                lanes: true,
+            };
+            return Ok(());
+        }
         self.channel_number = self
             .client
             .audit_number(id)
@@ -221,7 +251,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         };
         let pages = |bytes: usize| bytes.div_ceil(memory::PAGE_SIZE);
         let receive = self.take(pages(nic_limits::RECEIVE_BUFFER), Purpose::ReceiveBuffer)?;
-        let send = self.take(pages(nic_limits::SEND_BUFFER), Purpose::SendBuffer)?;
+        let send = nic_limits::send_buffer(self.config.sub_channels);
+        let send = self.take(pages(send), Purpose::SendBuffer)?;
         let receive = self.share_buffer(id, receive, now);
         let send = self.share_buffer(id, send, now);
         match (receive, send) {
@@ -236,7 +267,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 // No memory, or the channel or the connection is just ending.
                 log::warn!("buffers cannot be shared");
                 for buffer in [receive, send].into_iter().flatten() {
-                    self.park(buffer.gpadl, buffer.memory);
+                    self.park(buffer.gpadl, Held::Own(buffer.memory));
                 }
                 self.retire(link);
                 self.close(id, now);
@@ -297,11 +328,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             // Ids of an earlier NIC do not come again soon (PKT-17).
             seed: (self.config.seed)
                 .wrapping_add(self.retired.restarts.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            // One processor has one queue.
-            sub_channels: 0,
+            sub_channels: self.config.sub_channels,
         };
-        let (first, second) = (receive.gpadl, send.gpadl);
-        let Ok(nic) = Nic::new(config, receive.memory, send.memory) else {
+        let receive = (receive.gpadl, Arc::new(receive.memory));
+        let send = (send.gpadl, Arc::new(send.memory));
+        let Ok(nic) = Nic::new(config, receive.1.clone(), send.1.clone()) else {
             return Err(End {
                 outcome: Outcome::Panic,
                 why: Why::Told("NIC buffers"),
@@ -310,12 +341,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         let mut nic = Box::new(nic);
         nic.start(now);
         self.relay.nic_replaced();
-        self.state = State::Running {
+        self.state = State::Running(Running {
             link,
-            receive: first,
-            send: second,
+            receive,
+            send,
             nic,
-        };
+        });
         Ok(())
     }
 
@@ -340,6 +371,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     pub(super) fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
         self.attention = None;
         self.moved = Polled::default();
+        // The lanes are called home; nobody waits for them.
+        self.dismantle_subs(now);
         // The guest's link goes down, whatever the NIC had to say.
         let _ = self.relay.poll(&mut gone::Gone::new(), device, now, 0);
         match core::mem::replace(&mut self.state, State::Gone) {
@@ -348,7 +381,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             } => {
                 self.find(self.channel_number, channel.take_news());
                 add_channel(&mut self.retired, &channel);
-                self.park(ring, channel.into_memory());
+                self.park(ring, Held::Own(channel.into_memory()));
             }
             State::Sharing {
                 link,
@@ -356,21 +389,22 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 send,
             } => {
                 self.retire(link);
-                self.park(receive.gpadl, receive.memory);
-                self.park(send.gpadl, send.memory);
+                self.park(receive.gpadl, Held::Own(receive.memory));
+                self.park(send.gpadl, Held::Own(send.memory));
             }
-            State::Running {
+            State::Running(Running {
                 link,
                 receive,
                 send,
                 mut nic,
-            } => {
+            }) => {
                 self.retire(link);
                 self.find(self.channel_number, nic.take_news());
                 add_nic(&mut self.retired, &nic);
-                let (receive_memory, send_memory) = nic.into_buffers();
-                self.park(receive, receive_memory);
-                self.park(send, send_memory);
+                // The NIC's views go here, the lanes' when they are home.
+                drop(nic);
+                self.park(receive.0, Held::Seen(receive.1));
+                self.park(send.0, Held::Seen(send.1));
             }
             State::Waiting | State::Closing { .. } | State::Pausing { .. } | State::Gone => {}
         }
@@ -382,24 +416,13 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         let mut channel = link.channel;
         self.find(self.channel_number, channel.take_news());
         add_channel(&mut self.retired, &channel);
-        self.park(link.ring, channel.into_memory());
+        self.park(link.ring, Held::Own(channel.into_memory()));
     }
 
     /// The connection is over; the client's events tell which memory is lost.
     fn abandon(&mut self, device: &mut impl NetDevice, now: u64) {
         self.dismantle(device, now);
         self.state = State::Gone;
-        for (_, memory) in core::mem::take(&mut self.parked) {
-            self.pool.leak(memory);
-        }
-    }
-
-    fn park(&mut self, gpadl: GpadlId, memory: Owned<B::Region>) {
-        self.parked.push((gpadl, memory));
-    }
-
-    fn unpark(&mut self, gpadl: GpadlId) -> Option<Owned<B::Region>> {
-        let at = self.parked.iter().position(|(id, _)| *id == gpadl)?;
-        Some(self.parked.swap_remove(at).1)
+        self.lose_all();
     }
 }

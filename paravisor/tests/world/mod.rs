@@ -13,7 +13,9 @@ use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::PlainShared;
 use memory::{Backing, Purpose, ShareFailed, SharedMemory, SharedPool};
-use paravisor_core::run::End;
+use paravisor_core::audit::Finding;
+use paravisor_core::lanes::{Hub, Worker};
+use paravisor_core::run::{End, Reason};
 use paravisor_core::synic;
 use paravisor_core::uplink::{Config, Standing, Uplink};
 use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
@@ -21,6 +23,7 @@ use relay::NetDevice;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use vmbus::Target;
 
 pub const FIRST_PFN: u64 = 0x8801;
@@ -133,7 +136,12 @@ pub type Host = Machine<HostView, Loopback>;
 /// The platform, as far as the uplink uses it: the fake host itself, and how its
 /// hypercalls end, if not as they should.
 #[derive(Clone)]
-pub struct Below(pub Rc<RefCell<Host>>, pub Rc<Cell<Option<Error>>>);
+pub struct Below(
+    pub Rc<RefCell<Host>>,
+    pub Rc<Cell<Option<Error>>>,
+    /// The VP that asks.
+    pub u32,
+);
 
 pub struct NoVp;
 
@@ -191,7 +199,7 @@ impl Platform for Below {
             return Err(error);
         }
         let mut host = self.0.borrow_mut();
-        let call = || host.hypercall(&mut NoHook, 0, control.0, input, &mut []);
+        let call = || host.hypercall(&mut NoHook, self.2, control.0, input, &mut []);
         Ok(CallResult(side(false, call)))
     }
     fn hypercall_counts(&self) -> &[(u16, u64)] {
@@ -199,11 +207,11 @@ impl Platform for Below {
     }
     fn read_register(&mut self, register: u32) -> Result<u64, Error> {
         let mut host = self.0.borrow_mut();
-        Ok(side(false, || host.msr_read(0, register)).unwrap())
+        Ok(side(false, || host.msr_read(self.2, register)).unwrap())
     }
     fn write_register(&mut self, register: u32, value: u64) -> Result<(), Error> {
         let mut host = self.0.borrow_mut();
-        side(false, || host.msr_write(0, register, value)).unwrap();
+        side(false, || host.msr_write(self.2, register, value)).unwrap();
         Ok(())
     }
     fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
@@ -251,15 +259,48 @@ impl NetDevice for Device {
     }
 }
 
+/// A VP other than the first, with its queues of the guest's NIC.
+pub struct Other {
+    pub below: Below,
+    pub worker: Worker<PlainShared>,
+    pub device: Device,
+    /// It gets its turns.
+    pub runs: bool,
+    pub findings: Vec<Finding>,
+}
+
 pub struct World {
     pub below: Below,
     pub uplink: Uplink<HostView, PAGES>,
     pub device: Device,
+    pub others: Vec<Other>,
     pub ledger: Rc<RefCell<Ledger>>,
     pub memory: PlainShared,
     pub now: u64,
     /// When the uplink wants its next turn.
     pub deadline: Option<u64>,
+}
+
+impl Other {
+    pub fn turn(&mut self, now: u64) {
+        let vp = self.below.2;
+        let sint = {
+            let mut host = self.below.0.borrow_mut();
+            let vector = host.pending_vector(vp);
+            vector
+                .into_iter()
+                .for_each(|vector| host.accept_vector(vp, vector));
+            vector.is_some()
+        };
+        let reason = Reason {
+            sint,
+            guest: !self.device.out.is_empty(),
+            reset: false,
+        };
+        let (worker, below, device) = (&mut self.worker, &mut self.below, &mut self.device);
+        side(true, || worker.turn(below, device, reason, now)).unwrap();
+        self.findings.extend(self.worker.take_findings());
+    }
 }
 
 impl World {
@@ -274,13 +315,24 @@ impl World {
 
     /// As above, over memory in which something may stand already.
     pub fn over(memory: PlainShared, taken: usize) -> World {
+        World::of(memory, taken, 1)
+    }
+
+    /// A world with so many VPs, each with a lane.
+    pub fn with_vps(vps: u8) -> World {
+        World::of(PlainShared::new(PAGES, FIRST_PFN), 0, vps)
+    }
+
+    fn of(memory: PlainShared, taken: usize, vps: u8) -> World {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let view = HostView {
             memory: memory.clone(),
             ledger: ledger.clone(),
         };
-        let host = Machine::new(view.clone(), Loopback::default(), MachineConfig::default());
-        let mut below = Below(Rc::new(RefCell::new(host)), Rc::default());
+        let mut host_config = MachineConfig::default();
+        host_config.partition.vp_count = vps.into();
+        let host = Machine::new(view.clone(), Loopback::default(), host_config);
+        let mut below = Below(Rc::new(RefCell::new(host)), Rc::default(), 0);
         let mut pool = SharedPool::new(view, FIRST_PFN);
         let messages = pool.take(1, Purpose::Synic).unwrap();
         let flags = pool.take(1, Purpose::Synic).unwrap();
@@ -297,12 +349,30 @@ impl World {
             enforce_unmeasured: true,
             mtu: 1500,
             seed: 7,
+            sub_channels: (vps - 1).into(),
         };
-        let uplink = side(true, || Uplink::new(config, pool, messages, flags));
+        let hub = Arc::new(Hub::new(vps));
+        let others = (1..vps).map(|vp| {
+            let messages = pool.take(1, Purpose::Synic).unwrap();
+            let flags = pool.take(1, Purpose::Synic).unwrap();
+            let mut below = Below(below.0.clone(), below.1.clone(), vp.into());
+            synic::identify(&mut below, vp).unwrap();
+            synic::take(&mut below, &messages, &flags, target.sint, VECTOR).unwrap();
+            Other {
+                below,
+                worker: Worker::new(hub.clone(), vp, messages, flags, target.sint),
+                device: Device::default(),
+                runs: true,
+                findings: Vec::new(),
+            }
+        });
+        let others = others.collect();
+        let uplink = side(true, || Uplink::new(config, pool, messages, flags, hub));
         World {
             below,
             uplink,
             device: Device::default(),
+            others,
             ledger,
             memory,
             now: 1000,
@@ -338,6 +408,10 @@ impl World {
             uplink.turn(below, device, vector.is_some(), self.now)
         })?;
         self.deadline = polled.deadline;
+        self.others
+            .iter_mut()
+            .filter(|other| other.runs)
+            .for_each(|other| other.turn(self.now));
         Ok(())
     }
 
@@ -373,6 +447,6 @@ impl World {
             .into_iter()
             .map(|purpose| pool.used(purpose))
             .sum::<usize>()
-            - 2
+            - 2 * (1 + self.others.len())
     }
 }

@@ -120,6 +120,7 @@ fn other_vp_serves_neither_network_nor_records() {
     let (mut first, mut second) = two(&[Exit::Interrupted], &[Exit::Interrupted; 3]);
     send(&mut first, 1, 0x4500);
     send(&mut first, 1, 0x0699);
+    second.network.no_queues = true;
     second.surroundings.pending.sint = true;
     for _ in 0..3 {
         second.turn().unwrap();
@@ -132,4 +133,22 @@ fn other_vp_serves_neither_network_nor_records() {
     sum.add(&second.stats);
     assert_eq!(sum.exits[Exit::Interrupted.index()], 4);
     assert_eq!(sum.sints, 1);
+}
+
+#[test]
+fn other_vp_with_queues_serves_them_and_no_records() {
+    let (mut first, mut second) = two(&[], &[Exit::Interrupted; 4]);
+    send(&mut first, 1, 0x4500);
+    send(&mut first, 1, 0x0699);
+    second.turn().unwrap();
+    let before = second.network.turns.len();
+    // Nothing to do; an interrupt of its own SynIC; a note of the first VP.
+    second.turn().unwrap();
+    assert_eq!(second.network.turns.len(), before);
+    second.surroundings.pending.sint = true;
+    second.turn().unwrap();
+    assert!(second.network.turns[before].sint);
+    second.network.called = true;
+    second.turn().unwrap();
+    assert_eq!(second.network.turns.len(), before + 2);
 }

@@ -262,6 +262,14 @@ impl Client {
             .map(|entry| entry.relid())
     }
 
+    /// The event flag of a channel, for another VP that works for it alone.
+    pub fn event_flag(&self, id: ChannelId) -> Option<u16> {
+        let mut channels = self.table.channels.iter();
+        channels
+            .find(|entry| entry.id == id)
+            .map(|entry| entry.offer.relid().flag())
+    }
+
     /// Counts a violation that the owner has noticed on the way to the client,
     /// for example a budget of messages that was spent (SYN-11).
     pub fn note(&mut self, violation: Violation) {
