@@ -21,14 +21,19 @@
 
 extern crate alloc;
 
+pub mod copy;
 #[cfg(any(test, feature = "test-support"))]
 pub mod doubles;
+#[cfg(any(test, feature = "test-support"))]
+mod native;
 mod parcel;
 mod pool;
 mod raw;
 
 use alloc::sync::Arc;
 
+#[cfg(any(test, feature = "test-support"))]
+pub use native::{Native, NativeGuest};
 pub use parcel::{Parcel, Piece};
 pub use pool::{Backing, Owned, PoolError, Purpose, ShareFailed, SharedPool};
 pub use raw::{GuestPlace, RawShared};
@@ -59,6 +64,23 @@ pub trait SharedMemory {
     fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange>;
     /// Copies private bytes to `offset`.
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange>;
+    /// Copies private bytes to `offset`: both `heads`, each of `parts`, then `tail`, one
+    /// behind the other. All of it lies inside, or nothing is written.
+    fn copy_out_all(
+        &self,
+        offset: usize,
+        heads: [&[u8]; 2],
+        parts: &[&[u8]],
+        tail: &[u8],
+    ) -> Result<(), OutOfRange> {
+        check(self.len(), offset, total(heads, parts, tail)?)?;
+        let mut at = offset;
+        for part in heads.iter().chain(parts).chain([&tail]) {
+            self.copy_out(at, part)?;
+            at = at.wrapping_add(part.len());
+        }
+        Ok(())
+    }
     /// Writes zeros.
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange>;
     /// One atomic load with acquire ordering; `offset` is a multiple of 4.
@@ -138,6 +160,16 @@ macro_rules! by_pointer {
             fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
                 (**self).copy_out(offset, src)
             }
+            #[inline]
+            fn copy_out_all(
+                &self,
+                offset: usize,
+                heads: [&[u8]; 2],
+                parts: &[&[u8]],
+                tail: &[u8],
+            ) -> Result<(), OutOfRange> {
+                (**self).copy_out_all(offset, heads, parts, tail)
+            }
             fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
                 (**self).zero(offset, len)
             }
@@ -171,16 +203,27 @@ macro_rules! by_pointer {
 // pool when the last has let go of it.
 by_pointer!(&T, Arc<T>);
 
+/// Bytes of all of them together.
+#[inline]
+fn total(heads: [&[u8]; 2], parts: &[&[u8]], tail: &[u8]) -> Result<usize, OutOfRange> {
+    let mut sum = tail.len();
+    for part in heads.iter().chain(parts) {
+        sum = sum.checked_add(part.len()).ok_or(OutOfRange)?;
+    }
+    Ok(sum)
+}
+
 /// `offset`, if `offset..offset + len` lies inside a region of `size` bytes. Many
 /// offsets are the host's: a processor that guesses beyond the check uses 0, by
 /// the same arithmetic as `validate::index` (SYS-04).
+#[inline]
 fn check(size: usize, offset: usize, len: usize) -> Result<usize, OutOfRange> {
     let end = offset.checked_add(len).ok_or(OutOfRange)?;
     if end > size {
         return Err(OutOfRange);
     }
     // Sign bit clear: both differences are none below zero.
-    let hidden = core::hint::black_box(offset);
+    let hidden = copy::hidden(offset);
     let inside = !(hidden | size.wrapping_sub(len).wrapping_sub(hidden)).cast_signed();
     Ok(hidden & (inside >> usize::BITS.wrapping_sub(1)).cast_unsigned())
 }

@@ -1,13 +1,11 @@
-//! The one place that touches shared memory: a mapped range, reached by string
-//! instructions and by single atomic accesses.
+//! The one place that touches shared memory: a mapped range, reached by the copies of
+//! [`crate::copy`] and by single atomic accesses.
 //!
 //! `unsafe` is needed because the host changes these bytes while we look: a
-//! Rust reference to them would promise otherwise. Bulk copies are one string
-//! instruction in inline assembly, which the compiler can neither split, repeat
-//! nor elide; words are atomics.
+//! Rust reference to them would promise otherwise.
 #![allow(unsafe_code)]
 
-use crate::{OutOfRange, PAGE_SIZE, SharedMemory, check};
+use crate::{OutOfRange, PAGE_SIZE, SharedMemory, check, copy, total};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -50,6 +48,7 @@ impl RawShared {
     }
 
     /// Pointer to `offset`, after the bounds check that `len` bytes lie there.
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfRange> {
         let offset = check(self.len, offset, len)?;
         // SAFETY: `offset <= self.len`, so the result lies inside the range that
@@ -57,18 +56,22 @@ impl RawShared {
         Ok(unsafe { self.base.as_ptr().add(offset) })
     }
 
+    /// Offsets of words are ours, never the host's: the check needs no mask.
+    #[inline]
     fn word32(&self, offset: usize) -> Result<&AtomicU32, OutOfRange> {
-        if !offset.is_multiple_of(4) {
+        // Whole pages: a word that starts inside ends inside.
+        if !offset.is_multiple_of(4) || offset >= self.len {
             return Err(OutOfRange);
         }
         // SAFETY: in bounds and aligned (the base is page-aligned); an atomic
         // may change at any time, so this reference promises nothing that the
         // host could break. It does not leave this module.
-        Ok(unsafe { AtomicU32::from_ptr(self.at(offset, 4)?.cast()) })
+        Ok(unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) })
     }
 }
 
 impl SharedMemory for RawShared {
+    #[inline]
     fn len(&self) -> usize {
         self.len
     }
@@ -77,37 +80,65 @@ impl SharedMemory for RawShared {
         (index < self.len.div_ceil(PAGE_SIZE)).then(|| self.first_pfn.wrapping_add(index as u64))
     }
 
+    #[inline]
     fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
         let from = self.at(offset, dst.len())?;
         // SAFETY: `from` is good for `dst.len()` bytes, `dst` is exclusive private
         // memory.
-        unsafe { string::copy_in(from, dst) };
+        unsafe { copy::copy(from, dst.as_mut_ptr(), dst.len()) };
         Ok(())
     }
 
+    #[inline]
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
         let to = self.at(offset, src.len())?;
         // SAFETY: `to` is good for `src.len()` bytes, `src` is private memory.
-        unsafe { string::copy_out(src, to) };
+        unsafe { copy::copy(src.as_ptr(), to, src.len()) };
         Ok(())
     }
 
+    #[inline]
+    fn copy_out_all(
+        &self,
+        offset: usize,
+        heads: [&[u8]; 2],
+        parts: &[&[u8]],
+        tail: &[u8],
+    ) -> Result<(), OutOfRange> {
+        let mut to = self.at(offset, total(heads, parts, tail)?)?;
+        let mut put = |part: &[u8]| {
+            // SAFETY: `to` is good for all that is left of the total, `part` is private
+            // memory.
+            unsafe {
+                copy::copy(part.as_ptr(), to, part.len());
+                to = to.add(part.len());
+            }
+        };
+        heads.iter().chain(parts).for_each(|part| put(part));
+        put(tail);
+        Ok(())
+    }
+
+    #[inline]
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
         let to = self.at(offset, len)?;
         // SAFETY: `to` is good for `len` bytes.
-        unsafe { string::zero(to, len) };
+        unsafe { copy::zero(to, len) };
         Ok(())
     }
 
+    #[inline]
     fn load_u32(&self, offset: usize) -> Result<u32, OutOfRange> {
         Ok(self.word32(offset)?.load(Ordering::Acquire))
     }
 
+    #[inline]
     fn store_u32(&self, offset: usize, value: u32) -> Result<(), OutOfRange> {
         self.word32(offset)?.store(value, Ordering::Release);
         Ok(())
     }
 
+    #[inline]
     fn compare_exchange_u32(&self, offset: usize, from: u32, to: u32) -> Result<bool, OutOfRange> {
         let word = self.word32(offset)?;
         Ok(word
@@ -115,6 +146,7 @@ impl SharedMemory for RawShared {
             .is_ok())
     }
 
+    #[inline]
     fn take_u64(&self, offset: usize) -> Result<u64, OutOfRange> {
         if !offset.is_multiple_of(8) {
             return Err(OutOfRange);
@@ -124,6 +156,7 @@ impl SharedMemory for RawShared {
         Ok(word.swap(0, Ordering::SeqCst))
     }
 
+    #[inline]
     fn fence(&self) {
         fence(Ordering::SeqCst);
     }
@@ -132,7 +165,7 @@ impl SharedMemory for RawShared {
         let from = self.at(offset, to.len)?;
         // SAFETY: `from` is good for `to.len` bytes, and so is `to` by its promise; the
         // two kinds of memory never overlap.
-        unsafe { string::copy(from, to.start.as_ptr(), to.len) };
+        unsafe { copy::copy(from, to.start.as_ptr(), to.len) };
         Ok(true)
     }
 }
@@ -150,74 +183,6 @@ impl GuestPlace {
     /// guest's, and no Rust reference points to them.
     pub unsafe fn new(start: NonNull<u8>, len: usize) -> GuestPlace {
         GuestPlace { start, len }
-    }
-}
-
-/// Bulk accesses to shared bytes, each made once and in full. The pointer to shared
-/// memory must be good for all of them.
-#[cfg(not(miri))]
-mod string {
-    use core::arch::asm;
-
-    pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
-        // SAFETY: by the caller; the direction flag is clear by the ABI.
-        unsafe {
-            copy(from, dst.as_mut_ptr(), dst.len());
-        }
-    }
-
-    pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
-        // SAFETY: by the caller; the direction flag is clear by the ABI.
-        unsafe {
-            copy(src.as_ptr(), to, src.len());
-        }
-    }
-
-    /// Words first: an emulator pays for each repetition, and real parts do not care.
-    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-        // SAFETY: by the caller; the direction flag is clear by the ABI; the second
-        // part goes on where the first has stopped.
-        unsafe {
-            asm!("rep movsq", "mov rcx, {rest}", "rep movsb", rest = in(reg) len & 7,
-                 inout("rcx") len >> 3 => _, inout("rsi") from => _, inout("rdi") to => _,
-                 options(nostack, preserves_flags));
-        }
-    }
-
-    pub(super) unsafe fn zero(to: *mut u8, len: usize) {
-        // SAFETY: by the caller; the direction flag is clear by the ABI.
-        unsafe {
-            asm!("rep stosq", "mov rcx, {rest}", "rep stosb", rest = in(reg) len & 7,
-                 inout("rcx") len >> 3 => _, inout("rdi") to => _, in("rax") 0_u64,
-                 options(nostack, preserves_flags));
-        }
-    }
-}
-
-/// The same for Miri, which cannot run assembly: the copy that has the conditions of
-/// the string instructions, at a cost that lets whole pages be tested.
-#[cfg(miri)]
-mod string {
-    pub(super) unsafe fn copy_in(from: *const u8, dst: &mut [u8]) {
-        // SAFETY: by the caller.
-        unsafe { from.copy_to_nonoverlapping(dst.as_mut_ptr(), dst.len()) }
-    }
-
-    pub(super) unsafe fn copy_out(src: &[u8], to: *mut u8) {
-        // SAFETY: by the caller.
-        unsafe { src.as_ptr().copy_to_nonoverlapping(to, src.len()) }
-    }
-
-    pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-        for at in 0..len {
-            // SAFETY: by the caller.
-            unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
-        }
-    }
-
-    pub(super) unsafe fn zero(to: *mut u8, len: usize) {
-        // SAFETY: by the caller.
-        unsafe { to.write_bytes(0, len) }
     }
 }
 
@@ -301,6 +266,24 @@ mod tests {
             assert_eq!(guest[..len], pattern[..len]);
             assert!(guest[len..].iter().all(|byte| *byte == 0xEE));
         }
+    }
+
+    #[test]
+    fn parts_lie_one_behind_the_other() {
+        let memory = region();
+        let parts: [&[u8]; 3] = [&[3], &[], &[4, 5, 6]];
+        memory
+            .copy_out_all(4093, [&[1], &[2]], &parts, &[7])
+            .unwrap();
+        let mut back = [0; 9];
+        memory.copy_in(4092, &mut back).unwrap();
+        assert_eq!(back, [0, 1, 2, 3, 4, 5, 6, 7, 0]);
+        assert_eq!(
+            memory.copy_out_all(8188, [&[9], &[]], &parts, &[]),
+            Err(OutOfRange)
+        );
+        memory.copy_in(8183, &mut back).unwrap();
+        assert_eq!(back, [0; 9]);
     }
 
     #[test]

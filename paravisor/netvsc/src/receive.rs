@@ -168,12 +168,10 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
                     continue;
                 }
             };
-            if let Err(violation) = self.slots.take(&geometry, range) {
+            if let Err(violation) = self.slots.take(range) {
                 refuse(violation);
                 if enforce {
-                    self.ranges
-                        .iter()
-                        .for_each(|r| self.slots.release(&geometry, *r));
+                    self.ranges.iter().for_each(|r| self.slots.release(*r));
                     self.ranges.clear();
                     accepted = false;
                     break;
@@ -284,11 +282,9 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
 
     /// Ends the packet at hand; its slots may come again.
     pub fn finish(&mut self) -> Option<Job> {
-        if let Some(geometry) = self.geometry {
-            self.ranges
-                .iter()
-                .for_each(|range| self.slots.release(&geometry, *range));
-        }
+        self.ranges
+            .iter()
+            .for_each(|range| self.slots.release(*range));
         self.ranges.clear();
         self.job.take()
     }

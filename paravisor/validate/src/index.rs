@@ -10,6 +10,7 @@ use core::hint::black_box;
 
 /// All ones if `index < bound`, else zero, without a branch. Both are far below
 /// `isize::MAX`, as sizes of tables are; above it the answer is zero.
+#[inline]
 fn mask(index: usize, bound: usize) -> usize {
     // The compiler knows from the check before that the mask is all ones, and
     // would leave it out if it could see the index.
@@ -20,17 +21,23 @@ fn mask(index: usize, bound: usize) -> usize {
 }
 
 /// `index`, if it is below `bound`; a processor that guesses otherwise uses 0.
+#[inline]
 pub fn confine(index: usize, bound: usize) -> Option<usize> {
     (index < bound).then(|| index & mask(index, bound))
 }
 
 /// The `len` bytes at `start`, if they lie inside `bytes`; a processor that
 /// guesses otherwise sees none of what lies behind them.
+#[inline]
 pub fn part(bytes: &[u8], start: usize, len: usize) -> Option<&[u8]> {
     let past = bytes.len().checked_add(1)?;
-    let end = confine(start.checked_add(len)?, past)?;
-    // Not behind the end, even if the processor guesses about it.
-    let start = confine(start, end.checked_add(1)?)?;
+    let end = start.checked_add(len)?;
+    if end >= past {
+        return None;
+    }
+    // Both ends: a guess that is wrong about the end sees nothing at all.
+    let mask = mask(end, past);
+    let (start, end) = (start & mask, end & mask);
     bytes.get(start..end)
 }
 

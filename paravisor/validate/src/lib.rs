@@ -53,6 +53,7 @@ pub struct Violation {
 
 impl Violation {
     /// `rule` is broken by the field at `offset`, which holds `value`.
+    #[cold]
     pub fn new(rule: Rule, offset: usize, value: impl Into<u64>) -> Violation {
         Violation {
             rule,
@@ -86,6 +87,7 @@ impl<T> Judged<T> {
 }
 
 /// Reads a `T` from the start of `bytes`, if they are enough.
+#[inline]
 pub(crate) fn read_prefix<T: FromBytes>(bytes: &[u8]) -> Option<T> {
     T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }

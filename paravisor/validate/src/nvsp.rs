@@ -86,6 +86,20 @@ pub struct ReceiveGeometry {
     slot_size: u32,
     slot_count: u32,
     buffer_len: u32,
+    /// See [`reciprocal`].
+    reciprocal: u64,
+}
+
+/// What turns a division by `divisor` (2 or more) into a multiplication: the least
+/// number above 2^64 / divisor. It is too large by `e <= 1`, so that the product with
+/// a dividend below 2^32, without its lower 64 bits, is off by less than
+/// 2^32 * e / 2^64: never enough to reach the next whole number, which is 1 / divisor
+/// away or more.
+fn reciprocal(divisor: u32) -> u64 {
+    u64::MAX
+        .checked_div(divisor.into())
+        .unwrap_or(0)
+        .saturating_add(1)
 }
 
 /// Sections of the send buffer.
@@ -114,6 +128,8 @@ pub struct Range {
     len: u32,
     /// Its number in its packet.
     index: u16,
+    /// First and last slot that it touches.
+    slots: (u32, u32),
 }
 
 impl Range {
@@ -152,11 +168,13 @@ impl ReceiveGeometry {
     }
 
     /// Judges one range (NVS-23, NVS-24). `index` is its number in the packet.
+    #[inline]
     pub fn range(&self, index: usize, byte_count: u32, offset: u32) -> Result<Range, Violation> {
         let range = Range {
             offset,
             len: byte_count,
             index: u16::try_from(index).unwrap_or(u16::MAX),
+            slots: self.slots_of(offset, byte_count),
         };
         // Subtraction on the side that we own; no sum that could wrap.
         match self.buffer_len.checked_sub(offset) {
@@ -174,8 +192,9 @@ impl ReceiveGeometry {
 
     /// Whether the range stays inside one slot (NVS-25). A doubtful rule: to be
     /// counted before it is enforced on hosts that nobody has measured.
+    #[inline]
     pub fn in_one_slot(&self, range: Range) -> Result<(), Violation> {
-        let (first, last) = self.slots_of(range);
+        let (first, last) = range.slots;
         if first == last && last < self.slot_count {
             return Ok(());
         }
@@ -186,11 +205,18 @@ impl ReceiveGeometry {
         ))
     }
 
-    /// First and last slot that the range touches.
-    fn slots_of(&self, range: Range) -> (u32, u32) {
-        let end = range.offset.saturating_add(range.len.saturating_sub(1));
-        let slot = |byte: u32| byte.checked_div(self.slot_size).unwrap_or(0);
-        (slot(range.offset), slot(end))
+    /// First and last slot that a range touches.
+    #[inline]
+    fn slots_of(&self, offset: u32, len: u32) -> (u32, u32) {
+        let slot = |byte: u32| (u128::from(byte).wrapping_mul(self.reciprocal.into()) >> 64) as u32;
+        let first = slot(offset);
+        let within = offset.wrapping_sub(first.wrapping_mul(self.slot_size));
+        // Most ranges end in the slot in which they start.
+        let last = match u64::from(within).wrapping_add(len.into()) {
+            end if end <= u64::from(self.slot_size) => first,
+            _ => slot(offset.saturating_add(len.saturating_sub(1))),
+        };
+        (first, last)
     }
 }
 
@@ -217,8 +243,9 @@ impl Slots {
     }
 
     /// Takes the slots of `range`, or tells that one is taken already (NVS-26).
-    pub fn take(&mut self, geometry: &ReceiveGeometry, range: Range) -> Result<(), Violation> {
-        let (first, last) = geometry.slots_of(range);
+    #[inline]
+    pub fn take(&mut self, range: Range) -> Result<(), Violation> {
+        let (first, last) = range.slots;
         if (first..=last).any(|slot| self.is_taken(slot)) {
             return Err(Violation::new(
                 Rule::NVS_26,
@@ -233,13 +260,15 @@ impl Slots {
     }
 
     /// Gives the slots of `range` back.
-    pub fn release(&mut self, geometry: &ReceiveGeometry, range: Range) {
-        let (first, last) = geometry.slots_of(range);
+    #[inline]
+    pub fn release(&mut self, range: Range) {
+        let (first, last) = range.slots;
         for slot in first..=last {
             self.set(slot, false);
         }
     }
 
+    #[inline]
     fn is_taken(&self, slot: u32) -> bool {
         let mask = 1u64.wrapping_shl(slot);
         confine((slot >> 6) as usize, self.bits.len())
@@ -247,6 +276,7 @@ impl Slots {
             .is_none_or(|word| word & mask != 0)
     }
 
+    #[inline]
     fn set(&mut self, slot: u32, taken: bool) {
         let mask = 1u64.wrapping_shl(slot);
         let word = confine((slot >> 6) as usize, self.bits.len());
@@ -257,6 +287,7 @@ impl Slots {
 }
 
 /// The message type, present in every payload that is not empty (PKT-21).
+#[inline]
 fn message_type(payload: &[u8]) -> Result<u32, Violation> {
     match read_prefix::<nvsp::Header>(payload) {
         Some(header) => Ok(header.message_type.get()),
@@ -266,12 +297,14 @@ fn message_type(payload: &[u8]) -> Result<u32, Violation> {
 
 /// Reads the structure of a known type, no further than its own size (NVS-02);
 /// a payload that is shorter breaks NVS-01.
+#[inline]
 fn body<T: FromBytes>(payload: &[u8]) -> Result<T, Violation> {
-    read_prefix::<T>(payload).ok_or(Violation::new(Rule::NVS_01, 0, payload.len() as u64))
+    read_prefix::<T>(payload).ok_or_else(|| Violation::new(Rule::NVS_01, 0, payload.len() as u64))
 }
 
 /// Judges the payload of a completion packet against the request that its
 /// transaction id named in the client's table.
+#[inline]
 pub fn completion(payload: &[u8], awaited: Awaited) -> Result<Judged<Completion>, Violation> {
     if payload.is_empty() {
         return match awaited {
@@ -362,6 +395,7 @@ fn receive_buffer_complete(payload: &[u8], len: u32) -> Result<Judged<Completion
         slot_size: size,
         slot_count: count,
         buffer_len: len,
+        reciprocal: reciprocal(size),
     })))
 }
 
@@ -411,6 +445,7 @@ fn granted(payload: &[u8], asked: u16) -> Result<Judged<Completion>, Violation> 
     }
 }
 
+#[inline]
 fn rndis_complete(payload: &[u8]) -> Result<Judged<Completion>, Violation> {
     let Some(message) = read_prefix::<nvsp::SendRndisPacketComplete>(payload) else {
         return Err(Violation::new(Rule::NVS_35, 0, payload.len() as u64));
@@ -444,6 +479,7 @@ pub enum ReceivePhase {
 
 /// Judges the payload of a transfer-page packet (NVS-31, NVS-32, NVS-49). The
 /// ranges are judged one by one with [`ReceiveGeometry::range`].
+#[inline]
 pub fn carrier(payload: &[u8], phase: ReceivePhase) -> Result<Carrier, Violation> {
     let kind = message_type(payload)?;
     match phase {

@@ -37,10 +37,12 @@ pub struct Span {
 
 impl Span {
     /// Bytes of the packet, a multiple of 8, at least 16, without the trailer.
+    #[inline]
     pub const fn length(self) -> u32 {
         self.length
     }
     /// Bytes to move on in the ring.
+    #[inline]
     pub const fn total(self) -> u32 {
         self.length.saturating_add(PACKET_TRAILER_SIZE as u32)
     }
@@ -49,6 +51,7 @@ impl Span {
 /// Judges the size of the packet that starts with `descriptor`, when
 /// `available` bytes of the ring are readable and `limit` bytes of private
 /// buffer are ready.
+#[inline]
 pub fn span(descriptor: &[u8], available: u32, limit: usize) -> Result<Span, Violation> {
     let Some(head) = read_prefix::<PacketDescriptor>(descriptor) else {
         return Err(Violation::new(Rule::RNG_08, 0, descriptor.len() as u64));
@@ -97,18 +100,22 @@ pub enum Kind<'a> {
 
 impl<'a> Packet<'a> {
     /// What kind of packet it is.
+    #[inline]
     pub fn kind(&self) -> Kind<'a> {
         self.kind
     }
     /// The sender's id: opaque, to be echoed. In a completion, ours.
+    #[inline]
     pub fn transaction_id(&self) -> u64 {
         self.transaction_id
     }
     /// Whether the host waits for a completion; never for a completion (PKT-06).
+    #[inline]
     pub fn completion_requested(&self) -> bool {
         self.completion_requested
     }
     /// The payload with its padding: a multiple of 8 bytes.
+    #[inline]
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
@@ -157,6 +164,7 @@ impl<'a> Ranges<'a> {
 
 /// Judges a whole packet (descriptor to the end of the payload) that [`span`]
 /// has measured.
+#[inline]
 pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violation> {
     // The bytes have been measured, but this function stands on its own.
     let span = span(bytes, u32::MAX, bytes.len())?;

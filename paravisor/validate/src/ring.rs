@@ -24,16 +24,19 @@ impl DataSize {
     }
 
     /// Bytes.
+    #[inline]
     pub const fn bytes(self) -> u32 {
         self.0
     }
 
     /// Most bytes that can be in use at a time.
+    #[inline]
     pub const fn capacity(self) -> u32 {
         self.0.saturating_sub(RING_GAP as u32)
     }
 
     /// The index `by` bytes after `index`; both are at most the size.
+    #[inline]
     pub const fn advance(self, index: u32, by: u32) -> u32 {
         let sum = index.wrapping_add(by);
         if sum >= self.0 {
@@ -44,6 +47,7 @@ impl DataSize {
     }
 
     /// Bytes from `from` forward to `to`; both below the size.
+    #[inline]
     pub const fn distance(self, from: u32, to: u32) -> u32 {
         if to >= from {
             to.wrapping_sub(from)
@@ -58,6 +62,7 @@ impl DataSize {
 /// `published` is the read index that the host knows of, `taken` what we have
 /// read beyond it, `known` what was left at the last look, less what was taken
 /// since, and `write_index` what the host's index says now.
+#[inline]
 pub fn available(
     size: DataSize,
     published: u32,
@@ -91,6 +96,7 @@ pub fn available(
 /// `write` is our write index, `known` what was in use at the last look plus
 /// what was written since, `unpublished` the part of it that the host was not
 /// yet told of, and `read_index` what the host's index says now.
+#[inline]
 pub fn in_use(
     size: DataSize,
     write: u32,
@@ -110,6 +116,7 @@ pub fn in_use(
 }
 
 /// Free bytes that a blocked host waits to be exceeded; `None` if it does not wait.
+#[inline]
 pub fn pending_send_size(size: DataSize, raw: u32) -> Judged<Option<u32>> {
     if raw == 0 {
         return Judged::clean(None);

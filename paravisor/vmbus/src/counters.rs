@@ -78,6 +78,7 @@ impl Counters {
     }
 
     /// One more message was judged in `layer`.
+    #[inline]
     pub fn judged(&mut self, layer: Layer) {
         if let Some(count) = self.judged.get_mut(layer as usize) {
             *count = count.saturating_add(1);

@@ -355,21 +355,47 @@ fn nvs_25_range_across_slots() {
     assert!(geometry.in_one_slot(inside).is_ok());
 }
 
+/// The multiplication that stands for the division gives what the division gives.
+#[test]
+fn slots_of_every_place() {
+    let sizes = (MIN_SLOT..MIN_SLOT + 3000).chain([1 << 16, (1 << 20) - 1, 1 << 31, u32::MAX]);
+    for size in sizes {
+        let geometry = ReceiveGeometry {
+            slot_size: size,
+            slot_count: 8,
+            buffer_len: u32::MAX,
+            reciprocal: reciprocal(size),
+        };
+        let edges = [0, 1, 2, 7, u32::MAX / size].map(|slot| slot.saturating_mul(size));
+        let near = edges
+            .iter()
+            .flat_map(|edge| (-2..=2).map(|by| edge.saturating_add_signed(by)));
+        for offset in near.chain([u32::MAX - 1, u32::MAX]) {
+            for len in [0, 1, 8, size - 1, size] {
+                let end = offset.saturating_add(len.saturating_sub(1));
+                let expected = (offset / size, end / size);
+                let slots = geometry.slots_of(offset, len);
+                assert_eq!(slots, expected, "{size} {offset} {len}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nvs_26_ranges_overlap() {
     let geometry = geometry();
     let mut slots = Slots::new();
     let first = geometry.range(0, 1806, 0).unwrap();
     let second = geometry.range(1, 1806, 1806).unwrap();
-    slots.take(&geometry, first).unwrap();
-    assert_eq!(rule(slots.take(&geometry, first)), Rule::NVS_26);
-    slots.take(&geometry, second).unwrap();
-    slots.release(&geometry, first);
-    slots.take(&geometry, first).unwrap();
-    assert_eq!(rule(slots.take(&geometry, second)), Rule::NVS_26);
+    slots.take(first).unwrap();
+    assert_eq!(rule(slots.take(first)), Rule::NVS_26);
+    slots.take(second).unwrap();
+    slots.release(first);
+    slots.take(first).unwrap();
+    assert_eq!(rule(slots.take(second)), Rule::NVS_26);
     let last = geometry.range(0, 8, 1806 * 999).unwrap();
-    slots.take(&geometry, last).unwrap();
-    assert_eq!(rule(slots.take(&geometry, last)), Rule::NVS_26);
+    slots.take(last).unwrap();
+    assert_eq!(rule(slots.take(last)), Rule::NVS_26);
 }
 
 #[test]

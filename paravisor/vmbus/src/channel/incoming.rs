@@ -16,6 +16,8 @@ use validate::{Judged, Violation};
 pub(super) struct Incoming {
     /// Offset of the control page in the region.
     start: usize,
+    /// Offset of the data behind it.
+    data: usize,
     size: DataSize,
     /// Where the next packet starts.
     read: u32,
@@ -31,6 +33,8 @@ impl Incoming {
     pub(super) fn new(start: usize, size: DataSize) -> Incoming {
         Incoming {
             start,
+            // What does not fit is refused by every access.
+            data: start.saturating_add(RING_HEADER_SIZE),
             size,
             read: 0,
             known: 0,
@@ -67,9 +71,9 @@ impl Incoming {
         }
         let limit = buffer.len();
         let head = buffer
-            .get_mut(..DESCRIPTOR)
+            .first_chunk_mut::<DESCRIPTOR>()
             .ok_or_else(|| geometry(limit))?;
-        self.copy_in(memory, self.read, head)
+        self.get(memory, self.read, head)
             .map_err(|OutOfRange| geometry(0))?;
         let span = span(head, self.known, limit)?;
         let length = span.length() as usize;
@@ -77,7 +81,7 @@ impl Incoming {
             .get_mut(DESCRIPTOR..length)
             .ok_or_else(|| geometry(limit))?;
         let behind = self.size.advance(self.read, DESCRIPTOR as u32);
-        self.copy_in(memory, behind, rest)
+        self.get(memory, behind, rest)
             .map_err(|OutOfRange| geometry(0))?;
         self.read = self.size.advance(self.read, span.total());
         self.known = self.known.saturating_sub(span.total());
@@ -121,30 +125,39 @@ impl Incoming {
         self.store(memory, RING_INTERRUPT_MASK, u32::from(masked))
     }
 
-    /// Copies from index `at`, in two pieces if the packet wraps.
-    fn copy_in(
+    /// Copies from index `at`, which is below the size.
+    #[inline(always)]
+    fn get(&self, memory: &impl SharedMemory, at: u32, bytes: &mut [u8]) -> Result<(), OutOfRange> {
+        let room = self.size.bytes().wrapping_sub(at) as usize;
+        if bytes.len() > room {
+            return self.get_around(memory, at, bytes);
+        }
+        memory.copy_in(self.data.wrapping_add(at as usize), bytes)
+    }
+
+    /// The same in two pieces, for bytes that wrap.
+    #[cold]
+    #[inline(never)]
+    fn get_around(
         &self,
         memory: &impl SharedMemory,
         at: u32,
         bytes: &mut [u8],
     ) -> Result<(), OutOfRange> {
-        let room = (self.size.bytes().saturating_sub(at) as usize).min(bytes.len());
+        let room = self.size.bytes().wrapping_sub(at) as usize;
         let (first, second) = bytes.split_at_mut_checked(room).ok_or(OutOfRange)?;
-        let data = self.start.checked_add(RING_HEADER_SIZE).ok_or(OutOfRange)?;
-        memory.copy_in(data.checked_add(at as usize).ok_or(OutOfRange)?, first)?;
-        if second.is_empty() {
-            Ok(())
-        } else {
-            memory.copy_in(data, second)
-        }
+        memory.copy_in(self.data.wrapping_add(at as usize), first)?;
+        memory.copy_in(self.data, second)
     }
 
+    #[inline]
     fn load(&self, memory: &impl SharedMemory, word: usize) -> Result<u32, Violation> {
         memory
             .load_u32(self.start.saturating_add(word))
             .map_err(|_| geometry(word))
     }
 
+    #[inline]
     fn store(&self, memory: &impl SharedMemory, word: usize, value: u32) -> Result<(), Violation> {
         memory
             .store_u32(self.start.saturating_add(word), value)

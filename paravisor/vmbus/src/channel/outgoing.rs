@@ -19,7 +19,11 @@ const MAX_PACKET: usize = 0xffff * 8;
 pub(super) struct Outgoing {
     /// Offset of the control page in the region.
     start: usize,
+    /// Offset of the data behind it.
+    data: usize,
     size: DataSize,
+    /// Longest payload that this ring can ever take.
+    max_payload: usize,
     /// Where the next packet goes.
     write: u32,
     /// Bytes not read by the host at the last look, plus what was written since.
@@ -34,9 +38,14 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new(start: usize, size: DataSize) -> Outgoing {
+        let around = size_of::<PacketDescriptor>().saturating_add(PACKET_TRAILER_SIZE);
+        let ring = (size.capacity() as usize).saturating_sub(around);
         Outgoing {
             start,
+            // What does not fit is refused by every access.
+            data: start.saturating_add(RING_HEADER_SIZE),
             size,
+            max_payload: ring.min(MAX_PACKET.saturating_sub(size_of::<PacketDescriptor>())),
             write: 0,
             used: 0,
             unpublished: 0,
@@ -51,9 +60,7 @@ impl Outgoing {
     }
 
     pub(super) fn max_payload(&self) -> usize {
-        let around = size_of::<PacketDescriptor>().saturating_add(PACKET_TRAILER_SIZE);
-        let ring = (self.size.capacity() as usize).saturating_sub(around);
-        ring.min(MAX_PACKET.saturating_sub(size_of::<PacketDescriptor>()))
+        self.max_payload
     }
 
     /// Loads the host's read index and gives the bytes that it has not read.
@@ -76,30 +83,25 @@ impl Outgoing {
         head: &[u8],
         parts: &[&[u8]],
     ) -> Result<u32, SendError> {
-        let payload = parts
-            .iter()
-            .try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
-        let longest = self.max_payload().saturating_sub(head.len());
-        let payload = payload
-            .filter(|len| *len <= longest)
-            .ok_or(SendError::TooLong)?;
-        let padded = payload
-            .checked_next_multiple_of(8)
-            .ok_or(SendError::TooLong)?;
-        let behind = size_of::<PacketDescriptor>().saturating_add(head.len());
-        let length = behind.saturating_add(padded);
-        let needed = u32::try_from(length.saturating_add(PACKET_TRAILER_SIZE))
-            .map_err(|_| SendError::TooLong)?;
+        let mut payload = 0_usize;
+        for part in parts {
+            payload = payload.checked_add(part.len()).ok_or(SendError::TooLong)?;
+        }
+        let all = payload.checked_add(head.len());
+        if all.is_none_or(|all| all > self.max_payload) {
+            return Err(SendError::TooLong);
+        }
+        // Below half a megabyte from here on.
+        let padded = payload.wrapping_add(7) & !7;
+        let behind = size_of::<PacketDescriptor>().wrapping_add(head.len());
+        let length = behind.wrapping_add(padded);
+        let needed = length.wrapping_add(PACKET_TRAILER_SIZE) as u32;
         self.reserve(memory, needed)?;
 
         let descriptor = PacketDescriptor {
             packet_type: kind.packet_type.0.into(),
-            data_offset8: u16::try_from(behind / 8)
-                .map_err(|_| SendError::TooLong)?
-                .into(),
-            length8: u16::try_from(length / 8)
-                .map_err(|_| SendError::TooLong)?
-                .into(),
+            data_offset8: ((behind / 8) as u16).into(),
+            length8: ((length / 8) as u16).into(),
             flags: if kind.wants_reply {
                 PACKET_FLAG_COMPLETION_REQUESTED
             } else {
@@ -108,27 +110,22 @@ impl Outgoing {
             .into(),
             transaction_id: transaction_id.into(),
         };
-        // Low word zero, high word where this packet starts (RNG-28).
-        let trailer = u64::from(self.write) << 32;
-        let padding = [0_u8; 7];
-        let padding = padding.get(..padded.saturating_sub(payload)).unwrap_or(&[]);
+        // Padding, then the trailer: low word zero, high word where this packet starts
+        // (RNG-28).
+        let tail = (u128::from(self.write) << 96).to_le_bytes();
+        let tail = tail.get(8_usize.wrapping_sub(padded.wrapping_sub(payload))..);
 
-        let mut at = self.write;
-        let mut put = |bytes: &[u8]| -> Result<(), SendError> {
-            at = self
-                .copy_out(memory, at, bytes)
-                .map_err(|OutOfRange| self.broken())?;
-            Ok(())
+        let (heads, tail) = ([descriptor.as_bytes(), head], tail.unwrap_or_default());
+        let room = self.size.bytes().wrapping_sub(self.write);
+        let put = if needed <= room {
+            let at = self.data.wrapping_add(self.write as usize);
+            memory.copy_out_all(at, heads, parts, tail)
+        } else {
+            self.put_around(memory, heads, parts, tail)
         };
-        put(descriptor.as_bytes())?;
-        put(head)?;
-        for part in parts {
-            put(part)?;
-        }
-        put(padding)?;
-        put(&trailer.to_le_bytes())?;
+        put.map_err(|OutOfRange| SendError::Corrupt(geometry(self.write as usize)))?;
 
-        self.write = at;
+        self.write = self.size.advance(self.write, needed);
         self.used = self.used.saturating_add(needed);
         self.unpublished = self.unpublished.saturating_add(needed);
         Ok(needed.saturating_sub(PACKET_TRAILER_SIZE as u32))
@@ -156,16 +153,31 @@ impl Outgoing {
     }
 
     /// Makes sure that `needed` bytes are free and 8 more stay so (RNG-27).
+    #[inline]
     fn reserve(&mut self, memory: &impl SharedMemory, needed: u32) -> Result<(), SendError> {
-        let capacity = self.size.capacity();
-        let fits = |used: u32| needed <= capacity.saturating_sub(used);
-        if !fits(self.used) && !fits(self.refresh(memory).map_err(SendError::Corrupt)?) {
+        if self.fits(needed) && !self.waiting {
+            return Ok(());
+        }
+        self.make_room(memory, needed)
+    }
+
+    fn fits(&self, needed: u32) -> bool {
+        needed <= self.size.capacity().saturating_sub(self.used)
+    }
+
+    #[inline(never)]
+    fn make_room(&mut self, memory: &impl SharedMemory, needed: u32) -> Result<(), SendError> {
+        if !self.fits(needed) {
+            self.refresh(memory).map_err(SendError::Corrupt)?;
+        }
+        if !self.fits(needed) {
             // Ask to be signalled, then look again: the host may have read in between.
             self.store(memory, RING_PENDING_SEND_SIZE, needed)
                 .map_err(SendError::Corrupt)?;
             self.waiting = true;
             memory.fence();
-            if !fits(self.refresh(memory).map_err(SendError::Corrupt)?) {
+            self.refresh(memory).map_err(SendError::Corrupt)?;
+            if !self.fits(needed) {
                 return Err(SendError::Full);
             }
         }
@@ -176,44 +188,45 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Copies `bytes` to index `at`, in two pieces if they wrap; gives the index behind.
-    fn copy_out(
+    /// Writes a packet that wraps.
+    #[cold]
+    #[inline(never)]
+    fn put_around(
         &self,
         memory: &impl SharedMemory,
-        at: u32,
-        bytes: &[u8],
-    ) -> Result<u32, OutOfRange> {
-        let room = self.size.bytes().saturating_sub(at) as usize;
-        let (first, second) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        let data = self.start.checked_add(RING_HEADER_SIZE).ok_or(OutOfRange)?;
-        memory.copy_out(data.checked_add(at as usize).ok_or(OutOfRange)?, first)?;
-        if !second.is_empty() {
-            memory.copy_out(data, second)?;
+        heads: [&[u8]; 2],
+        parts: &[&[u8]],
+        tail: &[u8],
+    ) -> Result<(), OutOfRange> {
+        let mut at = self.write;
+        for part in heads.iter().chain(parts).chain([&tail]) {
+            let room = self.size.bytes().wrapping_sub(at) as usize;
+            let (first, second) = part.split_at_checked(room).unwrap_or((part, &[]));
+            memory.copy_out(self.data.wrapping_add(at as usize), first)?;
+            memory.copy_out(self.data, second)?;
+            at = self.size.advance(at, part.len() as u32);
         }
-        Ok(self
-            .size
-            .advance(at, u32::try_from(bytes.len()).map_err(|_| OutOfRange)?))
+        Ok(())
     }
 
+    #[inline]
     fn load(&self, memory: &impl SharedMemory, word: usize) -> Result<u32, Violation> {
         memory
             .load_u32(self.start.saturating_add(word))
             .map_err(|_| geometry(word))
     }
 
+    #[inline]
     fn store(&self, memory: &impl SharedMemory, word: usize, value: u32) -> Result<(), Violation> {
         memory
             .store_u32(self.start.saturating_add(word), value)
             .map_err(|_| geometry(word))
     }
-
-    fn broken(&self) -> SendError {
-        SendError::Corrupt(geometry(self.write as usize))
-    }
 }
 
 /// Our own region is smaller than its rings: cannot happen after
 /// `Channel::new`, and ends the channel instead of the paravisor.
+#[cold]
 pub(super) fn geometry(at: usize) -> Violation {
     Violation::new(Rule::RNG_10, at, 0_u32)
 }

@@ -194,7 +194,7 @@ fn ranges(bytes: &[u8]) -> Option<Violation> {
     let judge = |(index, range): (usize, crate::packet::Range)| {
         let range = geometry.range(index, range.byte_count, range.byte_offset)?;
         geometry.in_one_slot(range)?;
-        slots.take(&geometry, range)
+        slots.take(range)
     };
     ranges.iter().enumerate().map(judge).find_map(Result::err)
 }
