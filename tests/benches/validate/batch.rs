@@ -35,16 +35,16 @@ pub fn ranges(
         let range = geometry.range(index, range.byte_count, range.byte_offset);
         let range = range.ok()?;
         geometry.in_one_slot(range).ok()?;
-        slots.take(geometry, range).ok()?;
+        slots.take(range).ok()?;
         taken.push(range);
     }
     Some(())
 }
 
 /// The packet is done: its slots may come again.
-pub fn release(geometry: &ReceiveGeometry, slots: &mut Slots, taken: &[Range]) {
+pub fn release(slots: &mut Slots, taken: &[Range]) {
     for range in taken {
-        slots.release(geometry, *range);
+        slots.release(*range);
     }
 }
 
@@ -113,7 +113,7 @@ impl World {
                 black_box((packet.checksum(), packet.vlan(), packet.hash()));
                 total += black_box(packet.frame()).len();
             }
-            release(&self.geometry, &mut self.slots, &self.taken);
+            release(&mut self.slots, &self.taken);
         }
         Some(total)
     }

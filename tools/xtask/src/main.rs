@@ -69,9 +69,11 @@ enum Chore {
     Test(TestArgs),
     /// Fuzz what host and guest can reach (needs a nightly toolchain)
     Fuzz(fuzz::FuzzArgs),
-    /// Measure
-    #[command(subcommand)]
-    Bench(Bench),
+    /// Measure: without a word more, speed, count and net
+    Bench {
+        #[command(subcommand)]
+        what: Option<Bench>,
+    },
     /// Run what is nearest to shared memory under Miri (needs nightly)
     Miri,
     /// Check that every panic that is left in the firmware has its reason
@@ -200,7 +202,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Lint => lint::lint(),
         Chore::Test(args) => test::test(&args),
         Chore::Fuzz(args) => fuzz::fuzz(&args),
-        Chore::Bench(bench) => bench::bench(&bench),
+        Chore::Bench { what } => bench::bench(what.as_ref()),
         Chore::Miri => miri::miri(),
         Chore::Panics(args) => panics::panics(&args),
         Chore::Size { json } => size::size(json),

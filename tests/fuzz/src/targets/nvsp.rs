@@ -98,7 +98,7 @@ fn slots(geometry: &ReceiveGeometry, len: u32, mut input: Input<'_>, digest: &mu
         }
         if input.u8().is_multiple_of(4) && !held.is_empty() {
             let range = held.swap_remove(input.below(held.len()));
-            taken.release(geometry, range);
+            taken.release(range);
             for slot in
                 range.offset() / size as usize..=(range.offset() + range.len() - 1) / size as usize
             {
@@ -127,7 +127,7 @@ fn slots(geometry: &ReceiveGeometry, len: u32, mut input: Input<'_>, digest: &mu
         let one = geometry.in_one_slot(range).is_ok();
         assert_eq!(one, first == last && last < count as usize);
         let free = (first..=last).all(|slot| !model.contains(&slot));
-        let took = taken.take(geometry, range).is_ok();
+        let took = taken.take(range).is_ok();
         digest.number(took.into());
         if took {
             assert!(free, "a slot was taken twice");

@@ -349,7 +349,7 @@ impl Nic {
                     continue;
                 }
             }
-            if let Err(violation) = slots.take(&geometry, range) {
+            if let Err(violation) = slots.take(range) {
                 judge.doubt(self.enforce, &what, packet, violation);
                 if self.enforce {
                     good.clear();

@@ -14,11 +14,12 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 say init
 
-url= sha=
+url= sha= rounds=
 for word in $(cat /proc/cmdline); do
     case $word in
         uc.url=*) url=${word#uc.url=} ;;
         uc.sha=*) sha=${word#uc.sha=} ;;
+        uc.rounds=*) rounds=${word#uc.rounds=} ;;
     esac
 done
 
@@ -58,6 +59,23 @@ network() {
     start=$(clock)
     answer=$(timeout 120 wget -q -O - --post-file /tmp/upload "${url%/file}/upload")
     if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
+    [ -z "$rounds" ] || measure
+}
+
+# The same both ways, as often as asked for, and the way to the router and back. The
+# contents were checked above.
+measure() {
+    start=$(clock)
+    for round in $(seq "$rounds"); do timeout 120 wget -q -O /dev/null "$url" || say error "fetch $round"; done
+    see bench-fetch "$(since "$start")"
+    start=$(clock)
+    for round in $(seq "$rounds"); do
+        answer=$(timeout 120 wget -q -O - --post-file /tmp/upload "${url%/file}/upload")
+        [ "$answer" = ok ] || say error "upload $round"
+    done
+    see bench-upload "$(since "$start")"
+    router=${url#http://}
+    see bench-ping "$(ping -q -c 100 -i 0.02 "${router%%:*}" | sed -n 's/.*min.avg.max = //p')"
 }
 
 flag() { if grep -m1 '^flags' /proc/cpuinfo | grep -qw "$1"; then echo yes; else echo no; fi; }

@@ -20,7 +20,7 @@ const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that the scripts call.
-const APPLETS: [&str; 32] = [
+const APPLETS: [&str; 34] = [
     "awk",
     "basename",
     "cat",
@@ -34,12 +34,14 @@ const APPLETS: [&str; 32] = [
     "ip",
     "ls",
     "mount",
+    "ping",
     "poweroff",
     "printf",
     "readlink",
     "reboot",
     "rm",
     "sed",
+    "seq",
     "sh",
     "sha256sum",
     "sleep",

@@ -1,6 +1,13 @@
 //! `cargo xtask bench boot`: the same guest with and without the paravisor, by
 //! turns on the same machine, and the ratio of the two. `cargo xtask bench
-//! validate`: what judging a message costs (docs/cost.md).
+//! validate`: what judging a message costs (docs/cost.md). `cargo xtask bench speed`
+//! and `count`: what moving a frame costs, in time and in instructions
+//! (docs/speed.md), `net` the same in the rig.
+
+mod count;
+mod net;
+mod plot;
+mod speed;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -17,6 +24,12 @@ pub enum Bench {
     Boot(BootArgs),
     /// Messages of the host judged, read without a rule, and only copied
     Validate(ValidateArgs),
+    /// Frames through the paravisor's own code on this machine, beside plain copies
+    Speed(speed::SpeedArgs),
+    /// Instructions a frame, compared with the committed table (needs valgrind)
+    Count(count::CountArgs),
+    /// TCP each way and ping in the rig, beside QEMU's own network cards
+    Net(net::NetArgs),
 }
 
 /// What `bench validate` takes.
@@ -51,17 +64,27 @@ const POINTS: [Point; 4] = [
 ];
 
 /// Measures and prints a table.
-pub fn bench(bench: &Bench) -> Result<()> {
+pub fn bench(bench: Option<&Bench>) -> Result<()> {
     match bench {
-        Bench::Boot(args) => boot(args),
-        Bench::Validate(args) => validate(args),
+        None => {
+            speed::speed(&speed::SpeedArgs::default())?;
+            // A path that has become longer is no reason to measure no more.
+            let counted = count::count(&count::CountArgs::default());
+            net::net(&net::NetArgs::default())?;
+            counted
+        }
+        Some(Bench::Boot(args)) => boot(args),
+        Some(Bench::Validate(args)) => validate(args),
+        Some(Bench::Speed(args)) => speed::speed(args),
+        Some(Bench::Count(args)) => count::count(args),
+        Some(Bench::Net(args)) => net::net(args),
     }
 }
 
 /// The bench is a program of its own, which prints the table.
 fn validate(args: &ValidateArgs) -> Result<()> {
     let mut command = firmware::cargo();
-    command.args(["bench", "-p", "undercroft-tests", "--bench", "validate"]);
+    command.args(["bench", "-p", "undercroft-benches", "--bench", "validate"]);
     if let Some(file) = &args.report {
         let file = std::path::absolute(file)
             .with_context(|| format!("cannot make a full path of {}", file.display()))?;

@@ -1,0 +1,116 @@
+//! Frames between the host's buffers and the guest's: one poll of the relay, with
+//! everything below and above it.
+
+use crate::path::Path;
+use crate::world::World;
+use abi::virtio::net;
+use std::hint::black_box;
+use vmbus::Signal;
+
+/// Frames of one measured call: fewer than a poll's budget.
+const FRAMES: usize = 48;
+
+/// One way, and the yardstick: as many copies from and to places as far apart.
+pub struct Frames {
+    way: Way,
+    len: usize,
+    world: World,
+    signal: Signal,
+    from: Vec<u8>,
+    to: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    ToGuest,
+    ToHost,
+}
+
+impl Frames {
+    /// From the receive buffer into the guest's buffers; the host puts `ranges` frames
+    /// into a packet.
+    pub fn receive(len: usize, ranges: usize) -> Frames {
+        Frames::new(Way::ToGuest, len, ranges)
+    }
+
+    /// From the guest's buffers into the send buffer, the completions of the call
+    /// before included.
+    pub fn transmit(len: usize) -> Frames {
+        Frames::new(Way::ToHost, len, 1)
+    }
+
+    fn new(way: Way, len: usize, ranges: usize) -> Frames {
+        let mut world = World::new(len, ranges);
+        world.later(Signal::Needed);
+        Frames {
+            way,
+            len,
+            world,
+            signal: Signal::NotNeeded,
+            from: vec![0x5a; FRAMES * slot(len)],
+            to: vec![0; FRAMES * buffer(len)],
+        }
+    }
+}
+
+/// As far apart as frames in the receive buffer.
+fn slot(len: usize) -> usize {
+    len + 292
+}
+
+/// As far apart as the guest's buffers.
+fn buffer(len: usize) -> usize {
+    (len + net::HEADER_LEN).next_multiple_of(2048)
+}
+
+impl Path for Frames {
+    fn frames(&self) -> usize {
+        FRAMES
+    }
+    fn bytes(&self) -> usize {
+        self.len
+    }
+
+    fn prepare(&mut self) {
+        self.world.host.backend.got = (0, 0);
+        let which = match self.way {
+            Way::ToGuest => {
+                self.world.host.backend.left = FRAMES;
+                self.world.host();
+                net::QUEUE_RX
+            }
+            Way::ToHost => net::QUEUE_TX,
+        };
+        self.world.post_buffers(which, FRAMES as u16);
+    }
+
+    fn measured(&mut self) {
+        self.signal = black_box(self.world.relay());
+    }
+
+    fn check(&mut self) {
+        self.world.later(self.signal);
+        match self.way {
+            Way::ToGuest => {
+                assert_eq!(usize::from(self.world.reap(net::QUEUE_RX)), FRAMES);
+                let got = self.world.last_received(self.len);
+                assert_eq!(got, self.world.host.backend.frame, "another frame");
+            }
+            Way::ToHost => {
+                assert_eq!(usize::from(self.world.reap(net::QUEUE_TX)), FRAMES);
+                let expected = (FRAMES as u64, (FRAMES * self.len) as u64);
+                assert_eq!(self.world.host.backend.got, expected);
+            }
+        }
+        assert_eq!(self.world.violations(), 0);
+    }
+
+    fn copied(&mut self) {
+        let from = self.from.chunks(slot(self.len));
+        let to = self.to.chunks_mut(buffer(self.len));
+        for (from, to) in from.zip(to) {
+            to[..self.len].copy_from_slice(black_box(&from[..self.len]));
+            black_box(&mut *to);
+        }
+    }
+}
