@@ -4,9 +4,17 @@
 //! stays as it is. Every byte is read once and written once, by instructions in inline
 //! assembly, which the compiler can neither split, repeat nor elide.
 //!
-//! Small copies are moves of 8 bytes and less, each a single access if it is aligned:
+//! Small copies are moves of 8 bytes and less, each a single access if it is aligned, so
+//! that nobody sees an index half written:
 //! to start a string instruction costs about as much as to move half a kilobyte
 //! (docs/speed.md), and an emulator pays for each repetition of one.
+//!
+//! What the other side writes meanwhile may be in the copy or not, byte by byte, and is
+//! judged there: nothing is read again to complete or compare. An access that faults
+//! half way across two pages starts anew before anything of it was kept; a string
+//! instruction goes on where an interrupt stopped it. The assembly may touch any memory
+//! as far as the compiler knows, so no other access moves across it, and it relies on
+//! the direction flag only where Rust promises it clear.
 #![allow(unsafe_code)]
 
 /// Longer copies are string instructions. Measured on a processor of 2021 (AMD family
@@ -25,6 +33,7 @@ const STEP: usize = 32;
 #[cfg(not(miri))]
 #[inline]
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // Pointers advance as numbers do: a guest's page 0 is as good as any other.
     let mut done = 0_usize;
     if len > STRING {
         // SAFETY: whole words of the range that the caller vouches for.
@@ -33,17 +42,17 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     }
     while len.wrapping_sub(done) >= STEP {
         // SAFETY: as many bytes are left.
-        unsafe { step::large(from.add(done), to.add(done)) };
+        unsafe { step::large(from.wrapping_add(done), to.wrapping_add(done)) };
         done = done.wrapping_add(STEP);
     }
     while len.wrapping_sub(done) >= 8 {
         // SAFETY: as above.
-        unsafe { step::word(from.add(done), to.add(done)) };
+        unsafe { step::word(from.wrapping_add(done), to.wrapping_add(done)) };
         done = done.wrapping_add(8);
     }
     if len & 7 != 0 {
         // SAFETY: as above; fewer than 8 bytes are left.
-        unsafe { rest(from.add(done), to.add(done), len & 7) };
+        unsafe { rest(from.wrapping_add(done), to.wrapping_add(done), len & 7) };
     }
 }
 
@@ -62,12 +71,12 @@ unsafe fn rest(from: *const u8, to: *mut u8, len: usize) {
     }
     if len & 2 != 0 {
         // SAFETY: as above, the next.
-        unsafe { step::pair(from.add(done), to.add(done)) };
+        unsafe { step::pair(from.wrapping_add(done), to.wrapping_add(done)) };
         done = done.wrapping_add(2);
     }
     if len & 1 != 0 {
         // SAFETY: as above, the last.
-        unsafe { step::byte(from.add(done), to.add(done)) };
+        unsafe { step::byte(from.wrapping_add(done), to.wrapping_add(done)) };
     }
 }
 

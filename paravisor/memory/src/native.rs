@@ -70,6 +70,19 @@ impl GuestMemory for NativeGuest {
         let at = usize::try_from(gpa).map_err(|_| OutOfRange)?;
         self.0.copy_out(at, src)
     }
+    fn write_shared(
+        &self,
+        gpa: u64,
+        from: &dyn SharedMemory,
+        offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfRange> {
+        let at = usize::try_from(gpa).map_err(|_| OutOfRange)?;
+        if from.copy_to_guest(offset, &self.0.place(at, len)?)? {
+            return Ok(());
+        }
+        crate::bounce(self, gpa, from, offset, len)
+    }
 }
 
 #[cfg(test)]

@@ -113,6 +113,15 @@ impl<R: SharedMemory> SharedMemory for Owned<R> {
     fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
         self.region.copy_out(offset, src)
     }
+    fn copy_out_all(
+        &self,
+        offset: usize,
+        heads: [&[u8]; 2],
+        parts: &[&[u8]],
+        tail: &[u8],
+    ) -> Result<(), OutOfRange> {
+        self.region.copy_out_all(offset, heads, parts, tail)
+    }
     fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
         self.region.zero(offset, len)
     }

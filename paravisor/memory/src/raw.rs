@@ -56,6 +56,15 @@ impl RawShared {
         Ok(unsafe { self.base.as_ptr().add(offset) })
     }
 
+    /// `len` bytes at `offset` as a place that shared bytes are copied to. The region
+    /// stands for a guest's memory, which nothing refers to.
+    #[cfg(any(test, feature = "test-support"))]
+    pub(crate) fn place(&self, offset: usize, len: usize) -> Result<GuestPlace, OutOfRange> {
+        let start = NonNull::new(self.at(offset, len)?).ok_or(OutOfRange)?;
+        // SAFETY: good for `len` bytes by the check, for as long as this region is.
+        Ok(unsafe { GuestPlace::new(start, len) })
+    }
+
     /// Offsets of words are ours, never the host's: the check needs no mask.
     #[inline]
     fn word32(&self, offset: usize) -> Result<&AtomicU32, OutOfRange> {

@@ -9,7 +9,6 @@
 
 use super::percpu::{self, this};
 use abi::snp::{CpuidPage, Vmsa};
-use core::arch::asm;
 use core::ptr::NonNull;
 use loader::layout::{self, Range};
 use memory::{Backing, GuestMemory, GuestPlace, OutOfRange, RawShared, ShareFailed, SharedMemory};
@@ -142,45 +141,6 @@ impl GuestRam {
     }
 }
 
-/// Copies by string instructions: the compiler neither repeats, splits nor elides
-/// them, whatever the guest does to its memory meanwhile. Words first, because an
-/// emulator pays for each repetition and real parts do not care.
-///
-/// # Safety
-/// `from` is readable and `to` writable for `len` bytes, and they do not overlap.
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    if len == 2 {
-        // An index of a queue, which is aligned: one move, so that no other processor
-        // of the guest's is seen half way through its write.
-        // SAFETY: the caller vouches for both ranges.
-        unsafe {
-            asm!(
-                "movzx {word:e}, word ptr [{from}]",
-                "mov word ptr [{to}], {word:x}",
-                word = out(reg) _,
-                from = in(reg) from,
-                to = in(reg) to,
-                options(nostack, preserves_flags),
-            );
-        }
-        return;
-    }
-    // SAFETY: the caller vouches for both ranges; the direction flag is clear by
-    // the ABI; the second part goes on where the first has stopped.
-    unsafe {
-        asm!(
-            "rep movsq",
-            "mov rcx, {rest}",
-            "rep movsb",
-            rest = in(reg) len & 7,
-            inout("rcx") len >> 3 => _,
-            inout("rsi") from => _,
-            inout("rdi") to => _,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
 /// RAM of `end` bytes in a VM with `vps` processors. Everything below 4 GiB is identity
 /// mapped and nothing of ours lies outside of what is cut out, so reaching RAM that is not validated costs a
 /// #VC and no soundness.
@@ -196,14 +156,14 @@ impl GuestMemory for GuestRam {
         self.check(gpa, dst.len())?;
         // SAFETY: the range is guest RAM, identity mapped; no reference
         // to it exists; `dst` is ours. Page 0 is as good as any other.
-        unsafe { copy(gpa as *const u8, dst.as_mut_ptr(), dst.len()) };
+        unsafe { memory::copy::copy(gpa as *const u8, dst.as_mut_ptr(), dst.len()) };
         Ok(())
     }
 
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
         self.check(gpa, src.len())?;
         // SAFETY: as above.
-        unsafe { copy(src.as_ptr(), gpa as *mut u8, src.len()) };
+        unsafe { memory::copy::copy(src.as_ptr(), gpa as *mut u8, src.len()) };
         Ok(())
     }
 
