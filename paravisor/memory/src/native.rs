@@ -7,8 +7,6 @@
     reason = "makes the memory that a `RawShared` promises to be alone with"
 )]
 
-extern crate alloc;
-
 use crate::{GuestMemory, OutOfRange, PAGE_SIZE, RawShared, SharedMemory, check};
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::ptr::NonNull;
