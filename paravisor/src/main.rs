@@ -158,7 +158,7 @@ mod story {
             seed: tsc(),
             sub_channels,
         };
-        let mut uplink = Uplink::new(uplink_config, pool, messages, flags, hub);
+        let mut uplink = Uplink::with_lanes(uplink_config, pool, messages, flags, hub);
         network::bring_up(&mut host, &mut uplink, &mut watch, &clock)?;
         clock::align(&mut host, &mut clock)?;
 

@@ -226,6 +226,16 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         pool: SharedPool<B, N>,
         messages: Owned<B::Region>,
         flags: Owned<B::Region>,
+    ) -> Self {
+        Uplink::with_lanes(config, pool, messages, flags, Arc::new(Hub::new(1)))
+    }
+
+    /// The same, with lanes on the other VPs by way of `hub`.
+    pub fn with_lanes(
+        config: Config,
+        pool: SharedPool<B, N>,
+        messages: Owned<B::Region>,
+        flags: Owned<B::Region>,
         hub: Arc<Hub<B::Region>>,
     ) -> Self {
         // Only pages of the pool are told to the host (GPD-11).

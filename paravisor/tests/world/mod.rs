@@ -367,7 +367,9 @@ impl World {
             }
         });
         let others = others.collect();
-        let uplink = side(true, || Uplink::new(config, pool, messages, flags, hub));
+        let uplink = side(true, || {
+            Uplink::with_lanes(config, pool, messages, flags, hub)
+        });
         World {
             below,
             uplink,

@@ -271,6 +271,7 @@ fn run(
         mac: None,
         mtu: 1500,
         seed: 7,
+        sub_channels: 0,
         enforce_unmeasured: false,
     };
     let mut uplink: Uplink<Pages, PAGES> = Uplink::new(config, pool, messages, flags);

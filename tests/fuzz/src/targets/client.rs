@@ -227,6 +227,7 @@ impl World {
             mtu: 1500,
             enforce_unmeasured: true,
             seed: 7,
+            sub_channels: 0,
         };
         World {
             below,
