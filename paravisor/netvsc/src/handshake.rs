@@ -6,7 +6,7 @@ use crate::nic::Nic;
 use crate::requests::Request;
 use crate::send::send_message;
 use abi::nvsp::{self, channel_type};
-use abi::rndis::{self, filter, offload_parameter, oid};
+use abi::rndis::{self, ObjectHeader, filter, object, offload_parameter, oid};
 use memory::SharedMemory;
 use validate::frame::{Network, Transport};
 use validate::nvsp::{Awaited, Completion};
@@ -460,11 +460,7 @@ impl<M: SharedMemory> Nic<M> {
 /// (`rndis_filter_query_device`).
 fn wanted_capabilities() -> rndis::Offload {
     rndis::Offload {
-        header: rndis::ObjectHeader {
-            object_type: rndis::object::OFFLOAD,
-            revision: rndis::revision::OFFLOAD.len() as u8,
-            size: (size_of::<rndis::Offload>() as u16).into(),
-        },
+        header: ObjectHeader::new(object::OFFLOAD, 3, size_of::<rndis::Offload>()),
         ..Default::default()
     }
 }
@@ -482,11 +478,7 @@ fn offload_parameters(host: &Offloads) -> rndis::OffloadParameters {
         None => OFF,
     };
     rndis::OffloadParameters {
-        header: rndis::ObjectHeader {
-            object_type: rndis::object::DEFAULT,
-            revision: rndis::revision::OFFLOAD_PARAMETERS.len() as u8,
-            size: (size_of::<rndis::OffloadParameters>() as u16).into(),
-        },
+        header: ObjectHeader::new(object::DEFAULT, 3, size_of::<rndis::OffloadParameters>()),
         tcp_ipv4_checksum: sums(Network::V4, Transport::Tcp),
         udp_ipv4_checksum: sums(Network::V4, Transport::Udp),
         tcp_ipv6_checksum: sums(Network::V6, Transport::Tcp),

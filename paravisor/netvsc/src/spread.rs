@@ -89,11 +89,7 @@ impl<M: SharedMemory> Nic<M> {
         let key_at = head.saturating_add(table_size.into());
         let length = key_at.saturating_add(KEY as u32);
         let parameters = RssParameters {
-            header: rndis::ObjectHeader {
-                object_type: object::RSS_PARAMETERS,
-                revision: 2,
-                size: (head as u16).into(),
-            },
+            header: rndis::ObjectHeader::new(object::RSS_PARAMETERS, 2, size_of::<RssParameters>()),
             hash_info: HASHES.into(),
             table_size: table_size.into(),
             table_offset: head.into(),

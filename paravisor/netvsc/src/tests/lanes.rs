@@ -1,6 +1,7 @@
 //! Sub-channels: the request, its answer, and lanes.
 
-use super::peer::{Wires, scale};
+use super::messages::scale;
+use super::peer::Wires;
 use super::*;
 use crate::Delivery;
 
@@ -165,11 +166,11 @@ fn pkt_18_nvs_22_lanes_share_nothing() {
     let (lane, wires) = &mut lanes[0];
     peer.change(wires);
     for id in [ids[2], primary] {
-        peer.complete(id, peer::transmitted(status::SUCCESS).as_bytes());
+        peer.complete(id, messages::transmitted(status::SUCCESS).as_bytes());
     }
     let _ = lane.poll(&mut peer.channel, peer.now, |_| Delivery::Taken);
     assert_eq!(lane.counters().validation.of(Rule::PKT_13), 2, "PKT-18");
-    peer.complete(ids[0], peer::transmitted(status::SUCCESS).as_bytes());
+    peer.complete(ids[0], messages::transmitted(status::SUCCESS).as_bytes());
     let _ = lane.poll(&mut peer.channel, peer.now, |_| Delivery::Taken);
     assert_eq!(lane.outstanding(), 1);
 }
@@ -198,7 +199,7 @@ fn nvs_48_a_lane_takes_no_control() {
     });
     assert_eq!((got, lane.failed()), (1, None));
     // An answer to a request of the NIC's own.
-    peer.control(77, peer::set_complete(1, 0).as_bytes());
+    peer.control(77, messages::set_complete(1, 0).as_bytes());
     let _ = lane.poll(&mut peer.channel, peer.now, |_| Delivery::Taken);
     assert!(lane.counters().validation.total() > 1);
 }

@@ -2,6 +2,7 @@
 //! their first read.
 
 mod lanes;
+mod messages;
 mod offload;
 mod peer;
 mod races;
@@ -15,7 +16,8 @@ use abi::nvsp::{self, message, status};
 use abi::rndis::{self, oid};
 use alloc::vec::Vec;
 use memory::SharedMemory;
-use peer::{MAC, Peer, SECTION, SLOT, SLOTS, config, frame, packet};
+use messages::{frame, packet};
+use peer::{MAC, Peer, SECTION, SLOT, SLOTS, config};
 use validate::Rule;
 use zerocopy::IntoBytes;
 

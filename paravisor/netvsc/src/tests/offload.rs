@@ -382,7 +382,7 @@ fn sys_09_nvs_22_large_messages_lie_in_the_send_buffer() {
     assert_eq!(peer.nic.counters().tx_refused, 0);
     let log = core::mem::take(&mut peer.log);
     for packet in log.iter().chain(&peer.heard()) {
-        peer.complete(packet.id, peer::transmitted(1).as_bytes());
+        peer.complete(packet.id, messages::transmitted(1).as_bytes());
     }
     peer.settle();
     assert_eq!(peer.nic.outstanding(), 0);

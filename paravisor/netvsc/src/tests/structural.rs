@@ -45,7 +45,7 @@ fn nvs_07_nvs_09_nvs_10_what_is_proposed() {
         let mut peer = Peer::new();
         peer.nic.start(peer.now);
         let first = peer.heard();
-        peer.complete(first[0].id, peer::init_complete(accepted).as_bytes());
+        peer.complete(first[0].id, messages::init_complete(accepted).as_bytes());
         peer.settle();
         let inits: Vec<_> = (peer.log.iter())
             .filter(|sent| sent.kind == 6 && sent.nvsp() == message::INIT)
@@ -72,7 +72,7 @@ fn nvs_19_geometry_stays_as_it_was_accepted() {
     let mut peer = Peer::new();
     peer.nic.start(peer.now);
     peer.settle();
-    let mut other = peer::receive_buffer_complete();
+    let mut other = messages::receive_buffer_complete();
     other.section.sub_allocation_size = (2 * SLOT as u32).into();
     other.section.sub_allocation_count = 2.into();
     let share = peer.log.iter().find(|sent| sent.nvsp() == 101).unwrap().id;
@@ -103,7 +103,7 @@ fn nvs_22_completion_frees_the_section_of_its_request() {
         peer.heard().pop().unwrap()
     };
     let (first, second) = (send(&mut peer, 1), send(&mut peer, 2));
-    let mut payload = peer::transmitted(1).as_bytes().to_vec();
+    let mut payload = messages::transmitted(1).as_bytes().to_vec();
     payload.extend_from_slice(&first.word(8).to_le_bytes());
     peer.complete(second.id, &payload);
     let _ = peer.poll();
@@ -173,7 +173,7 @@ fn rnd_26_a_tag_goes_back_into_its_frame() {
         for data_at in [60u32, 256] {
             let mut message = alloc::vec![0; data_at as usize];
             let head = rndis::Packet {
-                header: peer::header(rndis::message::PACKET, data_at as usize + 200),
+                header: messages::header(rndis::message::PACKET, data_at as usize + 200),
                 data_offset: (data_at - 8).into(),
                 data_length: 200.into(),
                 ppi_offset: 36.into(),
@@ -220,9 +220,9 @@ fn rnd_38_second_answer_finds_no_request() {
     };
     let rndis = peer.rndis(&request);
     let id = u32::from_le_bytes(rndis[8..12].try_into().unwrap());
-    let answer = peer::initialize_complete(id);
+    let answer = messages::initialize_complete(id);
     let ranges = [peer.slot(answer.as_bytes()), peer.slot(answer.as_bytes())];
-    peer.complete(request.id, peer::transmitted(1).as_bytes());
+    peer.complete(request.id, messages::transmitted(1).as_bytes());
     peer.transfer(1, 1, &ranges);
     peer.settle();
     assert_eq!(counted(&peer, Rule::RND_36), 1);

@@ -88,10 +88,10 @@ fn cuts(len: usize) -> impl Iterator<Item = usize> {
 #[test]
 fn sys_01_each_nvsp_message_cut_anywhere_at_each_step() {
     let mut messages: Vec<Vec<u8>> = alloc::vec![
-        peer::init_complete(1).as_bytes().to_vec(),
-        peer::receive_buffer_complete().as_bytes().to_vec(),
-        peer::send_buffer_complete().as_bytes().to_vec(),
-        peer::transmitted(1).as_bytes().to_vec(),
+        messages::init_complete(1).as_bytes().to_vec(),
+        messages::receive_buffer_complete().as_bytes().to_vec(),
+        messages::send_buffer_complete().as_bytes().to_vec(),
+        messages::transmitted(1).as_bytes().to_vec(),
     ];
     for kind in [0, 100, 107, 128, 129, 133, 134, u32::MAX] {
         let mut bytes = alloc::vec![0; 24];
@@ -119,11 +119,11 @@ fn sys_01_each_nvsp_message_cut_anywhere_at_each_step() {
 #[test]
 fn sys_01_each_rndis_message_cut_anywhere_at_each_step() {
     let keepalive = rndis::Keepalive {
-        header: peer::header(rndis::message::KEEPALIVE, 12),
+        header: messages::header(rndis::message::KEEPALIVE, 12),
         request_id: 5.into(),
     };
     let event = rndis::IndicateStatus {
-        header: peer::header(rndis::message::INDICATE_STATUS, 20),
+        header: messages::header(rndis::message::INDICATE_STATUS, 20),
         status: rndis::status::MEDIA_CONNECT.into(),
         ..Default::default()
     };
@@ -132,9 +132,9 @@ fn sys_01_each_rndis_message_cut_anywhere_at_each_step() {
         packet(&frame(60, 1)),
         event.as_bytes().to_vec(),
         keepalive.as_bytes().to_vec(),
-        peer::initialize_complete(id).as_bytes().to_vec(),
-        peer::query_complete(id + 1, 0, &MAC),
-        peer::set_complete(id + 8, 0).as_bytes().to_vec(),
+        messages::initialize_complete(id).as_bytes().to_vec(),
+        messages::query_complete(id + 1, 0, &MAC),
+        messages::set_complete(id + 8, 0).as_bytes().to_vec(),
     ];
     let mut ended = 0;
     for step in 0..STEPS {

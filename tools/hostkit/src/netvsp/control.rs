@@ -153,11 +153,11 @@ impl Channel {
             }
             oid::RECEIVE_SCALE_CAPABILITIES if self.config.max_sub_channels > 0 => {
                 let capabilities = RssCapabilities {
-                    header: ObjectHeader {
-                        object_type: object::RSS_CAPABILITIES,
-                        revision: 2,
-                        size: (size_of::<RssCapabilities>() as u16).into(),
-                    },
+                    header: ObjectHeader::new(
+                        object::RSS_CAPABILITIES,
+                        2,
+                        size_of::<RssCapabilities>(),
+                    ),
                     flags: HASHES.into(),
                     interrupt_messages: 1.into(),
                     receive_queues: (u32::from(self.config.max_sub_channels) + 1).into(),
@@ -168,11 +168,7 @@ impl Channel {
             oid::LINK_STATE => {
                 let speed = u64::from(self.config.link_speed) * 100;
                 let state = LinkState {
-                    header: ObjectHeader {
-                        object_type: object::DEFAULT,
-                        revision: 1,
-                        size: (size_of::<LinkState>() as u16).into(),
-                    },
+                    header: ObjectHeader::new(object::DEFAULT, 1, size_of::<LinkState>()),
                     connect_state: if env.backend.link_up() { 1 } else { 2 }.into(),
                     duplex: 2.into(),
                     tx_speed: speed.into(),

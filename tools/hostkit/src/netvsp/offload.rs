@@ -36,11 +36,7 @@ pub(super) fn capabilities(input: &[u8], large_send: u32) -> Vec<u8> {
         .copied()
         .unwrap_or(size_of::<Offload>());
     let mut value = Offload {
-        header: ObjectHeader {
-            object_type: object::OFFLOAD,
-            revision: wanted as u8,
-            size: (size as u16).into(),
-        },
+        header: ObjectHeader::new(object::OFFLOAD, wanted as u8, size),
         ..Default::default()
     };
     if large_send != 0 {

@@ -28,7 +28,10 @@ fn sys_08_nothing_of_an_earlier_frame_stays() {
 fn pkt_13_strays_are_dropped_and_then_end_the_nic() {
     let mut peer = Peer::ready();
     for id in 0..u64::from(limits::STRAYS) {
-        peer.complete(0xFFFF_8880_0000_1000 + id, peer::transmitted(1).as_bytes());
+        peer.complete(
+            0xFFFF_8880_0000_1000 + id,
+            messages::transmitted(1).as_bytes(),
+        );
         peer.settle();
     }
     assert_eq!(
@@ -50,8 +53,8 @@ fn pkt_15_completion_twice() {
         .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     let sent = peer.heard();
-    peer.complete(sent[0].id, peer::transmitted(1).as_bytes());
-    peer.complete(sent[0].id, peer::transmitted(1).as_bytes());
+    peer.complete(sent[0].id, messages::transmitted(1).as_bytes());
+    peer.complete(sent[0].id, messages::transmitted(1).as_bytes());
     peer.settle();
     assert_eq!(counted(&peer, Rule::PKT_15), 1);
     assert!(peer.nic.is_ready());
@@ -62,7 +65,7 @@ fn pkt_16_init_answered_as_a_transmit() {
     let mut peer = Peer::new();
     peer.nic.start(peer.now);
     let sent = peer.heard();
-    peer.complete(sent[0].id, peer::transmitted(1).as_bytes());
+    peer.complete(sent[0].id, messages::transmitted(1).as_bytes());
     peer.settle();
     assert_eq!(failed(&peer), Some(Rule::PKT_16));
     // The channel is dead with it.

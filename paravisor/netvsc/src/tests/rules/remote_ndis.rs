@@ -23,7 +23,7 @@ fn rnd_35_frame_before_the_filter_is_set() {
 #[test]
 fn rnd_36_response_to_nothing() {
     let mut peer = Peer::ready();
-    peer.control(5, peer::set_complete(0, 0).as_bytes());
+    peer.control(5, messages::set_complete(0, 0).as_bytes());
     peer.settle();
     assert_eq!(counted(&peer, Rule::RND_36), 1);
     assert!(peer.nic.is_ready());
@@ -105,7 +105,7 @@ fn rnd_64_keepalives_are_answered_at_a_limited_rate() {
     let mut peer = Peer::ready();
     for id in 1..=30u32 {
         let keepalive = rndis::Keepalive {
-            header: peer::header(rndis::message::KEEPALIVE, 12),
+            header: messages::header(rndis::message::KEEPALIVE, 12),
             request_id: id.into(),
         };
         peer.control(id.into(), keepalive.as_bytes());
@@ -137,7 +137,7 @@ fn rnd_65_host_that_never_answers_a_query() {
     // The query is completed as a transmit, and that is all.
     for sent in peer.heard() {
         if sent.flags == 1 {
-            peer.complete(sent.id, peer::transmitted(1).as_bytes());
+            peer.complete(sent.id, messages::transmitted(1).as_bytes());
         }
     }
     peer.mute = true;
@@ -156,7 +156,7 @@ fn rnd_60_unasked_capabilities_are_refused() {
     for (id, header) in [(1, 0xA7u8), (2, 0x88)] {
         let mut value = [0xFF; 112];
         value[0] = header;
-        peer.control(id, &peer::query_complete(0, 0, &value));
+        peer.control(id, &messages::query_complete(0, 0, &value));
         peer.settle();
         assert_eq!(counted(&peer, Rule::RND_36), id as u32);
     }
@@ -201,7 +201,7 @@ fn rnd_61_no_name_is_asked_for() {
         ]
     );
     // A name that comes all the same: "RND-36".
-    peer.control(9, &peer::query_complete(77, 0, b"\x1b[2J\x1b[31mname"));
+    peer.control(9, &messages::query_complete(77, 0, b"\x1b[2J\x1b[31mname"));
     peer.settle();
     assert_eq!(counted(&peer, Rule::RND_36), 1);
 }

@@ -7,7 +7,7 @@ fn nvs_05_version_refused() {
     let mut peer = Peer::new();
     peer.nic.start(peer.now);
     let sent = peer.heard();
-    peer.complete(sent[0].id, peer::init_complete(0).as_bytes());
+    peer.complete(sent[0].id, messages::init_complete(0).as_bytes());
     peer.settle();
     assert_eq!(failed(&peer), Some(Rule::NVS_05));
     // NVS-09: nothing else is proposed.
@@ -100,7 +100,7 @@ fn nvs_36_transmit_that_the_host_refused() {
         .transmit_plain(&mut peer.channel, &frame(60, 0), peer.now)
         .unwrap();
     let sent = peer.heard();
-    peer.complete(sent[0].id, peer::transmitted(u32::MAX).as_bytes());
+    peer.complete(sent[0].id, messages::transmitted(u32::MAX).as_bytes());
     peer.settle();
     assert_eq!(
         (peer.nic.counters().tx_errors, counted(&peer, Rule::NVS_36)),
@@ -134,10 +134,10 @@ fn nvs_50_answers_in_another_order() {
     let mut peer = Peer::new();
     peer.nic.start(peer.now);
     let sent = peer.heard();
-    peer.complete(sent[0].id, peer::init_complete(1).as_bytes());
+    peer.complete(sent[0].id, messages::init_complete(1).as_bytes());
     let sent = peer.heard();
     let share = sent.last().unwrap();
-    peer.complete(share.id, peer::send_buffer_complete().as_bytes());
+    peer.complete(share.id, messages::send_buffer_complete().as_bytes());
     peer.settle();
     assert_eq!(share.nvsp(), message::SEND_RECEIVE_BUFFER);
     assert_eq!(failed(&peer), Some(Rule::NVS_03));
@@ -181,9 +181,9 @@ fn nvs_04_pkt_16_grant_of_sub_channels_that_nobody_asked_for() {
 fn nvs_50_answer_of_another_phase_ends_the_nic() {
     use validate::nvsp::{Awaited, completion};
     let judged = |payload: &[u8], awaited| completion(payload, awaited).unwrap().value;
-    let init = judged(peer::init_complete(1).as_bytes(), Awaited::Init);
+    let init = judged(messages::init_complete(1).as_bytes(), Awaited::Init);
     let send = judged(
-        peer::send_buffer_complete().as_bytes(),
+        messages::send_buffer_complete().as_bytes(),
         Awaited::SendBuffer { len: 1 << 20 },
     );
     for (early, wrong) in [(true, send), (false, init)] {
@@ -204,9 +204,9 @@ fn nvs_50_answer_of_another_phase_ends_the_nic() {
 fn nvs_03_nvs_50_each_wrong_answer_at_each_step() {
     let answers = |right: usize| {
         let all = [
-            peer::init_complete(1).as_bytes().to_vec(),
-            peer::receive_buffer_complete().as_bytes().to_vec(),
-            peer::send_buffer_complete().as_bytes().to_vec(),
+            messages::init_complete(1).as_bytes().to_vec(),
+            messages::receive_buffer_complete().as_bytes().to_vec(),
+            messages::send_buffer_complete().as_bytes().to_vec(),
             [message::SUB_CHANNEL.to_le_bytes(), 1u32.to_le_bytes()].concat(),
         ];
         let wrong: Vec<_> = (0..4)

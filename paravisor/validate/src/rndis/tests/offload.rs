@@ -8,10 +8,10 @@ const OID: u32 = oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES;
 const AT: u32 = 24;
 
 pub(super) fn everything() -> rndis::Offload {
-    let mut value = rndis::Offload::default();
-    value.header.object_type = 0xA7;
-    value.header.revision = 3;
-    value.header.size = 156.into();
+    let mut value = rndis::Offload {
+        header: rndis::ObjectHeader::new(0xA7, 3, 156),
+        ..Default::default()
+    };
     value.checksum.ipv4_tx = 0x155.into();
     value.checksum.ipv6_tx = 0x55.into();
     value.lso_v2.ipv4_encapsulation = 2.into();

@@ -475,10 +475,11 @@ impl Host {
 
 /// Checksums of both versions, and large sends.
 fn offloads() -> rndis::Offload {
-    let mut value = rndis::Offload::default();
-    value.header.object_type = rndis::object::OFFLOAD;
-    value.header.revision = 3;
-    value.header.size = (size_of::<rndis::Offload>() as u16).into();
+    let size = size_of::<rndis::Offload>();
+    let mut value = rndis::Offload {
+        header: rndis::ObjectHeader::new(rndis::object::OFFLOAD, 3, size),
+        ..Default::default()
+    };
     value.checksum.ipv4_tx = 0x155.into();
     value.checksum.ipv6_tx = 0x55.into();
     value.lso_v2.ipv4_encapsulation = 2.into();
