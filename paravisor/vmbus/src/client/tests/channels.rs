@@ -25,7 +25,7 @@ fn a_channel_opens_and_closes() {
         (word(&open, 16), word(&open, 20), word(&open, 24)),
         (gpadl.number(), 0, 2)
     );
-    run.tell(&words(6, &[7, word(&open, 12), 0]));
+    run.answer_open(&open);
     let signal = SignalTarget {
         connection_id: 0x2007,
         flag: 0,
@@ -63,7 +63,7 @@ fn a_channel_opens_and_closes() {
     let second = run.sent(5);
     assert_ne!(word(&second, 12), word(&open, 12));
     // The answer to the first attempt does not open the second.
-    run.tell(&words(6, &[7, word(&open, 12), 0]));
+    run.answer_open(&open);
     assert_eq!(run.count(Rule::CTL_46), 1);
     run.silent();
 }
@@ -80,23 +80,14 @@ fn redirected_channels_have_our_connection_and_flag() {
     assert_eq!(post.connection_id(), 0x0080_0074);
     run.client.on_post_result(0, run.now);
     run.event();
-    run.tell(offer(7, NIC).as_bytes());
-    let Event::Offered { channel, .. } = run.event() else {
-        panic!()
-    };
-    let gpadl = run
-        .client
-        .open(channel, &PlainShared::new(4, 0), 2, 0, run.now)
-        .unwrap();
-    run.sent(8);
-    run.tell(&words(10, &[7, gpadl.number(), 0]));
-    let open = run.sent(5);
+    let channel = run.card(7);
+    let (_, open) = run.opening(channel, 0, 0);
     assert_eq!(open.len(), 156);
     assert_eq!(
         (word(&open, 148), word(&open, 152)),
         (0x2_7007, 7 | (1 << 16))
     );
-    run.tell(&words(6, &[7, word(&open, 12), 0]));
+    run.answer_open(&open);
     let signal = SignalTarget {
         connection_id: 0x2_7007,
         flag: 0,
@@ -188,13 +179,7 @@ fn gpd_06_no_torndown_leaks() {
 #[test]
 fn ctl_48_open_refused() {
     let (mut run, channel) = Run::offered();
-    let gpadl = run
-        .client
-        .open(channel, &PlainShared::new(4, 0), 2, 0, run.now)
-        .unwrap();
-    run.sent(8);
-    run.tell(&words(10, &[7, gpadl.number(), 0]));
-    let open = run.sent(5);
+    let (gpadl, open) = run.opening(channel, 0, 0);
     run.tell(&words(6, &[7, word(&open, 12), 0xc000_0001]));
     assert!(matches!(run.event(), Event::OpenFailed { violation, .. }
         if violation.rule == Rule::CTL_48));
@@ -276,33 +261,21 @@ fn ctl_43_rescind_at_any_moment() {
     run.tell(&words(10, &[7, gpadl.number(), 0]));
     run.sent(11);
     run.silent();
-    run.tell(&words(12, &[gpadl.number()]));
-    assert_eq!(run.event(), Event::MemoryReleased { gpadl });
-    assert_eq!(run.event(), Event::Released { channel });
-    run.sent(13);
+    run.lets_go(channel, gpadl);
     run.silent();
 
     // While opening: no OPEN_RESULT is accepted any more (CTL-44).
     let (mut run, channel) = Run::offered();
-    let gpadl = run
-        .client
-        .open(channel, &PlainShared::new(4, 0), 2, 0, run.now)
-        .unwrap();
-    run.sent(8);
-    run.tell(&words(10, &[7, gpadl.number(), 0]));
-    let open = run.sent(5);
+    let (gpadl, open) = run.opening(channel, 0, 0);
     run.tell(&words(2, &[7]));
     assert_eq!(run.event(), Event::Rescinded { channel });
-    run.tell(&words(6, &[7, word(&open, 12), 0]));
+    run.answer_open(&open);
     assert_eq!(run.count(Rule::CTL_44), 1);
     run.silent();
     run.client.close(channel, run.now).unwrap();
     run.sent(7);
     run.sent(11);
-    run.tell(&words(12, &[gpadl.number()]));
-    assert_eq!(run.event(), Event::MemoryReleased { gpadl });
-    assert_eq!(run.event(), Event::Released { channel });
-    run.sent(13);
+    run.lets_go(channel, gpadl);
 
     // While open; the relid is not free before the release (CTL-23), and
     // afterwards it is.
@@ -312,14 +285,8 @@ fn ctl_43_rescind_at_any_moment() {
     run.client.close(channel, run.now).unwrap();
     run.sent(7);
     run.sent(11);
-    run.tell(&words(12, &[gpadl.number()]));
-    assert_eq!(run.event(), Event::MemoryReleased { gpadl });
-    assert_eq!(run.event(), Event::Released { channel });
-    run.sent(13);
-    run.tell(offer(7, NIC).as_bytes());
-    let Event::Offered { channel: new, .. } = run.event() else {
-        panic!()
-    };
+    run.lets_go(channel, gpadl);
+    let new = run.card(7);
     assert_ne!(new, channel);
     assert_eq!(run.client.close(channel, run.now), Err(RequestError::State));
 
@@ -330,9 +297,6 @@ fn ctl_43_rescind_at_any_moment() {
     run.tell(&words(2, &[7]));
     assert_eq!(run.event(), Event::Rescinded { channel });
     run.sent(11);
-    run.tell(&words(12, &[gpadl.number()]));
-    assert_eq!(run.event(), Event::MemoryReleased { gpadl });
-    assert_eq!(run.event(), Event::Released { channel });
-    run.sent(13);
+    run.lets_go(channel, gpadl);
     run.silent();
 }

@@ -86,27 +86,50 @@ impl Run {
     /// As above, with one card at relid 7.
     fn offered() -> (Run, ChannelId) {
         let mut run = Run::connected();
-        run.tell(offer(7, NIC).as_bytes());
-        let Event::Offered { channel, instance } = run.event() else {
-            panic!()
-        };
-        assert_eq!(instance, NIC);
+        let channel = run.card(7);
         (run, channel)
     }
 
     /// As above, open; the GPADL of the rings.
     fn open() -> (Run, ChannelId, GpadlId) {
         let (mut run, channel) = Run::offered();
-        let gpadl = run
-            .client
-            .open(channel, &PlainShared::new(4, 32), 2, 0, run.now)
-            .unwrap();
-        run.sent(8);
-        run.tell(&words(10, &[7, gpadl.number(), 0]));
-        let open = run.sent(5);
-        run.tell(&words(6, &[7, word(&open, 12), 0]));
+        let (gpadl, open) = run.opening(channel, 32, 0);
+        run.answer_open(&open);
         assert!(matches!(run.event(), Event::Opened { .. }));
         (run, channel, gpadl)
+    }
+
+    /// The host offers a card.
+    fn card(&mut self, relid: u32) -> ChannelId {
+        self.tell(offer(relid, NIC).as_bytes());
+        let Event::Offered { channel, instance } = self.event() else {
+            panic!()
+        };
+        assert_eq!(instance, NIC);
+        channel
+    }
+
+    /// Opens a channel with rings from page `pfn` on, up to the OPENCHANNEL that the host
+    /// is to answer.
+    fn opening(&mut self, channel: ChannelId, pfn: u64, vp: u32) -> (GpadlId, Vec<u8>) {
+        let memory = PlainShared::new(4, pfn);
+        let gpadl = self.client.open(channel, &memory, 2, vp, self.now).unwrap();
+        let relid = word(&self.sent(8), 8);
+        self.tell(&words(10, &[relid, gpadl.number(), 0]));
+        (gpadl, self.sent(5))
+    }
+
+    /// The host's answer to an OPENCHANNEL: yes.
+    fn answer_open(&mut self, open: &[u8]) {
+        self.tell(&words(6, &[word(open, 8), word(open, 12), 0]));
+    }
+
+    /// The host's answer to the last teardown of a channel that was taken back.
+    fn lets_go(&mut self, channel: ChannelId, gpadl: GpadlId) {
+        self.tell(&words(12, &[gpadl.number()]));
+        assert_eq!(self.event(), Event::MemoryReleased { gpadl });
+        assert_eq!(self.event(), Event::Released { channel });
+        self.sent(13);
     }
 
     fn tell(&mut self, bytes: &[u8]) {

@@ -92,19 +92,10 @@ fn ctl_06_moves_before_5_3_are_not_answered() {
     run.tell(&words(15, &[1, 4]));
     run.sent(3);
     run.event();
-    run.tell(offer(7, NIC).as_bytes());
-    let Event::Offered { channel, .. } = run.event() else {
-        panic!()
-    };
-    let gpadl = run
-        .client
-        .open(channel, &PlainShared::new(4, 32), 2, 1, run.now)
-        .unwrap();
-    run.sent(8);
-    run.tell(&words(10, &[7, gpadl.number(), 0]));
-    let open = run.sent(5);
+    let channel = run.card(7);
+    let (_, open) = run.opening(channel, 32, 1);
     assert_eq!(word(&open, 20), 1);
-    run.tell(&words(6, &[7, word(&open, 12), 0]));
+    run.answer_open(&open);
     run.event();
     run.client.modify(channel, 3, run.now).unwrap();
     let sure = false;

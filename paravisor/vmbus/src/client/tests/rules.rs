@@ -66,10 +66,7 @@ fn gpd_11_a_private_page_is_never_named() {
     run.tell(&words(15, &[1, 4]));
     run.sent(3);
     run.event();
-    run.tell(offer(7, NIC).as_bytes());
-    let Event::Offered { channel, .. } = run.event() else {
-        panic!()
-    };
+    let channel = run.card(7);
     // A neighbour: all of the pool.
     let mut good = run.client.clone();
     let inside = PlainShared::new(4, 0x100);

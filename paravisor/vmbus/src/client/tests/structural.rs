@@ -63,10 +63,7 @@ fn syn_33_signals_go_where_a_judged_offer_says() {
         run.silent();
     }
     assert_eq!(run.count(Rule::CTL_34), 3, "SYN-33");
-    run.tell(offer(7, NIC).as_bytes());
-    let Event::Offered { channel, .. } = run.event() else {
-        panic!()
-    };
+    let channel = run.card(7);
     let Event::Opened { signal, .. } = opened(&mut run, channel) else {
         panic!()
     };
@@ -75,14 +72,8 @@ fn syn_33_signals_go_where_a_judged_offer_says() {
 
 /// Opens a channel against an honest host and gives what the owner is told.
 fn opened(run: &mut Run, channel: ChannelId) -> Event {
-    let gpadl = run
-        .client
-        .open(channel, &PlainShared::new(4, 0), 2, 0, run.now)
-        .unwrap();
-    let relid = word(&run.sent(8), 8);
-    run.tell(&words(10, &[relid, gpadl.number(), 0]));
-    let open = run.sent(5);
-    run.tell(&words(6, &[relid, word(&open, 12), 0]));
+    let (_, open) = run.opening(channel, 0, 0);
+    run.answer_open(&open);
     run.event()
 }
 
@@ -196,10 +187,7 @@ fn gpd_01_the_counter_does_not_wrap() {
 fn ctl_61_the_hosts_numbers_do_not_name_channels() {
     let seen = |relid: u32| {
         let mut run = Run::connected();
-        run.tell(offer(relid, NIC).as_bytes());
-        let Event::Offered { channel, instance } = run.event() else {
-            panic!()
-        };
+        let channel = run.card(relid);
         let Event::Opened {
             channel: same,
             signal,
@@ -208,7 +196,7 @@ fn ctl_61_the_hosts_numbers_do_not_name_channels() {
             panic!()
         };
         run.tell(&words(2, &[relid]));
-        (channel, instance, same, signal.flag, run.event())
+        (channel, same, signal.flag, run.event())
     };
     for relid in [1, 8, 1999, 2047] {
         assert_eq!(seen(7), seen(relid), "CTL-61");

@@ -34,13 +34,9 @@ impl Run {
 
     /// Opens what is at `relid`.
     fn open_sub(&mut self, channel: ChannelId, relid: u32, vp: u32) -> GpadlId {
-        let memory = PlainShared::new(4, 64 + 4 * u64::from(relid));
-        let gpadl = self.client.open(channel, &memory, 2, vp, self.now).unwrap();
-        self.sent(8);
-        self.tell(&words(10, &[relid, gpadl.number(), 0]));
-        let open = self.sent(5);
+        let (gpadl, open) = self.opening(channel, 64 + 4 * u64::from(relid), vp);
         assert_eq!((word(&open, 8), word(&open, 20)), (relid, vp));
-        self.tell(&words(6, &[relid, word(&open, 12), 0]));
+        self.answer_open(&open);
         let signal = SignalTarget {
             connection_id: relid + 0x2000,
             flag: 0,
