@@ -1,6 +1,7 @@
 //! The open channel: the loop over ring packets, and NVSP.
 use super::control::Rndis;
 use super::offload::Limits;
+use super::port::Port;
 use super::receive::ReceiveBuffer;
 use super::steering::Steering;
 use super::transmit::{self, SEND_SECTION};
@@ -8,7 +9,7 @@ use super::{Bytes, Env, NicConfig, NicError, NicState, PACKETS_PER_POLL, Polled,
 use crate::fault::Layer;
 use crate::mem::VmMemory;
 use crate::pages::PageList;
-use crate::ring::{InRing, OutRing, Packet, packet};
+use crate::ring::{Packet, packet};
 use crate::vmbus::RingRequest;
 use abi::nvsp::{
     self, Init, InitComplete, ReceiveSection, SendBuffer, SendIndirectionTable, SendNdisConfig,
@@ -41,42 +42,6 @@ const VF_TRANSACTION: u64 = 1 << 63;
 const SUB_CHANNEL_ALLOCATE: u32 = 1;
 /// Completions that may wait for ring space before reading stops.
 const MAX_WAITING: usize = 64;
-
-/// One of the NIC's VMBus channels: its rings and what waits for them.
-#[derive(Debug)]
-pub(super) struct Port {
-    pub relid: u32,
-    /// 0 for the primary channel.
-    pub index: u16,
-    in_ring: InRing,
-    out_ring: OutRing,
-    pub signalled: bool,
-    backlog: bool,
-    /// Packets that wait for ring space.
-    pub out_queue: VecDeque<Bytes>,
-    /// RNDIS messages with frames that were steered here.
-    pub frames: VecDeque<Bytes>,
-    signal: bool,
-}
-
-impl Port {
-    fn open(mem: &dyn VmMemory, request: &RingRequest, index: u16) -> Option<Self> {
-        let in_ring = InRing::new(&request.ring, request.downstream_offset)?;
-        let out_ring = OutRing::new(&request.ring, request.downstream_offset)?;
-        out_ring.start(mem).ok()?;
-        Some(Port {
-            relid: request.relid,
-            index,
-            in_ring,
-            out_ring,
-            signalled: false,
-            backlog: false,
-            out_queue: VecDeque::new(),
-            frames: VecDeque::new(),
-            signal: false,
-        })
-    }
-}
 
 /// The NIC behind an open primary channel. Its sub-channels share buffers and
 /// RNDIS; whatever is done at a time is done for the channel in `port`.
@@ -214,7 +179,7 @@ impl Channel {
             // The guest owes a signal once there is room; a real host waits for it.
             return Ok(());
         }
-        self.flush(env)?;
+        self.port.flush(env)?;
         let signalled = core::mem::take(&mut self.port.signalled);
         if signalled || self.port.backlog {
             self.drain(env, signalled, waited)?;
@@ -224,7 +189,7 @@ impl Channel {
             self.send_table(env);
         }
         self.receive_poll(env)?;
-        self.flush(env)?;
+        self.port.flush(env)?;
         polled.more |= self.port.backlog && self.port.out_queue.is_empty();
         Ok(())
     }
@@ -271,22 +236,6 @@ impl Channel {
         Ok(())
     }
 
-    /// Moves waiting packets into the ring and shows them to the guest.
-    pub fn flush(&mut self, env: &mut Env<'_>) -> Result<(), NicError> {
-        while let Some(front) = self.port.out_queue.front() {
-            if !self.port.out_ring.write(env.mem, front)? {
-                break;
-            }
-            let kind = front
-                .get(..2)
-                .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]));
-            *env.counters.packets_out.entry(kind).or_default() += 1;
-            self.port.out_queue.pop_front();
-        }
-        self.port.signal |= self.port.out_ring.publish(env.mem)?;
-        Ok(())
-    }
-
     /// Queues a packet to the guest, as often as the faults want it.
     pub fn queue(&mut self, env: &mut Env<'_>, bytes: Bytes) {
         let passed = env.faults.pass(Layer::Packet, self.port.relid, bytes);
@@ -296,18 +245,6 @@ impl Channel {
         }
         if copies > 0 {
             self.port.out_queue.push_back(bytes);
-        }
-    }
-
-    /// Writes over a word of a ring's control page.
-    pub fn poke(&self, mem: &dyn VmMemory, incoming: bool, at: usize, value: u32) {
-        let done = if incoming {
-            self.port.out_ring.poke(mem, at, value)
-        } else {
-            self.port.in_ring.poke(mem, at, value)
-        };
-        if let Err(e) = done {
-            log::warn!("scenario: poke: {e:?}");
         }
     }
 
@@ -327,17 +264,27 @@ impl Channel {
     /// transaction id 0.
     fn complete(&mut self, env: &mut Env<'_>, request: &Packet, payload: &[u8]) {
         if request.wants_completion() && request.transaction_id != 0 {
-            self.queue(
-                env,
-                packet(
-                    PacketType::COMPLETION,
-                    0,
-                    request.transaction_id,
-                    &[],
-                    payload,
-                ),
-            );
+            let id = request.transaction_id;
+            self.queue(env, packet(PacketType::COMPLETION, 0, id, &[], payload));
         }
+    }
+
+    /// Completes a packet by an NVSP message.
+    fn complete_with<T: IntoBytes + Immutable>(
+        &mut self,
+        env: &mut Env<'_>,
+        request: &Packet,
+        message: &T,
+    ) -> Result<(), NicError> {
+        let bytes = self.nvsp(message);
+        self.complete(env, request, &bytes);
+        Ok(())
+    }
+
+    /// Completes a packet that is done without an answer.
+    fn done(&mut self, env: &mut Env<'_>, request: &Packet) -> Result<(), NicError> {
+        self.complete(env, request, &[]);
+        Ok(())
     }
 
     fn packet(&mut self, env: &mut Env<'_>, p: Packet) -> Result<(), NicError> {
@@ -393,27 +340,21 @@ impl Channel {
                 if core::mem::replace(&mut self.ndis_version, true) {
                     return Err(NicError::Protocol("ndis-version-twice"));
                 }
-                self.complete(env, p, &[]);
-                Ok(())
+                self.done(env, p)
             }
             message::SEND_RECEIVE_BUFFER => self.receive_buffer(env, p),
             message::SEND_SEND_BUFFER => self.send_buffer(env, p),
             message::REVOKE_RECEIVE_BUFFER => {
                 self.receive = None;
-                self.complete(env, p, &[]);
-                Ok(())
+                self.done(env, p)
             }
             message::REVOKE_SEND_BUFFER => {
                 self.send = None;
-                self.complete(env, p, &[]);
-                Ok(())
+                self.done(env, p)
             }
             message::SEND_RNDIS_PACKET => self.rndis_packet(env, p),
             message::SUB_CHANNEL => self.sub_channels(env, p),
-            message::SWITCH_DATA_PATH => {
-                self.complete(env, p, &[]);
-                Ok(())
-            }
+            message::SWITCH_DATA_PATH => self.done(env, p),
             _ => Err(NicError::Protocol("nvsp-type")),
         }
     }
@@ -441,9 +382,7 @@ impl Channel {
             }
             .into(),
         };
-        let bytes = self.nvsp(&answer);
-        self.complete(env, p, &bytes);
-        Ok(())
+        self.complete_with(env, p, &answer)
     }
 
     fn ndis_config(&mut self, env: &mut Env<'_>, p: &Packet) -> Result<(), NicError> {
@@ -459,8 +398,7 @@ impl Channel {
         } else {
             1514
         };
-        self.complete(env, p, &[]);
-        Ok(())
+        self.done(env, p)
     }
 
     fn receive_buffer(&mut self, env: &mut Env<'_>, p: &Packet) -> Result<(), NicError> {
@@ -488,9 +426,7 @@ impl Channel {
                 end_offset: (r.slot_size() * r.slots()).into(),
             };
         }
-        let bytes = self.nvsp(&answer);
-        self.complete(env, p, &bytes);
-        Ok(())
+        self.complete_with(env, p, &answer)
     }
 
     fn send_buffer(&mut self, env: &mut Env<'_>, p: &Packet) -> Result<(), NicError> {
@@ -505,9 +441,7 @@ impl Channel {
             status: if ok { status::SUCCESS } else { status::FAILURE }.into(),
             section_size: if ok { SEND_SECTION as u32 } else { 0 }.into(),
         };
-        let bytes = self.nvsp(&answer);
-        self.complete(env, p, &bytes);
-        Ok(())
+        self.complete_with(env, p, &answer)
     }
 
     /// Grants as many sub-channels as there may be, once. They are offered after
@@ -534,9 +468,7 @@ impl Channel {
             .into(),
             count: if fresh { u32::from(count) } else { 0 }.into(),
         };
-        let bytes = self.nvsp(&answer);
-        self.complete(env, p, &bytes);
-        Ok(())
+        self.complete_with(env, p, &answer)
     }
 
     /// Tells the guest by which hash it is to send on which channel, once all that
@@ -606,9 +538,7 @@ impl Channel {
             message_type: message::SEND_RNDIS_PACKET_COMPLETE.into(),
             status: status::SUCCESS.into(),
         };
-        let done = self.nvsp(&answer);
-        self.complete(env, p, &done);
-        Ok(())
+        self.complete_with(env, p, &answer)
     }
 
     /// Tells a guest that knows SR-IOV that there is no VF.

@@ -6,6 +6,7 @@
 mod channel;
 mod control;
 mod offload;
+mod port;
 mod receive;
 mod steering;
 mod transmit;
@@ -292,7 +293,7 @@ impl Nic {
     /// (`incoming` there) or from it.
     pub(crate) fn poke(&self, mem: &dyn VmMemory, incoming: bool, at: usize, value: u32) {
         if let Some(c) = &self.channel {
-            c.poke(mem, incoming, at, value);
+            c.port.poke(mem, incoming, at, value);
         }
     }
 

@@ -176,7 +176,7 @@ impl Channel {
             && let Some(m) = self.control_queue.pop_front()
         {
             self.send_slots(env, channel_type::CONTROL, &[m], false)?;
-            self.flush(env)?;
+            self.port.flush(env)?;
         }
         while self.port.out_queue.is_empty()
             && self.receive.as_ref().is_some_and(|r| !r.free.is_empty())
@@ -189,7 +189,7 @@ impl Channel {
                 channel_type::CONTROL
             };
             self.send_slots(env, kind, &[m], true)?;
-            self.flush(env)?;
+            self.port.flush(env)?;
         }
         if !self.rndis.initialized {
             return Ok(());
@@ -226,7 +226,7 @@ impl Channel {
         let count = messages.len() as u64;
         *env.counters.channel_rx.entry(self.port.index).or_default() += count;
         self.send_slots(env, channel_type::DATA, messages, false)?;
-        self.flush(env)
+        self.port.flush(env)
     }
 
     /// Hands a message to the sub-channel that its frame belongs to, or back.

@@ -49,6 +49,11 @@ fn parse<T: FromBytes + KnownLayout + Immutable>(
     T::read_from_prefix(message).map_err(|_| "short-message")
 }
 
+/// The VP that a message names, if it names one.
+fn some_vp(vp: u32) -> Option<u32> {
+    (vp != TARGET_VP_NONE).then_some(vp)
+}
+
 impl Server {
     /// A server nobody talks to yet.
     pub fn new(config: ServerConfig, partition: &mut crate::hv::Partition) -> Self {
@@ -114,11 +119,16 @@ impl Server {
         *self.counters.errors.entry(name).or_default() += 1;
     }
 
+    /// Sends a message of this type, which it is given here.
     fn send(&mut self, cx: &mut Context<'_>, vp: u32, relid: u32, kind: MessageType, bytes: &[u8]) {
         if kind == MessageType::VERSION_RESPONSE && cx.faults.never_answer_version {
             return;
         }
-        let message = cx.faults.pass(Layer::Control, relid, bytes.to_vec());
+        let mut bytes = bytes.to_vec();
+        if let Some(head) = bytes.first_chunk_mut() {
+            *head = kind.0.to_le_bytes();
+        }
+        let message = cx.faults.pass(Layer::Control, relid, bytes);
         for _ in 0..message.copies {
             if !self.deliver(cx, vp, &message) {
                 return self.error("no-such-vp");
@@ -212,7 +222,6 @@ impl Server {
         channel.rescinded = true;
         self.shut(cx, relid);
         let mut m = RescindChannelOffer::new_zeroed();
-        m.header.message_type = MessageType::RESCIND_CHANNEL_OFFER.0.into();
         m.relid = relid.into();
         self.reply(cx, relid, MessageType::RESCIND_CHANNEL_OFFER, m);
     }
@@ -247,16 +256,13 @@ impl Server {
         let State::Opening(w) = channel.state else {
             return;
         };
-        if accepted {
+        let status = if accepted {
             channel.state = State::Open(w);
+            STATUS_SUCCESS
         } else {
             channel.state = State::Closed;
             self.signals.remove(&w.connection);
             cx.partition.disconnect_port(w.connection);
-        }
-        let status = if accepted {
-            STATUS_SUCCESS
-        } else {
             STATUS_FAILURE
         };
         self.send_open_result(cx, relid, w.open_id, status);
@@ -264,7 +270,6 @@ impl Server {
 
     fn send_open_result(&mut self, cx: &mut Context<'_>, relid: u32, open_id: u32, status: u32) {
         let mut m = OpenChannelResult::new_zeroed();
-        m.header.message_type = MessageType::OPEN_CHANNEL_RESULT.0.into();
         (m.relid, m.open_id, m.status) = (relid.into(), open_id.into(), status.into());
         self.reply(cx, relid, MessageType::OPEN_CHANNEL_RESULT, m);
     }
@@ -291,7 +296,6 @@ impl Server {
     pub fn poll(&mut self, cx: &mut Context<'_>) {
         while let Some(id) = self.gpadls.torn_down() {
             let mut m = GpadlTorndown::new_zeroed();
-            m.header.message_type = MessageType::GPADL_TORNDOWN.0.into();
             m.gpadl = id.into();
             self.reply(cx, 0, MessageType::GPADL_TORNDOWN, m);
         }
@@ -351,22 +355,14 @@ impl Server {
             MessageType::MODIFY_CHANNEL => self.modify_channel(cx, message),
             MessageType::MODIFY_CONNECTION => {
                 // Monitor pages are not used; any pair is fine.
-                let mut m = [0u8; 9];
-                m[..4].copy_from_slice(&MessageType::MODIFY_CONNECTION_RESPONSE.0.to_le_bytes());
-                self.reply(cx, 0, MessageType::MODIFY_CONNECTION_RESPONSE, m);
+                self.reply(cx, 0, MessageType::MODIFY_CONNECTION_RESPONSE, [0u8; 9]);
                 Ok(())
             }
             MessageType::UNLOAD => {
                 self.reset(cx);
-                let mut m = MessageHeader::new_zeroed();
-                m.message_type = MessageType::UNLOAD_RESPONSE.0.into();
-                self.send(
-                    cx,
-                    connection.vp,
-                    0,
-                    MessageType::UNLOAD_RESPONSE,
-                    m.as_bytes(),
-                );
+                let m = MessageHeader::new_zeroed();
+                let kind = MessageType::UNLOAD_RESPONSE;
+                self.send(cx, connection.vp, 0, kind, m.as_bytes());
                 Ok(())
             }
             _ => Err("type-not-for-host"),
@@ -418,7 +414,6 @@ impl Server {
 
         let mut answer = VersionResponse3::new_zeroed();
         let head = &mut answer.response.response;
-        head.header.message_type = MessageType::VERSION_RESPONSE.0.into();
         let mut size = size_of::<VersionResponse>();
         if known && placed && complete && vp < cx.partition.vp_count() {
             head.supported = 1;
@@ -444,8 +439,8 @@ impl Server {
                 });
             }
         }
-        let bytes = answer.as_bytes().get(..size).unwrap_or_default().to_vec();
-        self.send(cx, vp, 0, MessageType::VERSION_RESPONSE, &bytes);
+        let bytes = answer.as_bytes().get(..size).unwrap_or_default();
+        self.send(cx, vp, 0, MessageType::VERSION_RESPONSE, bytes);
         Ok(())
     }
 
@@ -460,8 +455,7 @@ impl Server {
         for relid in relids {
             self.send_offer(cx, relid);
         }
-        let mut m = MessageHeader::new_zeroed();
-        m.message_type = MessageType::ALL_OFFERS_DELIVERED.0.into();
+        let m = MessageHeader::new_zeroed();
         self.reply(cx, 0, MessageType::ALL_OFFERS_DELIVERED, m);
         Ok(())
     }
@@ -486,10 +480,9 @@ impl Server {
         if channel.state != State::Closed {
             return Err("open-not-closed");
         }
-        let vp = m.target_vp.get();
         let mut wiring = Wiring {
             open_id: m.open_id.get(),
-            vp: (vp != TARGET_VP_NONE).then_some(vp),
+            vp: some_vp(m.target_vp.get()),
             sint: target_sint,
             flag: relid as u16,
             connection: channel.offer_connection(),
@@ -565,19 +558,18 @@ impl Server {
     fn modify_channel(&mut self, cx: &mut Context<'_>, message: &[u8]) -> Result<(), &'static str> {
         let (m, _) = parse::<ModifyChannel>(message)?;
         let (relid, vp) = (m.relid.get(), m.target_vp.get());
-        let valid = vp == TARGET_VP_NONE || vp < cx.partition.vp_count();
+        let valid = some_vp(vp).is_none_or(|vp| vp < cx.partition.vp_count());
         let answers = self.version() >= Some(Version::V5_3);
         let channel = self.channel(relid)?;
         let done = match &mut channel.state {
             State::Open(w) if valid => {
-                w.vp = (vp != TARGET_VP_NONE).then_some(vp);
+                w.vp = some_vp(vp);
                 true
             }
             _ => false,
         };
         if answers {
             let mut r = ModifyChannelResponse::new_zeroed();
-            r.header.message_type = MessageType::MODIFY_CHANNEL_RESPONSE.0.into();
             r.relid = relid.into();
             r.status = if done { STATUS_SUCCESS } else { STATUS_FAILURE }.into();
             self.reply(cx, relid, MessageType::MODIFY_CHANNEL_RESPONSE, r);
@@ -620,13 +612,11 @@ impl Server {
             Step::Refused => STATUS_FAILURE,
         };
         let mut m = GpadlCreated::new_zeroed();
-        m.header.message_type = MessageType::GPADL_CREATED.0.into();
         (m.relid, m.gpadl, m.status) = (relid.into(), id.into(), status.into());
         self.reply(cx, relid, MessageType::GPADL_CREATED, m);
-        if step == Step::Refused {
-            Err("gpadl-refused")
-        } else {
-            Ok(())
+        match status {
+            STATUS_SUCCESS => Ok(()),
+            _ => Err("gpadl-refused"),
         }
     }
 }
