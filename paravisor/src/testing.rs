@@ -102,7 +102,13 @@ pub fn identity_tables(guest: &impl GuestMemory, base: u64) {
     }
 }
 
-/// A platform whose registers are a map and whose guest leaves as the test says.
+/// What a host says that gives nothing.
+fn refused<T>(request: &'static str) -> Result<T, Error> {
+    Err(Error::Refused { request, status: 1 })
+}
+
+/// A platform whose registers are a map and whose guest leaves as the test says. Its host
+/// refuses everything else.
 pub struct FakePlatform {
     /// What the next entries end with; none left is a mistake of the test.
     pub exits: VecDeque<Exit>,
@@ -161,14 +167,14 @@ impl Platform for FakePlatform {
         &mut self.vp
     }
     fn start(&mut self, _: &BootState) -> Result<(), Error> {
-        unimplemented!()
+        refused("start of the guest")
     }
     fn start_at(&mut self, page: u8) -> Result<(), Error> {
         self.started_at.push(page);
         Ok(())
     }
     fn hypercall(&mut self, _: Control, _: &[u8]) -> Result<CallResult, Error> {
-        unimplemented!()
+        refused("hypercall")
     }
     fn hypercall_counts(&self) -> &[(u16, u64)] {
         &[]
@@ -183,25 +189,25 @@ impl Platform for FakePlatform {
         Ok(())
     }
     fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
-        unimplemented!()
+        refused("port")
     }
     fn share(&mut self, _: u64) -> Result<(), Error> {
-        unimplemented!()
+        refused("share")
     }
     fn unshare(&mut self, _: u64) -> Result<(), Error> {
-        unimplemented!()
+        refused("unshare")
     }
     fn accept(&mut self, _: u64, _: u64) -> Result<(), Error> {
-        unimplemented!()
+        refused("accept")
     }
     fn protect(&mut self, _: u64, _: u64, _: Access) -> Result<(), Error> {
-        unimplemented!()
+        refused("protect")
     }
     fn wait(&mut self) {
         self.waits += 1;
     }
     fn take_interrupts(&mut self) {}
     fn terminate(&mut self, outcome: Outcome) -> ! {
-        unimplemented!("{outcome:?}")
+        panic!("the VM ends: {outcome:?}")
     }
 }
