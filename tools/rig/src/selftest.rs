@@ -13,7 +13,6 @@ use zerocopy::{FromZeros, IntoBytes};
 
 pub mod cores;
 mod payload;
-mod vps;
 
 const PRIVATE: u64 = 1 << C_BIT;
 /// Guest physical addresses of the payload's world.
@@ -56,7 +55,7 @@ pub enum Kind {
     /// Hands the host a private page for a hypercall's output: the run must end
     /// with `private-access`.
     Leak,
-    /// The steps of two VPs: see [`vps`].
+    /// The steps of two VPs.
     Vps,
     /// The rig's cores, without a payload: see [`cores`].
     Cores,
@@ -65,9 +64,10 @@ pub enum Kind {
 /// The page that the payload shares with the host for a hypercall's output.
 const SHARED_OUTPUT: u64 = 0x40_1000;
 
-/// A payload's code, and its handlers where they are linked.
+/// A payload's code; its entry and its handlers where they are linked.
 struct Code {
     bytes: &'static [u8],
+    entry: u64,
     vc: u64,
     unexpected: u64,
     interrupt: u64,
@@ -90,9 +90,9 @@ fn between(start: *const u8, end: *const u8) -> &'static [u8] {
 /// Loads the payload and its tables.
 pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
     let code = if kind == Kind::Vps {
-        vps::code()
+        payload::vps()
     } else {
-        payload::code()
+        payload::steps()
     };
     let mut pages = 0;
     let mut place = |gpa: u64, bytes: &[u8], vmsa: bool| -> Result<(), End> {
@@ -104,7 +104,7 @@ pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
         }
         Ok(())
     };
-    place(at::VMSA, upper_vmsa().as_bytes(), true)?;
+    place(at::VMSA, upper_vmsa(code.at(code.entry)).as_bytes(), true)?;
     for (i, table) in upper_tables().iter().enumerate() {
         place(at::TABLES + i as u64 * 4096, table.as_bytes(), false)?;
     }
@@ -121,7 +121,7 @@ pub fn load(loader: &mut Loader<'_>, kind: Kind) -> Result<Loaded, End> {
     place(at::LOWER_VMSA, lower_vmsa().as_bytes(), false)?;
     place(at::STACK_TOP - 0x2000, &[0; 0x2000], false)?;
     if kind == Kind::Vps {
-        let second = second_vmsa(code.at(vps::second()));
+        let second = second_vmsa(code.at(payload::second()));
         place(at::SECOND_VMSA, second.as_bytes(), false)?;
         place(at::DATA, &[0; 0x1000], false)?;
         place(at::SECOND_STACK_TOP - 0x2000, &[0; 0x2000], false)?;
@@ -200,15 +200,14 @@ fn vmsa(cr3: u64, rip: u64) -> Vmsa {
     v
 }
 
-fn upper_vmsa() -> Vmsa {
-    let mut v = vmsa(at::TABLES | PRIVATE, at::CODE);
+fn upper_vmsa(rip: u64) -> Vmsa {
+    let mut v = vmsa(at::TABLES | PRIVATE, rip);
     v.sev_features = SevFeatures::SNP.bits();
     v
 }
 
 fn second_vmsa(rip: u64) -> Vmsa {
-    let mut v = vmsa(at::TABLES | PRIVATE, rip);
-    v.sev_features = SevFeatures::SNP.bits();
+    let mut v = upper_vmsa(rip);
     v.tr.base = at::SYSTEM + SECOND_TSS;
     v.rsp = at::SECOND_STACK_TOP;
     v
