@@ -261,12 +261,6 @@ pub fn lookup(tables: &[Table], c_bit: u32, address: u64) -> Option<Mapping> {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects
-)]
 mod tests {
     use super::*;
     use crate::layout::*;
