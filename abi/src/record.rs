@@ -23,7 +23,9 @@
 //! `rule` is its id, `reaction` the name of what it leads to, `offset` and `value` are
 //! where in the message and what stood there. `seq` rises with the time of the first.
 //! They come at the end of a run; the guest reads the same lines from its COM2 at any
-//! time. `count` lines of name `violation` have the totals by rule.
+//! time. `count` lines of name `violation` have the totals by rule. Those of frames,
+//! losses and memory come at the end of a run, too, and the guest reads them from its
+//! COM2 at any time, all of one moment.
 
 /// Data port of the record channel (COM2).
 pub const RECORD_PORT: u16 = 0x2f8;
@@ -33,6 +35,8 @@ pub const CONSOLE_PORT: u16 = 0x3f8;
 pub const MAX_LINE: usize = 240;
 /// Mark of the rig: the scenario that it plays has done everything.
 pub const SCENARIO_OVER: &str = "scenario-over";
+/// Mark of the rig: the host's counters before it are those of this moment.
+pub const HOST_BEAT: &str = "host-beat";
 /// Counter of the rig: how often a `when` of its scenario happened, by line.
 pub const SCENARIO_LINE: &str = "scenario_line";
 /// Name under which QEMU hands the rig a scenario (`-fw_cfg`).

@@ -11,6 +11,7 @@
 //!
 //! All memory is taken at the start.
 
+use crate::account::Account;
 use crate::record::Line;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -155,17 +156,19 @@ impl Entry {
 
 /// Longest request; longer ones are none.
 const REQUEST: usize = 32;
-/// Records for one request: the answer stays below the 4096 bytes that Linux keeps
+/// Lines for one request: the answer stays below the 4096 bytes that Linux keeps
 /// of a serial line's input (N_TTY_BUF_SIZE), so a slow reader loses nothing.
 const PAGE: u8 = 16;
 
 /// The other end of the guest's audit port. The guest writes a line:
 ///
 /// * `audit`: the first records;
-/// * `audit N`: records from number N on.
+/// * `audit N`: records from number N on;
+/// * `counters`: the first rows of the [`Account`], as it is now;
+/// * `counters N`: rows from number N on, as they were then.
 ///
-/// The answer is at most [`PAGE`] records, one JSON object a line, and then a line
-/// of kind `audit-end` that says from where to ask on. Anything else has no answer
+/// The answer is at most [`PAGE`] records or rows, one JSON object a line, and then a
+/// line of kind `audit-end` or `counters-end` that says from where to ask on. Anything else has no answer
 /// (a terminal that echoes our own lines back must not start a conversation), and
 /// a new request takes the place of one that is being answered.
 #[derive(Default)]
@@ -174,9 +177,20 @@ pub struct Port {
     /// Bytes of the line so far; beyond [`REQUEST`] it is no request any more.
     length: usize,
     answer: Option<Answer>,
+    account: Account,
+    /// The guest has asked for the account as it is now.
+    due: bool,
+}
+
+/// What the guest may ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Audit,
+    Counters,
 }
 
 struct Answer {
+    subject: Subject,
     next: u64,
     left: u8,
     line: Option<Line>,
@@ -196,11 +210,13 @@ impl Port {
         for byte in bytes {
             if matches!(byte, b'\n' | b'\r') {
                 let line = self.request.get(..self.length);
-                if let Some(from) = line.and_then(parse) {
+                if let Some((subject, from)) = line.and_then(parse) {
+                    self.due |= subject == Subject::Counters && from.is_none();
                     // The rest of an answer that nobody waits for ends where it is.
                     let cut = self.answer.as_ref().is_some_and(|answer| answer.out != 0);
                     self.answer = Some(Answer {
-                        next: from,
+                        subject,
+                        next: from.unwrap_or(0),
                         left: PAGE,
                         line: cut.then(Line::empty),
                         out: 0,
@@ -215,6 +231,15 @@ impl Port {
             }
             self.length = self.length.saturating_add(1);
         }
+    }
+
+    /// The account, if it must be filled in before anything is read.
+    pub fn wanted(&mut self) -> Option<&mut Account> {
+        if !core::mem::take(&mut self.due) {
+            return None;
+        }
+        self.account.clear();
+        Some(&mut self.account)
     }
 
     /// Whether there is something to read.
@@ -244,7 +269,7 @@ impl Port {
                 return None;
             }
             None => {
-                let line = answer.next_line(audit);
+                let line = answer.next_line(audit, &self.account);
                 answer.line.insert(line)
             }
         };
@@ -259,7 +284,10 @@ impl Port {
 }
 
 impl Answer {
-    fn next_line(&mut self, audit: &Audit) -> Line {
+    fn next_line(&mut self, audit: &Audit, account: &Account) -> Line {
+        if self.subject == Subject::Counters {
+            return self.next_row(account);
+        }
         let entry = audit.at_or_after(self.next);
         match entry {
             Some(entry) if self.left > 0 => {
@@ -273,20 +301,37 @@ impl Answer {
             }
         }
     }
+
+    fn next_row(&mut self, account: &Account) -> Line {
+        let at = usize::try_from(self.next).unwrap_or(usize::MAX);
+        match account.rows().get(at) {
+            Some((name, key, value)) if self.left > 0 => {
+                self.left = self.left.saturating_sub(1);
+                self.next = self.next.saturating_add(1);
+                Line::count(name, format_args!("{key}"), *value)
+            }
+            rest => {
+                self.ended = true;
+                Line::counters_end(self.next, rest.is_some())
+            }
+        }
+    }
 }
 
-/// From which number on records are asked for.
-fn parse(line: &[u8]) -> Option<u64> {
+/// What is asked for, and from which number on.
+fn parse(line: &[u8]) -> Option<(Subject, Option<u64>)> {
     let line = core::str::from_utf8(line).ok()?;
     let mut words = line.split_ascii_whitespace();
-    if words.next() != Some("audit") {
-        return None;
-    }
-    let from = match words.next() {
-        None => 0,
-        Some(number) => number.parse().ok()?,
+    let subject = match words.next()? {
+        "audit" => Subject::Audit,
+        "counters" => Subject::Counters,
+        _ => return None,
     };
-    words.next().is_none().then_some(from)
+    let from = match words.next() {
+        None => None,
+        Some(number) => Some(number.parse().ok()?),
+    };
+    words.next().is_none().then_some((subject, from))
 }
 
 #[cfg(test)]

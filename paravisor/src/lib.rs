@@ -17,6 +17,7 @@
 
 extern crate alloc;
 
+pub mod account;
 pub mod audit;
 pub mod cpuid;
 pub mod dispatch;

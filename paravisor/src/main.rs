@@ -44,6 +44,7 @@ mod story {
     use loader::config::{Config, NIC_E1000E, VMBUS_PLAIN};
     use loader::layout;
     use memory::{GuestMemory as _, Purpose, RawShared, SharedMemory as _, SharedPool};
+    use paravisor_core::account::Account;
     use paravisor_core::cpuid::CheckedCpuid;
     use paravisor_core::lanes::{Hub, Worker};
     use paravisor_core::report::{Summary, shared_pages};
@@ -217,20 +218,21 @@ mod story {
         let counted = others::await_stop(&mut vp.platform, &vp.clock, vps);
         vp.stats.add(&counted);
         if let Line::First(uplink) = &mut vp.network {
-            let shared_pages = shared_pages(uplink.pool(), 1);
+            let mut account = Account::new();
+            account.memory(heap::usage(), out::lost());
+            account.devices(&vp.machine.counters());
+            account.pages(&shared_pages(uplink.pool(), 1));
             // A host that fails requests would fail this one, too.
             if !matches!(end.why, Why::Platform(_)) {
                 network::take_leave(&mut vp.platform, uplink, &vp.clock);
             }
+            uplink.account(&mut account);
             let summary = Summary {
                 stats: &vp.stats,
                 uplink,
                 hypercalls: vp.platform.hypercall_counts(),
-                devices: vp.machine.counters(),
+                account: &account,
                 foreign_interrupts: traps::spurious(),
-                shared_pages,
-                heap_used: heap::usage().0 as u64,
-                records_lost: out::lost(),
             };
             summary.emit(out::record);
         }

@@ -136,6 +136,14 @@ impl Line {
         line.close()
     }
 
+    /// `{"kind":"counters-end"}`: behind a page of counters.
+    pub fn counters_end(next: u64, more: bool) -> Line {
+        let mut line = Line::new("counters-end");
+        line.number("next", next);
+        line.number("more", more.into());
+        line.close()
+    }
+
     /// Nothing but its newline.
     pub fn empty() -> Line {
         Line {

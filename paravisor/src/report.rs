@@ -1,6 +1,7 @@
 //! The counters of a run, as records (names: `abi::record` and the tools that
 //! read them).
 
+use crate::account::Account;
 use crate::record::Line;
 use crate::run::Stats;
 use crate::uplink::{Totals, Uplink};
@@ -19,16 +20,10 @@ pub struct Summary<'a, B: Backing, const N: usize> {
     pub uplink: &'a Uplink<B, N>,
     /// Hypercalls by code.
     pub hypercalls: &'a [(u16, u64)],
-    /// The devices.
-    pub devices: devices::Counters,
+    /// Frames, losses and memory.
+    pub account: &'a Account,
     /// Interrupts on vectors that nobody asked for (SYN-19).
     pub foreign_interrupts: u64,
-    /// Shared pages by purpose, from before the host was left.
-    pub shared_pages: SharedPages,
-    /// Bytes of heap in use.
-    pub heap_used: u64,
-    /// Records that were lost because the queue was full.
-    pub records_lost: u64,
 }
 
 /// Shared pages by purpose: those of the pool that are in use or lost, and `ghcb`
@@ -42,8 +37,8 @@ pub fn shared_pages<B: Backing, const N: usize>(pool: &SharedPool<B, N>, ghcb: u
 }
 
 impl<B: Backing, const N: usize> Summary<'_, B, N> {
-    /// Hands every line to `emit`. Zeros are told where a reader compares (signals,
-    /// frames), left out elsewhere.
+    /// Hands every line to `emit`. Zeros are told where a reader compares, left
+    /// out elsewhere.
     pub fn emit(&self, mut emit: impl FnMut(&Line)) {
         for (name, count) in Exit::NAMES.iter().zip(self.stats.exits) {
             if count != 0 {
@@ -57,10 +52,6 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
         let told = [
             ("host_signal", "sent", totals.signals_sent),
             ("host_signal", "needed", totals.signals_needed),
-            ("frame", "rx", totals.rx_frames),
-            ("frame", "tx", totals.tx_frames),
-            ("frame_bytes", "rx", totals.rx_bytes),
-            ("frame_bytes", "tx", totals.tx_bytes),
         ];
         for (name, key, value) in told {
             emit(&Line::count(name, format_args!("{key}"), value));
@@ -102,36 +93,10 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
                 emit(&Line::count("violation", format_args!("{rule}"), count));
             }
         }
-        for (purpose, pages) in self.shared_pages {
-            emit(&Line::count(
-                "shared_page",
-                format_args!("{}", purpose.name()),
-                pages,
-            ));
-        }
-        let devices = &self.devices;
-        let others = [
-            ("device", "unknown_port", devices.unknown_port),
-            ("device", "unknown_mmio", devices.unknown_mmio),
-            ("device", "unknown_msr", devices.unknown_msr),
-            ("device", "tx_frames", devices.tx_frames),
-            ("device", "rx_frames", devices.rx_frames),
-            ("device", "tx_dropped", devices.tx_dropped),
-            ("device", "rx_dropped", devices.rx_dropped),
-            ("device", "rx_filtered", devices.rx_filtered),
-            ("device", "nic_broken", devices.nic_broken),
-            ("device", "console_lost", devices.console_lost),
-            ("host_call_refused", "", totals.calls_refused),
-            ("nic_restart", "", totals.restarts),
-            ("sint", "", self.stats.sints),
-            ("kick", "", self.stats.kicks),
-            ("heap_used", "", self.heap_used),
-            ("record_lost", "", self.records_lost),
-        ];
-        for (name, key, value) in others {
-            if value != 0 {
-                emit(&Line::count(name, format_args!("{key}"), value));
-            }
+        emit(&Line::count("sint", format_args!(""), self.stats.sints));
+        emit(&Line::count("kick", format_args!(""), self.stats.kicks));
+        for (name, key, value) in self.account.rows() {
+            emit(&Line::count(name, format_args!("{key}"), *value));
         }
     }
 }

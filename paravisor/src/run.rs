@@ -6,6 +6,7 @@
 //! nothing to do. Their handlers set flags; everything they mean is done here, once
 //! per turn and within budgets.
 
+use crate::account::Account;
 use crate::audit::{Audit, Finding, Port};
 use crate::dispatch::{self, Next};
 use crate::mmio::Decoded;
@@ -61,6 +62,8 @@ pub trait Surroundings<P> {
     fn console(&mut self, platform: &mut P, bytes: &[u8]);
     /// The audit.
     fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T;
+    /// Adds the memory in use to the account.
+    fn memory(&self, _: &mut Account) {}
     /// Writes up to `budget` bytes of waiting records.
     fn records(&mut self, platform: &mut P, budget: usize);
     /// How another VP has ended the run, if one has.
@@ -124,6 +127,9 @@ pub trait Network<P> {
     fn has_queues(&self) -> bool {
         true
     }
+
+    /// Adds what it has counted to the account.
+    fn account(&self, _: &mut Account) {}
 }
 
 /// How a run ended.
@@ -493,6 +499,12 @@ where
         let mut asked = [0; CONSOLE_BUDGET];
         let count = self.machine.take_audit(&mut asked);
         self.audit_port.write(asked.get(..count).unwrap_or(&[]));
+        if let Some(account) = self.audit_port.wanted() {
+            // Memory first: the rest may need some for a moment.
+            self.surroundings.memory(account);
+            account.devices(&self.machine.counters());
+            self.network.account(account);
+        }
         let room = self.machine.audit_room();
         if room == 0 || !self.audit_port.is_answering() {
             return;

@@ -20,6 +20,7 @@ mod lifecycle;
 mod parked;
 mod subs;
 
+use crate::account::Account;
 use crate::audit::Finding;
 use crate::lanes::{Hub, WithDetour};
 use crate::run::{End, Polled};
@@ -138,6 +139,16 @@ pub struct Totals {
     pub tx_frames: u64,
     /// Their bytes.
     pub tx_bytes: u64,
+    /// Messages that they took ([`netvsc::Counters::tx_messages`]).
+    pub tx_messages: u64,
+    /// Frames from the host that came too early or too late.
+    pub rx_not_ready: u64,
+    /// Ranges from the host that were discarded.
+    pub rx_refused: u64,
+    /// Frames that the NIC did not take.
+    pub tx_refused: u64,
+    /// Transmits that the host answered with an error.
+    pub tx_errors: u64,
     /// Signals and messages that the host refused.
     pub calls_refused: u64,
     /// Channels opened again.
@@ -371,6 +382,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     /// What the relay has counted.
     pub fn relayed(&self) -> &relay::Counters {
         self.relay.counters()
+    }
+
+    /// Adds what was counted here and in everything below to `account`.
+    pub fn account(&self, account: &mut Account) {
+        account.network(&self.totals(), self.relay.counters(), self.relay.held());
     }
 
     /// The VMBus version in use.
@@ -677,4 +693,9 @@ fn add_validation(totals: &mut Totals, counters: &netvsc::Counters) {
     totals.rx_bytes = totals.rx_bytes.saturating_add(counters.rx_bytes);
     totals.tx_frames = totals.tx_frames.saturating_add(counters.tx_frames);
     totals.tx_bytes = totals.tx_bytes.saturating_add(counters.tx_bytes);
+    totals.tx_messages = totals.tx_messages.saturating_add(counters.tx_messages);
+    totals.rx_not_ready = totals.rx_not_ready.saturating_add(counters.rx_not_ready);
+    totals.rx_refused = totals.rx_refused.saturating_add(counters.rx_refused);
+    totals.tx_refused = totals.tx_refused.saturating_add(counters.tx_refused);
+    totals.tx_errors = totals.tx_errors.saturating_add(counters.tx_errors);
 }

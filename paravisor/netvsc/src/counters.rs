@@ -17,6 +17,8 @@ pub struct Counters {
     /// Messages that they took: more than one for a frame that the host does not
     /// cut into segments as a whole.
     pub tx_messages: u64,
+    /// Frames that came before the NIC was ready, or while it stops.
+    pub rx_not_ready: u64,
     /// Ranges that were discarded because a rule did not hold.
     pub rx_refused: u64,
     /// Frames that [`transmit`](crate::Nic::transmit) refused for good: not

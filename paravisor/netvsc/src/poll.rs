@@ -256,9 +256,11 @@ impl<M: SharedMemory> Nic<M> {
                     }
                 }
             };
-            if let Outcome::Frame(frame) = outcome
-                && self.phase == Phase::Ready
+            if let Outcome::Frame(_) = outcome
+                && self.phase != Phase::Ready
             {
+                add(&mut self.counters.rx_not_ready, 1);
+            } else if let Outcome::Frame(frame) = outcome {
                 let mut parcel = self.receive.parcel(&frame);
                 if sink(&mut parcel, frame.arrived) == Delivery::Wait {
                     return Ok(Progress::NoRoom);

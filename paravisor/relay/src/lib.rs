@@ -54,6 +54,8 @@ pub struct Counters {
     pub rx_dropped_no_buffer: u64,
     /// Frames that came while the guest's link is down.
     pub rx_dropped_link_down: u64,
+    /// Frames that came while there is no device.
+    pub rx_dropped_unplugged: u64,
     /// Times that a frame had to wait for a buffer of the guest.
     pub rx_waits: u64,
     /// Times that frames had to wait because the guest was interrupted often enough
@@ -153,6 +155,11 @@ impl Relay {
     /// What was counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Frames of the guest that were taken and wait for room in the NIC.
+    pub fn held(&self) -> u64 {
+        self.held.is_some().into()
     }
 
     /// When [`Relay::poll`] must be called at the latest, if nothing happens.
@@ -279,6 +286,10 @@ impl Relay {
         arrived: Arrived,
         now: u64,
     ) -> Delivery {
+        if !device.is_plugged() {
+            count(&mut self.counters.rx_dropped_unplugged);
+            return Delivery::Taken;
+        }
         if !self.guest_link {
             count(&mut self.counters.rx_dropped_link_down);
             return Delivery::Taken;

@@ -32,6 +32,10 @@ pub trait NetDevice {
     }
     /// Tells the guest that its link is up or down.
     fn set_link(&mut self, up: bool);
+    /// Whether there is a device.
+    fn is_plugged(&self) -> bool {
+        true
+    }
 }
 
 /// The NIC of the guest's machine, with the guest's memory.
@@ -76,6 +80,9 @@ impl NetDevice for Unplugged {
         Ok(())
     }
     fn set_link(&mut self, _: bool) {}
+    fn is_plugged(&self) -> bool {
+        false
+    }
 }
 
 /// The host's side: a NIC on its channel ([`Host`]), or a double in tests.

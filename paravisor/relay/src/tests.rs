@@ -335,6 +335,8 @@ fn a_device_that_comes_later_learns_of_the_link() {
         let _ = setup.relay.poll(&mut setup.wire, &mut Unplugged, 1, 64);
     }
     assert!(setup.wire.arriving.is_empty() && setup.relay.link_up());
+    assert_eq!(setup.relay.counters().rx_dropped_unplugged, 1);
+    assert_eq!(setup.relay.counters().rx_frames, 0);
     setup.relay.device_attached();
     let _ = setup.poll();
     assert_eq!(setup.device.link, [true]);

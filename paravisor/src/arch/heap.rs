@@ -8,11 +8,16 @@
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use linked_list_allocator::Heap;
 use loader::layout;
+use paravisor_core::account::Heap as Usage;
 use spin::Mutex;
 
 struct PrivateHeap(Mutex<Heap>);
+
+/// Most bytes that were ever in use; written with the heap's lock held.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
 static HEAP: PrivateHeap = PrivateHeap(Mutex::new(Heap::empty()));
@@ -21,8 +26,12 @@ static HEAP: PrivateHeap = PrivateHeap(Mutex::new(Heap::empty()));
 // keeps two allocations apart. Interrupt handlers do not allocate.
 unsafe impl GlobalAlloc for PrivateHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.0.lock().allocate_first_fit(layout) {
-            Ok(block) => block.as_ptr(),
+        let mut heap = self.0.lock();
+        match heap.allocate_first_fit(layout) {
+            Ok(block) => {
+                PEAK.fetch_max(heap.used(), Ordering::Relaxed);
+                block.as_ptr()
+            }
             Err(()) => core::ptr::null_mut(),
         }
     }
@@ -45,8 +54,11 @@ pub fn init() {
     }
 }
 
-/// Bytes in use and bytes in all.
-pub fn usage() -> (usize, usize) {
-    let heap = HEAP.0.lock();
-    (heap.used(), heap.size())
+/// Bytes in use now, and at most so far.
+pub fn usage() -> Usage {
+    let used = HEAP.0.lock().used();
+    Usage {
+        used: used as u64,
+        peak: PEAK.load(Ordering::Relaxed) as u64,
+    }
 }

@@ -153,6 +153,37 @@ fn port_answers_in_pages() {
 }
 
 #[test]
+fn port_tells_counters_as_they_were_when_it_was_asked() {
+    let audit = open();
+    let mut port = Port::new();
+    assert!(port.wanted().is_none());
+    port.write(b"counters\n");
+    let account = port.wanted().unwrap();
+    for value in 0..20 {
+        account.add("relay", "rx_frames", value);
+    }
+    // Until it is asked again.
+    assert!(port.wanted().is_none());
+    let first = ask(&mut port, &audit, "", 7);
+    assert_eq!(first.len(), 17);
+    assert_eq!(
+        first[1],
+        r#"{"from":"paravisor","kind":"count","value":1,"name":"relay","key":"rx_frames"}"#
+    );
+    assert_eq!(
+        first[16],
+        r#"{"from":"paravisor","kind":"counters-end","next":16,"more":1}"#
+    );
+    let second = ask(&mut port, &audit, "counters 16\n", 16);
+    assert!(port.wanted().is_none());
+    assert_eq!(second.len(), 5);
+    assert!(second[3].contains("\"value\":19,"));
+    assert!(second[4].contains("\"next\":20,\"more\":0"));
+    let none = ask(&mut port, &audit, "counters 18446744073709551615\n", 16);
+    assert_eq!(none.len(), 1);
+}
+
+#[test]
 fn port_is_silent_about_anything_else() {
     let audit = open();
     let mut port = Port::new();

@@ -30,6 +30,7 @@ struct Counted {
     fails: bool,
     called: bool,
     no_queues: bool,
+    lost: u64,
 }
 
 impl Network<FakePlatform> for Counted {
@@ -59,6 +60,9 @@ impl Network<FakePlatform> for Counted {
     fn has_queues(&self) -> bool {
         !self.no_queues
     }
+    fn account(&self, account: &mut Account) {
+        account.add("relay", "lost", self.lost);
+    }
 }
 
 #[derive(Default)]
@@ -80,6 +84,9 @@ impl Surroundings<FakePlatform> for Fixed {
         act(&mut self.audit)
     }
     fn records(&mut self, _: &mut FakePlatform, _: usize) {}
+    fn memory(&self, account: &mut Account) {
+        account.add("heap_used", "", 5);
+    }
 }
 
 type TestVp = Vp<FakePlatform, VecGuest, Counted, Fixed>;
@@ -371,9 +378,39 @@ fn findings_of_the_network_reach_the_audit_of_a_turn_that_fails_too() {
     assert_eq!(found.finding.violation, violation);
 }
 
-/// A guest without a driver: OUT a question, IN the answer.
 #[test]
 fn guest_reads_the_audit_from_its_second_serial_port() {
+    let (mut vp, _) = vp(&[]);
+    vp.surroundings.pending.foreign = Some(0x80);
+    let text = ask(&mut vp, "audit\n");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains(r#""kind":"audit""#) && lines[0].contains(r#""rule":"SYN-19""#));
+    assert!(lines[1].contains(r#""more":0"#));
+}
+
+#[test]
+fn guest_reads_the_counters_from_its_second_serial_port() {
+    let (mut vp, _) = vp(&[]);
+    for turn in 0..2 {
+        // As they are at the moment of the question.
+        vp.network.lost = turn;
+        let text = ask(&mut vp, "counters\n");
+        for expected in [
+            r#""value":5,"name":"heap_used","key":"""#,
+            r#""value":0,"name":"device","key":"rx_frames""#,
+            r#""kind":"counters-end","next":"#,
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        let told = format!(r#""value":{turn},"name":"relay","key":"lost""#);
+        assert!(text.contains(&told), "{text}");
+    }
+}
+
+/// What a guest without a driver reads after it has written `question`: OUT a
+/// question, IN the answer.
+fn ask(vp: &mut TestVp, question: &str) -> String {
     let io = |port, input| {
         Exit::Io(IoAccess {
             port,
@@ -382,11 +419,9 @@ fn guest_reads_the_audit_from_its_second_serial_port() {
             string: None,
         })
     };
-    let (mut vp, _) = vp(&[]);
-    vp.surroundings.pending.foreign = Some(0x80);
-    for byte in b"audit\n" {
+    for byte in question.bytes() {
         vp.platform.exits.push_back(io(0x2f8, false));
-        vp.platform.vp.set(Reg::Rax, (*byte).into());
+        vp.platform.vp.set(Reg::Rax, byte.into());
         vp.turn().unwrap();
     }
     let mut text = String::new();
@@ -400,8 +435,5 @@ fn guest_reads_the_audit_from_its_second_serial_port() {
         vp.turn().unwrap();
         text.push(vp.platform.vp.get(Reg::Rax) as u8 as char);
     }
-    let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].contains(r#""kind":"audit""#) && lines[0].contains(r#""rule":"SYN-19""#));
-    assert!(lines[1].contains(r#""more":0"#));
+    text
 }

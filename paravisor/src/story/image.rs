@@ -1,8 +1,9 @@
 //! What the loop of a VP needs of the image around it.
 
 use super::{Host, others};
-use crate::arch::{log as out, traps, tsc};
+use crate::arch::{heap, log as out, traps, tsc};
 use abi::record::CONSOLE_PORT;
+use paravisor_core::account::Account;
 use paravisor_core::audit::Audit;
 use paravisor_core::run::{End, Pending, Surroundings};
 use platform::Platform as _;
@@ -32,6 +33,10 @@ impl Surroundings<Host> for Image {
 
     fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T {
         out::audit(act)
+    }
+
+    fn memory(&self, account: &mut Account) {
+        account.memory(heap::usage(), out::lost());
     }
 
     fn records(&mut self, host: &mut Host, budget: usize) {

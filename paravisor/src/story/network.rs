@@ -11,9 +11,11 @@ use alloc::vec::Vec;
 use devices::Machine;
 use loader::config::{Config, NIC_E1000E};
 use memory::{GuestMemory, RawShared};
+use paravisor_core::account::Account;
 use paravisor_core::audit::Finding;
 use paravisor_core::lanes::Worker;
 use paravisor_core::record;
+use paravisor_core::report::shared_pages;
 use paravisor_core::run::{End, Network, Polled, Reason};
 use paravisor_core::synic::Timer;
 use paravisor_core::time::Clock;
@@ -236,6 +238,13 @@ impl Network<Host> for Line {
 
     fn has_queues(&self) -> bool {
         !matches!(self, Line::Another(None))
+    }
+
+    fn account(&self, account: &mut Account) {
+        if let Line::First(uplink) = self {
+            uplink.account(account);
+            account.pages(&shared_pages(uplink.pool(), 1));
+        }
     }
 }
 

@@ -447,12 +447,22 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
                 row(name, alloc::format!("{index}"), *n);
             }
         }
+        // Those that went into a packet, and those that wait for that.
+        let given = nic.channel_rx.values().sum();
+        row("frame_given", String::new(), given);
+        row(
+            "frame_waiting",
+            String::new(),
+            self.nic.frames_waiting() as u64,
+        );
+        row("frame_message", String::new(), nic.messages_tx);
         row("frame_bytes", String::from("rx"), nic.bytes_rx);
         row("frame_bytes", String::from("tx"), nic.bytes_tx);
         row("transmit", String::from("section"), nic.tx_sections);
         row("transmit", String::from("direct"), nic.tx_direct);
         row("transmit", String::from("section-and-pages"), nic.tx_mixed);
         row("offload", String::from("large-send"), nic.large_sends);
+        row("offload", String::from("segment"), nic.segments);
         row("offload", String::from("checksum"), nic.checksums);
         out
     }

@@ -133,6 +133,8 @@ fn granted_offered_opened_and_steered() {
     c.change(&mut subs[1]);
     assert_eq!(c.host.backend.from_guest.pop_front(), Some(tcp(9)));
     assert_eq!(c.host.nic.counters().channel_tx.get(&2), Some(&1));
+    let counters = c.host.nic.counters();
+    assert_eq!((counters.messages_tx, counters.segments), (1, 0));
     assert_eq!(c.host.nic.state().slots_in_flight, 0);
     assert_eq!(c.host.nic.error(), None);
 }
@@ -168,6 +170,36 @@ fn sub_channels_go_with_the_primary() {
     assert_eq!(rescinded(&c.messages()), subs[1..]);
     assert!(!c.host.nic.state().open);
     assert!(c.host.subs.is_empty());
+}
+
+#[test]
+fn every_frame_for_the_guest_is_given_or_counted() {
+    let (mut c, relid) = Client::up(config(7), quiet());
+    for offer in ask(&mut c, 2).2 {
+        open(&mut c, &offer);
+    }
+    let table = c.receive().expect("table");
+    assert_eq!(u32_at(&table.payload, 0), 134);
+    assert_eq!(scale(&mut c, &[1, 2]), 0);
+    // The guest takes none of them: slots run out, then the room to wait.
+    c.host.backend.to_guest.extend((0..20_000).map(tcp));
+    for _ in 0..100 {
+        c.poll();
+    }
+    let waiting = c.host.nic.frames_waiting() as u64;
+    let accounts = |c: &Client| {
+        let counters = c.host.nic.counters();
+        let given: u64 = counters.channel_rx.values().sum();
+        let dropped: u64 = counters.dropped.values().sum();
+        (counters.frames_rx, given, dropped)
+    };
+    let (taken, given, dropped) = accounts(&c);
+    assert!(waiting > 0 && given > 0, "{waiting} {given}");
+    assert_eq!(taken, given + waiting + dropped);
+    // They are lost with their channels.
+    c.post(&words(&[7, 0, relid]));
+    assert_eq!(c.host.nic.frames_waiting(), 0);
+    assert_eq!(accounts(&c), (taken, given, dropped + waiting));
 }
 
 #[test]

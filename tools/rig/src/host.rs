@@ -209,11 +209,28 @@ impl Host {
         self.machine.end_recording();
     }
 
+    /// Counters of the host side, and a mark that they were told.
+    pub fn beat(&self, now: u64) {
+        self.report();
+        mark_at(now / 10, abi::record::HOST_BEAT);
+    }
+
     /// Counters of the host side. Frames are counted from the VM's side by the
     /// paravisor, here under names of their own.
     pub fn report(&self) {
         for (name, key, value) in self.machine.counters() {
             count(name, format_args!("{key}"), value);
+        }
+        if let Network::Card(nic) = &self.machine.backend {
+            let card = nic.counters();
+            for (key, value) in [
+                ("sent", card.sent),
+                ("waiting", card.waiting),
+                ("received", card.received),
+                ("dropped", card.dropped),
+            ] {
+                count("card", format_args!("{key}"), value);
+            }
         }
         let lines = self.machine.faults.player().into_iter();
         for (line, times) in lines.flat_map(Player::happened) {

@@ -140,6 +140,8 @@ impl ConfigurationAccess for Ports {
 pub struct Counters {
     /// Frames handed to the device.
     pub sent: u64,
+    /// Frames that wait for a descriptor.
+    pub waiting: u64,
     /// Frames taken from it.
     pub received: u64,
     /// Frames that had no room.
@@ -309,7 +311,10 @@ impl Nic {
 
     /// What went through so far.
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters {
+            waiting: self.backlog.len() as u64,
+            ..self.counters
+        }
     }
 }
 

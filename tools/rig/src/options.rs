@@ -23,6 +23,8 @@ pub struct Options {
     pub memory: u64,
     /// `limit=120`: seconds after which the run ends by itself.
     pub limit: u64,
+    /// `beat=30`: tell the host's counters every so many seconds, too.
+    pub beat: Option<u64>,
     /// `digest=HEX`: refuse an image with another launch digest.
     pub digest: Option<&'static str>,
     /// `vps=4`: virtual processors, as many as QEMU has (`-smp`).
@@ -58,6 +60,7 @@ pub fn parse(line: &'static str) -> Result<Options, &'static str> {
     let mut options = Options {
         memory: layout::MEMORY_DEFAULT,
         limit: 120,
+        beat: None,
         vps: 1,
         digest: None,
         selftest: None,
@@ -83,6 +86,9 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
             options.memory = bytes(size).filter(|m| layout::memory_size_ok(*m))?;
         }
         Some(("limit", seconds)) => options.limit = seconds.parse().ok()?,
+        Some(("beat", seconds)) => {
+            options.beat = Some(seconds.parse().ok().filter(|seconds| *seconds != 0)?);
+        }
         Some(("vps", count)) => {
             let known = 1..=crate::metal::smp::MAX_CORES;
             options.vps = count.parse().ok().filter(|vps| known.contains(vps))?;

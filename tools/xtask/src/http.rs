@@ -14,6 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::guest::Errand;
+use crate::soak::blocks::Blocks;
 
 /// Size of the file, both ways.
 pub const FILE_SIZE: usize = 8 << 20;
@@ -37,6 +38,9 @@ pub struct Served {
     pub uploads_ok: u32,
     /// Uploads that were short or wrong.
     pub uploads_bad: u32,
+    /// Blocks of a guest under load, by number: `None` if right, else what was wrong.
+    #[serde(skip)]
+    pub blocks_up: BTreeMap<u32, Option<String>>,
 }
 
 /// What the server knows of a guest that fetches until a scenario is over.
@@ -75,6 +79,7 @@ type Guests = Arc<Mutex<BTreeMap<String, Arc<Fetches>>>>;
 /// A running server; it lives as long as the program.
 pub struct Server {
     port: u16,
+    file: Arc<Vec<u8>>,
     sum: String,
     piece_sum: String,
     served: Arc<Mutex<Served>>,
@@ -99,9 +104,10 @@ impl Server {
         let piece_sum = hex(&Sha256::digest(&file[..PIECE_SIZE]));
         let guests = Guests::default();
         let known = guests.clone();
+        let given = file.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (file, shared, expected) = (file.clone(), shared.clone(), expected.clone());
+                let (file, shared, expected) = (given.clone(), shared.clone(), expected.clone());
                 let known = known.clone();
                 std::thread::spawn(move || {
                     // A client that goes away is the client's business.
@@ -111,6 +117,7 @@ impl Server {
         });
         Ok(Server {
             port,
+            file,
             sum,
             piece_sum,
             served,
@@ -133,6 +140,11 @@ impl Server {
         let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
         guests.insert(name.to_owned(), fetches.clone());
         fetches
+    }
+
+    /// SHA-256 of each turn of the block of a guest under load.
+    pub fn block_sums(&self) -> Vec<String> {
+        Blocks::of(&self.file).sums()
     }
 
     /// What was served so far; resets the counts.
@@ -188,6 +200,22 @@ fn answer(
             respond(&mut stream, "200 OK", file)?;
             count(&|s| s.downloads += 1);
         }
+        (Some("GET"), Some(path)) if Blocks::number(path, "/down/").is_some() => {
+            let number = Blocks::number(path, "/down/").unwrap_or_default();
+            let [first, second] = Blocks::of(file).turned(number);
+            head_of(&mut stream, "200 OK", first.len() + second.len())?;
+            stream.write_all(first)?;
+            stream.write_all(second)?;
+        }
+        (Some("POST"), Some(path)) if Blocks::number(path, "/up/").is_some() => {
+            let number = Blocks::number(path, "/up/").unwrap_or_default();
+            let wrong = Blocks::of(file).compare(number, length, &mut reader)?;
+            let good = wrong.is_none();
+            let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
+            served.blocks_up.insert(number, wrong);
+            drop(served);
+            respond(&mut stream, "200 OK", if good { b"ok\n" } else { b"bad\n" })?;
+        }
         (Some("POST"), Some("/upload")) => {
             let good = length == FILE_SIZE as u64 && sum_of(&mut reader, length)? == expected;
             count(&|s| {
@@ -205,12 +233,15 @@ fn answer(
 }
 
 fn respond(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
+    head_of(stream, status, body.len())?;
+    stream.write_all(body)
+}
+
+fn head_of(stream: &mut TcpStream, status: &str, length: usize) -> std::io::Result<()> {
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    )?;
-    stream.write_all(body)
+        "HTTP/1.1 {status}\r\nContent-Type: application/octet-stream\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n",
+    )
 }
 
 fn sum_of(reader: &mut impl Read, length: u64) -> std::io::Result<String> {

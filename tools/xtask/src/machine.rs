@@ -51,6 +51,9 @@ pub struct Boot {
 /// Called with the name of each mark as it comes.
 pub type OnMark = Box<dyn Fn(&str)>;
 
+/// Called with each line of a guest under load.
+pub type OnSoak = Box<dyn Fn(&str)>;
+
 /// What only some runs have.
 #[derive(Default)]
 pub struct Extras {
@@ -64,6 +67,8 @@ pub struct Extras {
     pub nic: Nic,
     /// Who wants to hear of marks at once.
     pub on_mark: Option<OnMark>,
+    /// Who wants to hear of a guest under load at once.
+    pub on_soak: Option<OnSoak>,
 }
 
 /// What came out.
@@ -121,7 +126,7 @@ pub fn boot(boot: &Boot) -> Result<Ran> {
         }
     });
 
-    let mut watch = Watch::new(started, boot.show, boot.extras.on_mark.as_ref());
+    let mut watch = Watch::new(started, boot.show, &boot.extras);
     let mut timed_out = false;
     let mut status = None;
     loop {
@@ -239,6 +244,7 @@ impl Lines {
 
 struct Watch<'a> {
     on_mark: Option<&'a OnMark>,
+    on_soak: Option<&'a OnSoak>,
     started: Instant,
     show: bool,
     console_lines: Lines,
@@ -247,7 +253,7 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(started: Instant, show: bool, on_mark: Option<&'a OnMark>) -> Watch<'a> {
+    fn new(started: Instant, show: bool, extras: &'a Extras) -> Watch<'a> {
         let ran = Ran {
             status: None,
             timed_out: false,
@@ -258,7 +264,8 @@ impl<'a> Watch<'a> {
             complaint: String::new(),
         };
         Watch {
-            on_mark,
+            on_mark: extras.on_mark.as_ref(),
+            on_soak: extras.on_soak.as_ref(),
             started,
             show,
             console_lines: Lines::default(),
@@ -297,8 +304,16 @@ impl<'a> Watch<'a> {
                 if ran.console.len() < KEPT_CONSOLE {
                     ran.console.push_str(&String::from_utf8_lossy(bytes));
                 }
-                self.console_lines
-                    .push(bytes, |line| ran.marks.line(line, seconds));
+                let on_soak = self.on_soak;
+                self.console_lines.push(bytes, |line| {
+                    let told = ran.marks.soak.len();
+                    ran.marks.line(line, seconds);
+                    for (_, line) in ran.marks.soak.iter().skip(told) {
+                        if let Some(tell) = on_soak {
+                            tell(line);
+                        }
+                    }
+                });
             }
             Event::Record(at, bytes) => {
                 let (seconds, ran) = (since(at), &mut self.ran);

@@ -20,6 +20,7 @@ mod run;
 mod scenario;
 mod setup;
 mod size;
+mod soak;
 mod tally;
 mod test;
 mod texts;
@@ -78,6 +79,8 @@ enum Chore {
     Miri,
     /// Check that every panic that is left in the firmware has its reason
     Panics(panics::PanicsArgs),
+    /// Load a guest's network both ways for minutes; nothing may be lost or grow
+    Soak(soak::SoakArgs),
     /// Print sizes: image, memory, crates, unsafe blocks
     Size {
         /// As JSON
@@ -205,6 +208,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Bench { what } => bench::bench(what.as_ref()),
         Chore::Miri => miri::miri(),
         Chore::Panics(args) => panics::panics(&args),
+        Chore::Soak(args) => soak::soak(&args),
         Chore::Size { json } => size::size(json),
     }
 }
@@ -259,6 +263,7 @@ fn run(mut args: RunArgs) -> Result<()> {
         enlightened: args.enlightened,
         show: !args.quiet,
         keep_image: args.keep_image,
+        load: None,
     };
     let report = run::run(&plan);
     if report.started() {

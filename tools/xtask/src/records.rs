@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use abi::record::HOST_BEAT;
 use serde::{Deserialize, Serialize};
 
 /// Most `log` lines that are kept.
@@ -24,6 +25,9 @@ pub struct Records {
     pub last_mark: Option<String>,
     /// How the run ended; the first word counts, since what follows is fallout.
     pub outcome: Option<Ending>,
+    /// The rig's counters at each [`HOST_BEAT`], with seconds.
+    #[serde(skip)]
+    pub beats: Vec<(f64, Counters)>,
     /// Rules that were broken, in the order of the first time.
     pub audit: Vec<Audit>,
     /// Log lines.
@@ -110,6 +114,11 @@ impl Records {
                 self.texts.insert(record.name, value);
                 None
             }
+            "mark" if record.name == HOST_BEAT => {
+                let counts = self.counts.get(&record.from).cloned().unwrap_or_default();
+                self.beats.push((seconds, counts));
+                None
+            }
             "mark" => {
                 let shown = format!("[{}] {}", record.from, record.name);
                 self.last_mark = Some(record.name.clone());
@@ -174,6 +183,8 @@ mod tests {
             r#"{"from":"paravisor","kind":"count","name":"frame","key":"rx","value":3}"#,
             r#"{"from":"paravisor","kind":"count","name":"frame","key":"rx","value":5}"#,
             r#"{"from":"rig","kind":"count","name":"frame","key":"rx","value":99}"#,
+            r#"{"from":"rig","kind":"mark","name":"host-beat","us":12}"#,
+            r#"{"from":"rig","kind":"count","name":"frame","key":"rx","value":100}"#,
             r#"{"from":"rig","kind":"log","level":"warn","msg":"x"}"#,
             r#"{"from":"paravisor","kind":"outcome","name":"power-off","msg":"S5"}"#,
             r#"{"from":"rig","kind":"outcome","name":"reset","msg":"later"}"#,
@@ -186,6 +197,7 @@ mod tests {
         }
         assert_eq!(records.texts["digest"], "ab");
         assert_eq!(records.marks["guest-start"], 1.5);
+        assert_eq!(records.beats[0].1["frame"]["rx"], 99);
         assert_eq!(records.count("frame", "rx"), 5);
         assert_eq!(records.outcome.unwrap().name, "power-off");
         assert_eq!(records.log.len(), 1);

@@ -10,6 +10,7 @@ use crate::guest::marks::Marks;
 use crate::http::Served;
 use crate::machine::Ran;
 use crate::records::Audit;
+use crate::soak::Verdict;
 use crate::ui::bytes;
 
 /// Said in every report: nothing here ran on SEV hardware.
@@ -53,6 +54,8 @@ pub struct Report {
     pub guest: Marks,
     /// What the web server saw.
     pub served: Served,
+    /// How the guest fared under load, if it was.
+    pub soak: Option<Verdict>,
     /// Seconds from the start of QEMU at which rig and paravisor passed a point.
     pub boot: BTreeMap<String, f64>,
     /// VMBus, NVSP and NIC: versions and address.

@@ -14,6 +14,7 @@ use crate::nic::Nic;
 use crate::plain::{Own, TestGuest};
 use crate::report::Report;
 use crate::setup::{self, KernelVersion};
+use crate::soak::{self, Load};
 use crate::ui::{Step, bytes};
 
 /// What the rig needs beside the VM's memory: itself, the image, its tables.
@@ -52,6 +53,8 @@ pub struct Plan {
     pub show: bool,
     /// Where a copy of the image goes.
     pub keep_image: Option<PathBuf>,
+    /// Minutes of load after the first transfers.
+    pub load: Option<Load>,
 }
 
 impl Default for Plan {
@@ -70,6 +73,7 @@ impl Default for Plan {
             enlightened: false,
             show: true,
             keep_image: None,
+            load: None,
         }
     }
 }
@@ -111,6 +115,9 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         Errand::Transfer
     };
     let mut guest = TestGuest::new(plan.version, &plan.own, errand, plan.nic)?;
+    if let Some(load) = &plan.load {
+        guest.append = format!("{} {}", guest.append, load.append());
+    }
     for fault in &faults {
         if let Fault::Guest(misdeed) = fault {
             let file = guest.dir().join("kernel");
@@ -132,6 +139,10 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         .as_ref()
         .map(|server| server.take())
         .unwrap_or_default();
+    if let (Some(_), Some(server)) = (&plan.load, &guest.server) {
+        // Without counters the run has ended badly; that is judged below.
+        report.soak = soak::verdict(plan, &ran, &served, server).ok();
+    }
     report.fill(&ran, served);
     if plan.plain {
         judge_plain(&ran)?;
@@ -146,7 +157,12 @@ fn carry_out(plan: &Plan, report: &mut Report) -> Result<()> {
         };
         judge_guest(report, driver, expected)?;
     }
-    Ok(())
+    match (&plan.load, &report.soak) {
+        (None, _) => Ok(()),
+        (Some(_), None) => bail!("rig or paravisor told no counters"),
+        (Some(_), Some(verdict)) if verdict.wrong.is_empty() => Ok(()),
+        (Some(_), Some(verdict)) => bail!("under load: {}", verdict.wrong.join("; ")),
+    }
 }
 
 fn boot_above(
@@ -175,6 +191,9 @@ fn boot_above(
             append = format!("{append} fault={name}");
         }
     }
+    if let Some(load) = &plan.load {
+        append = format!("{append} beat={}", load.beat);
+    }
     if plan.trace.is_some() {
         append.push_str(" trace");
     }
@@ -199,6 +218,7 @@ fn boot_above(
         show: plan.show,
         extras: Extras {
             cpus: plan.vps,
+            on_soak: plan.load.map(|_| soak::progress()),
             ..Extras::default()
         },
     })

@@ -348,6 +348,7 @@ impl Stage<'_> {
                 boot_file: Some(reading.name.clone()),
                 nic: Nic::default(),
                 cpus: plan.vps,
+                on_soak: None,
                 on_mark: Some(Box::new(move |mark| {
                     if mark == SCENARIO_OVER {
                         watched.scenario_over();

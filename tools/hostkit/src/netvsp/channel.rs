@@ -161,6 +161,11 @@ impl Channel {
         true
     }
 
+    /// Frames that wait for room on a sub-channel.
+    pub fn frames_waiting(&self) -> usize {
+        self.subs.values().map(|port| port.frames.len()).sum()
+    }
+
     /// A sub-channel is gone. Frames for it go to the primary from now on; those
     /// that waited for it are lost, and their number is returned.
     pub fn close_sub(&mut self, index: u16) -> usize {

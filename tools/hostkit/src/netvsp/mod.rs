@@ -128,8 +128,12 @@ pub struct NicCounters {
     pub channel_rx: BTreeMap<u16, u64>,
     /// Frames of the guest by channel.
     pub channel_tx: BTreeMap<u16, u64>,
+    /// RNDIS messages with a frame of the guest, whether it is cut or not.
+    pub messages_tx: u64,
     /// Frames of the guest that were cut into segments here.
     pub large_sends: u64,
+    /// Frames that they were cut into.
+    pub segments: u64,
     /// Frames of the guest whose checksum was filled in here.
     pub checksums: u64,
     /// Frames for the guest that were dropped, by reason.
@@ -229,9 +233,23 @@ impl Nic {
         self.channel.is_some()
     }
 
-    /// The channel is gone: lets go of rings and buffers.
+    /// The channel is gone: lets go of rings and buffers. Frames that waited for a
+    /// sub-channel are lost.
     pub fn close(&mut self) {
+        let lost = self.frames_waiting();
         self.channel = None;
+        self.lose(lost);
+    }
+
+    /// Frames that wait for room on a sub-channel.
+    pub fn frames_waiting(&self) -> usize {
+        self.channel.as_ref().map_or(0, Channel::frames_waiting)
+    }
+
+    fn lose(&mut self, lost: usize) {
+        if lost > 0 {
+            *self.counters.dropped.entry("channel-closed").or_default() += lost as u64;
+        }
     }
 
     /// The guest opens a sub-channel. `false` refuses.
@@ -243,9 +261,7 @@ impl Nic {
     /// A sub-channel is gone.
     pub fn close_sub(&mut self, index: u16) {
         let lost = self.channel.as_mut().map_or(0, |c| c.close_sub(index));
-        if lost > 0 {
-            *self.counters.dropped.entry("channel-closed").or_default() += lost as u64;
-        }
+        self.lose(lost);
     }
 
     /// Sub-channels to be offered now: those from 1 to this number, once.

@@ -103,13 +103,16 @@ pub(super) fn frames(
         let Env {
             backend, counters, ..
         } = env;
-        if notes.large_send.is_some() {
+        let cut = notes.large_send.is_some();
+        counters.messages_tx += 1;
+        if cut {
             counters.large_sends += 1;
         } else if notes.checksum.unwrap_or(0) > 0b11 {
             counters.checksums += 1;
         }
         offload::finish(frame, &notes, &rndis.enabled, limits, |frame| {
             counters.frames_tx += 1;
+            counters.segments += u64::from(cut);
             counters.bytes_tx += frame.len() as u64;
             backend.send(frame);
         })?;

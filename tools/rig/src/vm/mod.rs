@@ -110,6 +110,9 @@ pub struct Vm {
     memory: Rc<HostMemory>,
     clock: Clock,
     limit: u64,
+    /// How often the host's counters are told, and when for the next time.
+    beat: Option<u64>,
+    next_beat: u64,
     /// When the next timer of any core fires.
     armed: u64,
     /// A core other than the first one has ended the run.
@@ -203,6 +206,8 @@ impl Vm {
             memory,
             clock,
             limit: options.limit.saturating_mul(10_000_000),
+            beat: options.beat.map(|beat| beat.saturating_mul(10_000_000)),
+            next_beat: 0,
             armed: u64::MAX,
             ended: None,
         };

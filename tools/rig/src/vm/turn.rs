@@ -159,6 +159,12 @@ impl Turn<'_> {
             apic::unmask_pci();
         }
         self.check_host()?;
+        if let Some(beat) = self.vm.beat
+            && now >= self.vm.next_beat
+        {
+            self.vm.next_beat = now.saturating_add(beat);
+            self.vm.host.beat(now);
+        }
         if now > self.vm.limit {
             return end!(Outcome::RigFailure, "time limit: {}", self.whereabouts());
         }

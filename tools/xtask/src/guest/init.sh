@@ -14,12 +14,14 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 say init
 
-url= sha= rounds=
+url= sha= rounds= soak= beat=
 for word in $(cat /proc/cmdline); do
     case $word in
         uc.url=*) url=${word#uc.url=} ;;
         uc.sha=*) sha=${word#uc.sha=} ;;
         uc.rounds=*) rounds=${word#uc.rounds=} ;;
+        uc.soak=*) soak=${word#uc.soak=} ;;
+        uc.beat=*) beat=${word#uc.beat=} ;;
     esac
 done
 
@@ -145,6 +147,7 @@ audit() {
 }
 
 network
+[ -z "$soak" ] || . /bin/soak
 facts
 audit
 say end

@@ -32,6 +32,9 @@ pub struct Marks {
     /// What became of the link and of each fetch while a scenario was played, in the
     /// guest's words and with seconds.
     pub story: Vec<(f64, String)>,
+    /// What a guest under load said of it, with seconds.
+    #[serde(skip)]
+    pub soak: Vec<(f64, String)>,
     /// What went wrong in the guest's own words.
     pub errors: Vec<String>,
 }
@@ -70,6 +73,7 @@ impl Marks {
                 let value = rest.get(1..).unwrap_or_default().join(" ");
                 self.sees.insert(word(0).to_owned(), value);
             }
+            "soak" => self.soak.push((seconds, rest.join(" "))),
             "error" => self.errors.push(rest.join(" ")),
             "end" => self.end = Some(seconds),
             _ => {}

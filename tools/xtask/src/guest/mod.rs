@@ -20,7 +20,7 @@ const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that the scripts call.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 35] = [
     "awk",
     "basename",
     "cat",
@@ -34,6 +34,7 @@ const APPLETS: [&str; 34] = [
     "ip",
     "ls",
     "mount",
+    "nc",
     "ping",
     "poweroff",
     "printf",
@@ -95,6 +96,7 @@ pub fn initrd(kernel: &Kernel, busybox: &Path, errand: Errand, nic: Nic) -> Resu
         cpio.symlink(&format!("bin/{applet}"), "busybox");
     }
     cpio.file("bin/lease", true, include_bytes!("lease.sh"));
+    cpio.file("bin/soak", true, include_bytes!("soak.sh"));
     cpio.file("init", true, init);
     let mut order = String::new();
     for module in &drivers {
