@@ -69,6 +69,8 @@ impl Network<FakePlatform> for Counted {
 struct Fixed {
     tsc: Rc<Cell<u64>>,
     pending: Pending,
+    /// How many turns the host will answer before the guest is entered.
+    answers: Cell<u32>,
     audit: Audit,
 }
 
@@ -78,6 +80,11 @@ impl Surroundings<FakePlatform> for Fixed {
     }
     fn pending(&mut self) -> Pending {
         core::mem::take(&mut self.pending)
+    }
+    fn raised(&self) -> bool {
+        let left = self.answers.get();
+        self.answers.set(left.saturating_sub(1));
+        left != 0
     }
     fn console(&mut self, _: &mut FakePlatform, _: &[u8]) {}
     fn audit<T>(&mut self, act: impl FnOnce(&mut Audit) -> T) -> T {
@@ -239,6 +246,24 @@ fn network_has_a_turn_for_a_reason_only() {
     vp.turn().unwrap();
     vp.turn().unwrap();
     assert_eq!(vp.network.turns.len(), 5, "a budget ended the turn before");
+}
+
+#[test]
+fn what_the_host_answers_at_once_costs_no_entry_and_holds_the_guest_back_for_few_turns() {
+    let (mut vp, _) = vp(&[Exit::Interrupted; 8]);
+    let entered = |vp: &TestVp| vp.stats.exits[Exit::Interrupted.index()];
+    vp.surroundings.answers.set(1);
+    vp.turn().unwrap();
+    assert_eq!(entered(&vp), 0);
+    vp.turn().unwrap();
+    assert_eq!(entered(&vp), 1);
+    // A host that always has something to say.
+    vp.surroundings.answers.set(u32::MAX);
+    let turns = u64::from(ROUNDS) + 1;
+    for n in 0..3 * turns {
+        assert_eq!(entered(&vp), 1 + n / turns);
+        vp.turn().unwrap();
+    }
 }
 
 #[test]

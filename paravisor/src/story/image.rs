@@ -22,6 +22,10 @@ impl Surroundings<Host> for Image {
         traps::take()
     }
 
+    fn raised(&self) -> bool {
+        traps::pending()
+    }
+
     fn console(&mut self, host: &mut Host, bytes: &[u8]) {
         // Wall 8: guest data leave in clear only from an image built for it.
         if self.console {
