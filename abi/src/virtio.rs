@@ -200,4 +200,14 @@ pub mod net {
     pub const CONFIG_LEN: u64 = 12;
     /// `status`: the link is up.
     pub const LINK_UP: u16 = 1;
+    /// Distance of two doorbells in the region where this device has them.
+    pub const DOORBELL_STRIDE: u64 = 4;
+    /// Class of control commands: several queue pairs (5.1.6.5.5).
+    pub const CTRL_MQ: u8 = 4;
+    /// Command of that class: so many pairs are used, 2 bytes.
+    pub const CTRL_MQ_PAIRS_SET: u8 = 0;
+    /// Answer to a control command: done (5.1.6.5).
+    pub const CTRL_OK: u8 = 0;
+    /// Answer to a control command: refused.
+    pub const CTRL_ERR: u8 = 1;
 }

@@ -286,6 +286,7 @@ mod tests {
             mtu: 1500,
             link_up: false,
             processors: 1,
+            queue_pairs: 1,
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

@@ -451,6 +451,7 @@ where
 
     fn poll_network(&mut self, sint: bool, touched: bool, reference: u64) -> Result<(), End> {
         let events = if touched {
+            self.machine.serve_nic(&self.guest);
             self.machine.take_nic_events()
         } else {
             NicEvents::default()

@@ -1,8 +1,9 @@
 //! The whole machine: routes accesses to devices and interrupts to the processors.
 //!
 //! What a processor has for itself (local APIC, MSRs) lies in its [`Machine`] and is
-//! reached without a lock. The devices that all processors share are one `Devices`
-//! behind one lock, which is held for one access, never across one.
+//! reached without a lock, and so is its queue pair of the network card. The devices
+//! that all processors share are one `Devices` behind one lock, which is held for one
+//! access, never across one.
 
 mod devices;
 mod nic;
@@ -14,11 +15,13 @@ use crate::interrupt::post::{Post, Wake};
 use crate::interrupt::{Message, lapic::Lapic};
 use crate::layout;
 use crate::msr::{self, Msrs};
+use crate::virtio::net::Pair;
+use crate::virtio::share::Share;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use devices::Devices;
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 pub use types::*;
 
@@ -28,6 +31,11 @@ pub struct Machine {
     cpuid: Arc<Cpuid>,
     msrs: Msrs,
     lapic: Lapic,
+    /// Its queues of the network card.
+    pair: Option<Pair>,
+    /// The control queue was rung, and nobody has served it.
+    control_due: bool,
+    config: Arc<MachineConfig>,
     board: Arc<Board>,
     /// Processors that must be woken to see what was left for them.
     kicks: u64,
@@ -37,6 +45,8 @@ pub struct Machine {
 /// What all processors share.
 struct Board {
     devices: Mutex<Devices>,
+    /// What is seen of a card whose queues have owners.
+    card: Option<Arc<Share>>,
     /// One per processor.
     posts: Vec<Post>,
     /// The devices have something for the processor that serves them.
@@ -49,6 +59,25 @@ struct Board {
 
 const NEVER: u64 = u64::MAX;
 
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Devices> {
+        count_lock();
+        self.devices.lock()
+    }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// Locks that this thread has taken.
+    static LOCKS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+}
+
+/// A lock is taken: tests count it.
+pub(crate) fn count_lock() {
+    #[cfg(test)]
+    LOCKS.with(|locks| locks.set(locks.get().wrapping_add(1)));
+}
+
 impl Machine {
     /// A machine after power-on, at clock 0 or later, as its first processor sees it.
     pub fn new(config: &MachineConfig, host: &dyn CpuidSource) -> Machine {
@@ -59,13 +88,18 @@ impl Machine {
     pub fn with_nic(config: &MachineConfig, host: &dyn CpuidSource, nic: NicModel) -> Machine {
         let count = config.processors.clamp(1, MAX_PROCESSORS);
         let devices = Devices::new(config, nic);
+        let card = devices.nic.share().cloned();
         let machine = Machine {
             place: Place { id: 0, count },
             cpuid: Arc::new(Cpuid::new(host)),
             msrs: Msrs::new(true, config.tsc_hz, config.memory_size),
             lapic: Lapic::new(0),
+            pair: card.as_ref().and_then(|card| Pair::claim(card, 0, config)),
+            control_due: false,
+            config: Arc::new(config.clone()),
             board: Arc::new(Board {
                 devices: Mutex::new(devices),
+                card,
                 posts: (0..count).map(|_| Post::new()).collect(),
                 attention: AtomicBool::new(true),
                 resting: AtomicU64::new(0),
@@ -92,6 +126,13 @@ impl Machine {
             cpuid: self.cpuid.clone(),
             msrs: self.msrs.of_another(),
             lapic: Lapic::new(index),
+            pair: self
+                .board
+                .card
+                .as_ref()
+                .and_then(|card| Pair::claim(card, index.into(), &self.config)),
+            control_due: false,
+            config: self.config.clone(),
             board: self.board.clone(),
             kicks: 0,
             unknown_msr: 0,
@@ -159,18 +200,32 @@ impl Machine {
 
     /// Wakes one other processor, for a note that is not the machine's own.
     pub fn call(&mut self, index: u8) {
-        let post = self.board.posts.get(usize::from(index));
-        if index != self.place.id && post.is_some_and(|post| post.call() == Wake::Kick) {
-            self.kicks |= 1u64.wrapping_shl(u32::from(index));
+        self.call_those(1u64.checked_shl(u32::from(index)).unwrap_or(0));
+    }
+
+    /// Wakes these others, by bits.
+    fn call_those(&mut self, which: u64) {
+        if which & !1u64.wrapping_shl(u32::from(self.place.id)) == 0 {
+            return;
+        }
+        for (index, post) in (0..MAX_PROCESSORS).zip(&self.board.posts) {
+            let bit = 1u64.wrapping_shl(u32::from(index));
+            if which & bit != 0 && index != self.place.id && post.call() == Wake::Kick {
+                self.kicks |= bit;
+            }
         }
     }
 
-    /// Whether the devices may have something for the processor that serves them
-    /// (the first): console output, questions at the audit port, power events, work of
-    /// the NIC. Asking takes the hint.
+    /// Whether the devices may have something for this processor: for every one, events
+    /// of its queue pair; for the first, which serves the devices, also console output,
+    /// questions at the audit port, power events, work of a NIC without queue pairs.
+    /// Asking takes the hint, but not the queue pair's events.
     pub fn take_attention(&self) -> bool {
         // Nearly always there is none, and then nothing is written.
-        self.board.attention.load(SeqCst) && self.board.attention.swap(false, SeqCst)
+        let hint = self.place.id == 0
+            && self.board.attention.load(SeqCst)
+            && self.board.attention.swap(false, SeqCst);
+        hint || self.pair.as_ref().is_some_and(Pair::has_events)
     }
 
     /// Nothing but another processor can wake this one. `true`: the others rest as well
@@ -217,7 +272,7 @@ impl Machine {
             posts: &board.posts,
             kicks,
         };
-        let mut devices = board.devices.lock();
+        let mut devices = board.lock();
         let value = act(&mut devices, &mut apics);
         devices.update_lines(&mut apics);
         let deadline = devices.nic.next_deadline().unwrap_or(NEVER);
@@ -235,17 +290,15 @@ impl Machine {
     fn access<T>(&mut self, act: impl FnOnce(&mut Devices, &mut Apics<'_>) -> T) -> T {
         let first = self.place.id == 0;
         let deadline = self.board.nic_deadline.load(SeqCst);
-        let (value, chores) = self.with_devices(|devices, apics| {
+        let (value, mut calls) = self.with_devices(|devices, apics| {
             let value = act(devices, apics);
-            (value, !first && devices.take_chores())
+            (value, devices.take_calls())
         });
         self.board.attention.store(true, SeqCst);
-        if chores || !first && self.board.nic_deadline.load(SeqCst) < deadline {
-            let first = self.board.posts.first();
-            if first.is_some_and(|post| post.call() == Wake::Kick) {
-                self.kicks |= 1;
-            }
+        if !first && self.board.nic_deadline.load(SeqCst) < deadline {
+            calls |= 1;
         }
+        self.call_those(calls);
         value
     }
 
@@ -281,7 +334,15 @@ impl Machine {
             layout::LAPIC_BASE if self.lapic.hardware_enabled() => {
                 self.lapic_write(gpa & 0xfff, value as u32, now);
             }
-            _ => self.access(|devices, apics| devices.mmio_write(gpa, size, value, now, apics)),
+            _ => {
+                let card = self.board.card.as_ref();
+                match card.and_then(|card| card.doorbell(gpa)) {
+                    Some(offset) => self.ring(offset),
+                    None => self.access(|devices, apics| {
+                        devices.mmio_write(gpa, size, value, now, apics);
+                    }),
+                }
+            }
         }
     }
 
@@ -425,7 +486,7 @@ impl Machine {
 
     /// Moves bytes that the guest sent to its serial port into `buf`; how many.
     pub fn take_console(&mut self, buf: &mut [u8]) -> usize {
-        self.board.devices.lock().uart.take_output(buf)
+        self.board.lock().uart.take_output(buf)
     }
 
     /// Types bytes into the guest's serial port; how many found room.
@@ -435,12 +496,12 @@ impl Machine {
 
     /// Moves bytes that the guest sent to its audit port into `buf`; how many.
     pub fn take_audit(&mut self, buf: &mut [u8]) -> usize {
-        self.board.devices.lock().audit.take_output(buf)
+        self.board.lock().audit.take_output(buf)
     }
 
     /// How many bytes [`Machine::put_audit`] has room for.
     pub fn audit_room(&self) -> usize {
-        self.board.devices.lock().audit.input_room()
+        self.board.lock().audit.input_room()
     }
 
     /// Sends bytes to the guest's audit port; how many found room.
@@ -450,7 +511,7 @@ impl Machine {
 
     /// The guest switched itself off or reset itself; asking takes the event.
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
-        self.board.devices.lock().power.take_event()
+        self.board.lock().power.take_event()
     }
 }
 

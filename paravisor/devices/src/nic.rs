@@ -2,19 +2,17 @@
 
 use crate::e1000e::E1000e;
 use crate::virtio::net::Net;
+use crate::virtio::share::{Count, PairShare, Share};
 use crate::{MachineConfig, NicEvents, NicModel, NoBuffer};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use memory::{GuestMemory, Parcel};
-use validate::frame::{Arrived, Task};
+use validate::frame::Task;
 
 /// One of the two cards. Both are at the same place of the PCI bus and have the same
 /// interrupt pin.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a machine has one card; virtio's, the fast one, needs no pointer to it"
-)]
 pub(crate) enum Nic {
-    Virtio(Net),
+    Virtio(Box<Net>),
     E1000e(Box<E1000e>),
 }
 
@@ -31,7 +29,7 @@ pub(crate) struct Traffic {
 impl Nic {
     pub(crate) fn new(config: &MachineConfig, model: NicModel) -> Nic {
         match model {
-            NicModel::Virtio => Nic::Virtio(Net::new(config)),
+            NicModel::Virtio => Nic::Virtio(Box::new(Net::new(config))),
             NicModel::E1000e => Nic::E1000e(Box::new(E1000e::new(config))),
         }
     }
@@ -99,44 +97,79 @@ impl Nic {
         }
     }
 
+    /// What is seen of a card whose queues have owners.
+    pub(crate) fn share(&self) -> Option<&Arc<Share>> {
+        match self {
+            Nic::Virtio(net) => Some(net.transport.share()),
+            Nic::E1000e(_) => None,
+        }
+    }
+
     /// Whether [`Nic::take_events`] has something to tell.
     pub(crate) fn has_events(&self) -> bool {
         match self {
-            Nic::Virtio(net) => net.has_events(),
+            Nic::Virtio(_) => false,
             Nic::E1000e(card) => card.has_events(),
         }
     }
 
+    /// Of a card whose queues have no owners.
     pub(crate) fn take_events(&mut self) -> NicEvents {
         match self {
-            Nic::Virtio(net) => net.take_events(),
+            Nic::Virtio(_) => NicEvents::default(),
             Nic::E1000e(card) => card.take_events(),
         }
     }
 
+    /// Processors that have something to look at, by bits.
+    pub(crate) fn take_calls(&mut self) -> u64 {
+        match self {
+            Nic::Virtio(net) => net.transport.take_calls(),
+            Nic::E1000e(card) => u64::from(card.has_events()),
+        }
+    }
+
+    /// Does what the driver asks for at the control queue.
+    pub(crate) fn serve_control(&mut self, guest: &impl GuestMemory) {
+        if let Nic::Virtio(net) = self {
+            net.serve_control(guest);
+        }
+    }
+
+    /// Tells the driver by INTA that buffers of a queue were used.
+    pub(crate) fn interrupt_queue(&mut self, queue: u16) {
+        if let Nic::Virtio(net) = self {
+            net.transport.interrupt_queue(queue);
+        }
+    }
+
+    /// The driver broke a rule in a queue of this ticket.
+    pub(crate) fn set_broken_by(&mut self, ticket: u64) {
+        if let Nic::Virtio(net) = self {
+            net.transport.set_broken_by(ticket);
+        }
+    }
+
+    /// A frame of a card whose queues have no owners.
     pub(crate) fn take_frame(
         &mut self,
         guest: &impl GuestMemory,
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
         match self {
-            Nic::Virtio(net) => net.take_frame(guest, buf),
+            Nic::Virtio(_) => None,
             Nic::E1000e(card) => card.take_frame(guest, buf),
         }
     }
 
-    pub(crate) fn takes_pieces(&self) -> bool {
-        matches!(self, Nic::Virtio(_))
-    }
-
+    /// A frame for a card whose queues have no owners.
     pub(crate) fn deliver(
         &mut self,
         guest: &impl GuestMemory,
         parcel: &mut Parcel<'_>,
-        arrived: Arrived,
     ) -> Result<(), NoBuffer> {
         match self {
-            Nic::Virtio(net) => net.deliver(guest, parcel, arrived),
+            Nic::Virtio(_) => Err(NoBuffer),
             Nic::E1000e(card) => card.deliver_rx(guest, parcel.head()),
         }
     }
@@ -150,14 +183,21 @@ impl Nic {
 
     pub(crate) fn traffic(&self) -> Traffic {
         match self {
-            Nic::Virtio(net) => Traffic {
-                tx_frames: net.tx_frames,
-                rx_frames: net.rx_frames,
-                tx_dropped: net.tx_dropped,
-                rx_dropped: net.rx_dropped,
-                rx_filtered: 0,
-                broken: net.transport.broken,
-            },
+            Nic::Virtio(net) => {
+                let pairs = net.transport.share().pairs();
+                let sum = |count: fn(&PairShare) -> &Count| {
+                    let counts = pairs.iter().map(|pair| count(pair).get());
+                    counts.fold(0u64, u64::saturating_add)
+                };
+                Traffic {
+                    tx_frames: sum(|pair| &pair.tx_frames),
+                    rx_frames: sum(|pair| &pair.rx_frames),
+                    tx_dropped: sum(|pair| &pair.tx_dropped),
+                    rx_dropped: sum(|pair| &pair.rx_dropped),
+                    rx_filtered: 0,
+                    broken: net.transport.broken,
+                }
+            }
             Nic::E1000e(card) => Traffic {
                 tx_frames: card.tx_frames,
                 rx_frames: card.rx_frames,

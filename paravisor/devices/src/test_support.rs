@@ -44,6 +44,7 @@ pub fn config() -> MachineConfig {
         mtu: 1500,
         link_up: true,
         processors: 1,
+        queue_pairs: 1,
         epoch_seconds: 1_700_000_000,
         advertise_pm_timer: true,
     }

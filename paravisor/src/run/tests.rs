@@ -114,6 +114,7 @@ fn machine(processors: u8) -> Machine {
         mtu: 1500,
         link_up: false,
         processors,
+        queue_pairs: 1,
         epoch_seconds: 0,
         advertise_pm_timer: false,
     };

@@ -20,7 +20,7 @@ struct Throttle {
 }
 
 /// The interrupt side of the device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Interrupts {
     icr: u32,
     ims: u32,
@@ -55,7 +55,7 @@ impl Interrupts {
             messages: false,
             control: 0,
             clock: 0,
-            msix: Msix::new(),
+            msix: Msix::new(VECTORS as u16),
         }
     }
 

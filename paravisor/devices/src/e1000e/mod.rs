@@ -21,7 +21,7 @@ mod sweeps;
 mod systim;
 mod transmit;
 
-use crate::pci::{ConfigSpace, msix::Msix};
+use crate::pci::ConfigSpace;
 use crate::{MachineConfig, NicEvents, layout};
 use abi::e1000e::{
     EEMNGCTL_DONE, MSIX_BAR, MSIX_PBA, MSIX_SIZE, RAH_VALID, REGISTERS_SIZE, SWSM_SMBI, VECTORS,
@@ -46,7 +46,7 @@ const TAG_LEN: usize = 4;
 const REGISTERS_BAR: u8 = 0;
 
 /// The network card.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct E1000e {
     config: ConfigSpace,
     msix_capability: usize,
@@ -198,6 +198,7 @@ impl E1000e {
             tx_kicked: core::mem::take(&mut self.tx_kicked),
             rx_refilled: core::mem::take(&mut self.rx_refilled),
             reset: core::mem::take(&mut self.reset_seen),
+            pairs_changed: false,
         }
     }
 
@@ -258,7 +259,7 @@ impl E1000e {
                     let at = offset.wrapping_sub(MSIX_PBA);
                     self.interrupts.msix.read_pending(at, size)
                 }
-                _ if offset < Msix::<VECTORS>::table_len() => {
+                _ if offset < self.interrupts.msix.table_len() => {
                     self.interrupts.msix.read_table(offset, size)
                 }
                 _ => 0,
@@ -282,7 +283,7 @@ impl E1000e {
     /// Writes a BAR. Only whole registers can be written.
     pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, size: u8, value: u64, now: u64) {
         if bar == MSIX_BAR {
-            if offset < Msix::<VECTORS>::table_len() {
+            if offset < self.interrupts.msix.table_len() {
                 self.interrupts.msix.write_table(offset, size, value);
             }
             return;

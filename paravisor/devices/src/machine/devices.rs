@@ -181,10 +181,10 @@ impl Devices {
         }
     }
 
-    /// Whether there is something that only the processor which serves the devices
-    /// can do.
-    pub(super) fn take_chores(&mut self) -> bool {
-        core::mem::take(&mut self.audit_touched) || self.nic.has_events()
+    /// Processors for which there is something that only they can do, by bits: for the
+    /// one that serves the devices, and for owners of queue pairs.
+    pub(super) fn take_calls(&mut self) -> u64 {
+        u64::from(core::mem::take(&mut self.audit_touched)) | self.nic.take_calls()
     }
 
     /// Carries interrupts from the devices to the APICs.

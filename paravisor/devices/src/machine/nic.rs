@@ -1,14 +1,93 @@
-//! The network card as the owner of a processor works it.
+//! The network card as the owner of a processor works it: its own queue pair, without a
+//! lock as long as nothing but frames comes by.
 
 use super::Machine;
+use crate::interrupt::apics::Apics;
+use crate::interrupt::{Deliver, Message};
+use crate::virtio::share::Raised;
 use crate::{Counters, NicEvents, NoBuffer};
+use abi::virtio::net;
 use memory::{GuestMemory, Parcel};
 use validate::frame::{Arrived, Task};
 
 impl Machine {
-    /// What happened at the NIC; asking takes the events.
+    /// Queue pairs that the driver uses, from the first on: 1 until it chose more. To be
+    /// asked by any processor.
+    pub fn queue_pairs_in_use(&self) -> u16 {
+        self.board.card.as_ref().map_or(1, |card| card.in_use())
+    }
+
+    /// What happened at the NIC, as far as this processor's queue pair is concerned;
+    /// asking takes the events.
     pub fn take_nic_events(&mut self) -> NicEvents {
-        self.board.devices.lock().nic.take_events()
+        if let Some(pair) = &mut self.pair {
+            let (events, control) = pair.take_events();
+            self.control_due |= control;
+            events
+        } else if self.card_behind_lock() {
+            self.board.lock().nic.take_events()
+        } else {
+            NicEvents::default()
+        }
+    }
+
+    /// Does what the driver asks for at the NIC's control queue, if it asks: on the first
+    /// processor, in each turn with attention. The driver may wait for it without doing
+    /// anything else.
+    pub fn serve_nic(&mut self, guest: &impl GuestMemory) {
+        let rung = self.place.id == 0
+            && self
+                .pair
+                .as_ref()
+                .is_some_and(|pair| pair.take_control_event());
+        if core::mem::take(&mut self.control_due) || rung {
+            self.with_devices(|devices, _| devices.nic.serve_control(guest));
+        }
+    }
+
+    /// Whether this processor serves a card that has no queue pairs of their own.
+    fn card_behind_lock(&self) -> bool {
+        self.place.id == 0 && self.board.card.is_none()
+    }
+
+    /// A doorbell was rung: its owner is to look.
+    pub(super) fn ring(&mut self, offset: u64) {
+        let queue = u16::try_from(offset / net::DOORBELL_STRIDE).unwrap_or(u16::MAX);
+        let card = self.board.card.as_ref();
+        if let Some(pair) = card.and_then(|card| card.ring(queue)) {
+            self.call_those(1u64.wrapping_shl(pair.into()));
+        }
+    }
+
+    /// What the work on the own pair leaves to do.
+    fn settle(&mut self) {
+        let Some(pair) = &mut self.pair else {
+            return;
+        };
+        let owed = pair.take_owed();
+        let index = pair.index();
+        for (which, raised) in (0..).zip(pair.raise(&owed)) {
+            match raised {
+                Raised::Nothing => {}
+                Raised::Message((address, data)) => {
+                    let mut apics = Apics {
+                        own: &mut self.lapic,
+                        posts: &self.board.posts,
+                        kicks: &mut self.kicks,
+                    };
+                    if let Some(message) = Message::from_msi(address, data) {
+                        apics.deliver(message);
+                    }
+                }
+                Raised::Line => {
+                    let queue = index.saturating_mul(2).saturating_add(which);
+                    self.with_devices(|devices, _| devices.nic.interrupt_queue(queue));
+                }
+            }
+        }
+        if let Some(ticket) = owed.broken {
+            self.with_devices(|devices, _| devices.nic.set_broken_by(ticket));
+        }
     }
 
     /// The next frame that the guest sends, copied into `buf` without the
@@ -20,7 +99,18 @@ impl Machine {
         guest: &impl GuestMemory,
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
-        self.with_devices(|devices, _| devices.nic.take_frame(guest, buf))
+        if self.control_due {
+            self.serve_nic(guest);
+        }
+        if let Some(pair) = &mut self.pair {
+            let taken = pair.take_frame(guest, buf);
+            self.settle();
+            taken
+        } else if self.card_behind_lock() {
+            self.with_devices(|devices, _| devices.nic.take_frame(guest, buf))
+        } else {
+            None
+        }
     }
 
     /// [`Machine::take_frame`] for a guest that leaves nothing to its card.
@@ -38,13 +128,21 @@ impl Machine {
         parcel: &mut Parcel<'_>,
         arrived: Arrived,
     ) -> Result<(), NoBuffer> {
-        self.with_devices(|devices, _| devices.nic.deliver(guest, parcel, arrived))
+        if let Some(pair) = &mut self.pair {
+            let delivered = pair.deliver(guest, parcel, arrived);
+            self.settle();
+            delivered
+        } else if self.card_behind_lock() {
+            self.with_devices(|devices, _| devices.nic.deliver(guest, parcel))
+        } else {
+            Err(NoBuffer)
+        }
     }
 
     /// Whether the card writes frames to the guest piece by piece; else
     /// [`Machine::deliver`] wants them private and whole.
     pub fn takes_pieces(&self) -> bool {
-        self.board.devices.lock().nic.takes_pieces()
+        self.board.card.is_some()
     }
 
     /// [`Machine::deliver`] for a frame that is private and of which nothing is known.
@@ -59,7 +157,7 @@ impl Machine {
 
     /// Counters since start: the devices' and this processor's.
     pub fn counters(&self) -> Counters {
-        let devices = self.board.devices.lock();
+        let devices = self.board.lock();
         let traffic = devices.nic.traffic();
         Counters {
             unknown_port: devices.unknown_port,

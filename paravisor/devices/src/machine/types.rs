@@ -25,6 +25,9 @@ pub struct MachineConfig {
     pub link_up: bool,
     /// Processors of the guest, 1 to [`MAX_PROCESSORS`].
     pub processors: u8,
+    /// Most queue pairs that virtio's NIC offers, each to the processor with its number;
+    /// not more than there are processors. 1: a card without a choice.
+    pub queue_pairs: u16,
     /// Seconds since 1970 (UTC) at clock 0, for the CMOS clock.
     pub epoch_seconds: u64,
     /// Whether ACPI tells the guest of the PM timer, which is right only where
@@ -88,6 +91,9 @@ pub struct NicEvents {
     pub rx_refilled: bool,
     /// The driver reset the device (a new driver comes, or none).
     pub reset: bool,
+    /// The driver chose another number of queue pairs: see
+    /// `Machine::queue_pairs_in_use`. The first processor is told.
+    pub pairs_changed: bool,
 }
 
 /// Things that an ordinary guest does not do, and traffic.

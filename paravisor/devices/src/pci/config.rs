@@ -111,18 +111,25 @@ impl ConfigSpace {
         }
     }
 
+    /// Where a BAR answers, if it does.
+    pub(crate) fn bar(&self, index: usize) -> Option<u64> {
+        let size = *self.bars.get(index)?;
+        let offset = header::BAR0.saturating_add(index.saturating_mul(4));
+        let base = u64::from(self.read(offset, 4) & !0xf);
+        let decoding = self.word(header::COMMAND) & command::MEMORY != 0;
+        // A BAR at 0 has not been assigned.
+        (decoding && size != 0 && base != 0).then_some(base)
+    }
+
     /// Which BAR answers at `gpa`, and the offset in it.
     pub(crate) fn decode(&self, gpa: u64) -> Option<(u8, u64)> {
         if self.word(header::COMMAND) & command::MEMORY == 0 {
             return None;
         }
         (0u8..6).find_map(|index| {
+            let within = gpa.checked_sub(self.bar(usize::from(index))?)?;
             let size = u64::from(*self.bars.get(usize::from(index))?);
-            let offset = header::BAR0.saturating_add(usize::from(index).saturating_mul(4));
-            let base = u64::from(self.read(offset, 4) & !0xf);
-            let within = gpa.checked_sub(base)?;
-            // A BAR at 0 has not been assigned.
-            (base != 0 && within < size).then_some((index, within))
+            (within < size).then_some((index, within))
         })
     }
 

@@ -2,4 +2,5 @@
 
 pub(crate) mod net;
 pub(crate) mod queue;
+pub(crate) mod share;
 pub(crate) mod transport;

@@ -1,12 +1,21 @@
-//! The network card (virtio 1.2, section 5.1): one queue pair. Frames go in and
-//! out by copies; the relay between them and the host is its owner's business. So
-//! is the work that the driver leaves to the card, checksums and segments: here
-//! its requests are read and judged against the frame.
+//! The network card (virtio 1.2, section 5.1). Frames go in and out by copies; the
+//! relay between them and the host is its owner's business. So is the work that the
+//! driver leaves to the card, checksums and segments: here its requests are read and
+//! judged against the frame.
+//!
+//! The card is in two parts: registers and control queue ([`Net`]), which all
+//! processors share, and its queue pairs ([`Pair`]), each of which one processor has
+//! for its own. [`Share`] is between them.
+
+mod control;
 
 use super::queue::{Broken, Chain, Queue};
+use super::share::{Held, MAX_PAIRS, PairShare, Raised, Share, Turn, event};
 use super::transport::{Kind, Transport};
 use crate::{MachineConfig, NicEvents, NoBuffer, layout};
 use abi::virtio::{feature, net};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
 use memory::{GuestMemory, Parcel};
 use validate::frame::{Arrived, Network, PartialSum, Request, Task};
 
@@ -15,30 +24,39 @@ const QUEUE_SIZE: u16 = 256;
 /// Chains that one frame for the guest may take: 64 KiB in the smallest buffers that
 /// Linux posts (`GOOD_PACKET_LEN`, 1536 bytes), with room to spare.
 const MAX_RX_CHAINS: usize = 64;
-/// A vector for the configuration and one for each queue.
-const VECTORS: usize = 3;
-const QUEUES: usize = 2;
 /// Ethernet header.
 const ETHERNET_LEN: usize = 14;
 /// What a frame may have beyond MTU and Ethernet header: one VLAN tag.
 const VLAN_LEN: usize = 4;
 
-/// The card's registers, configuration space and queues.
-pub(crate) type NetTransport = Transport<QUEUES, VECTORS>;
-
-/// The network card.
-#[derive(Clone, Debug)]
+/// The part of the network card that all processors share.
+#[derive(Debug)]
 pub(crate) struct Net {
-    pub(crate) transport: NetTransport,
+    pub(crate) transport: Transport,
     link_up: bool,
+}
+
+/// A queue pair, the property of one processor.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    index: u16,
+    share: Arc<Share>,
+    rx: Held,
+    tx: Held,
     /// Longest frame that the guest is given.
     max_frame: usize,
-    pub(crate) tx_frames: u64,
-    pub(crate) rx_frames: u64,
-    pub(crate) tx_dropped: u64,
-    pub(crate) rx_dropped: u64,
     /// Where the next frame for the guest goes.
-    room: Room,
+    room: Box<Room>,
+    owed: Owed,
+}
+
+/// What a pair's work leaves to do for others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Owed {
+    /// The driver wants an interrupt of the receive queue, and of the transmit queue.
+    interrupts: [bool; 2],
+    /// The driver broke a rule in a queue of this ticket.
+    pub broken: Option<u64>,
 }
 
 /// What became of a chain that the guest sent.
@@ -51,6 +69,13 @@ enum Sent {
 
 impl Net {
     pub(crate) fn new(config: &MachineConfig) -> Net {
+        // Each is served by a processor of its own.
+        let most = MAX_PAIRS.min(config.processors.into()).max(1);
+        let pairs = config.queue_pairs.clamp(1, most);
+        let several = match pairs {
+            1 => 0,
+            _ => feature::NET_CTRL_VQ | feature::NET_MQ,
+        };
         let kind = Kind {
             device: net::DEVICE_ID,
             class: abi::pci::id::CLASS_ETHERNET,
@@ -63,29 +88,22 @@ impl Net {
                 | feature::NET_HOST_TSO4
                 | feature::NET_HOST_TSO6
                 | feature::INDIRECT_DESC
-                | feature::EVENT_IDX,
+                | feature::EVENT_IDX
+                | several,
+            pairs,
             queue_size: QUEUE_SIZE,
+            control_size: control::QUEUE_SIZE,
             address: layout::PCI_MMIO_BASE as u32,
             pin: layout::NIC_PIN,
         };
-        let mut transport = NetTransport::new(&kind);
+        let mut transport = Transport::new(&kind);
         transport.set_device_config(net::CONFIG_MAC, &config.mac);
         transport.set_device_config(net::CONFIG_STATUS, &status_word(config.link_up));
-        transport.set_device_config(net::CONFIG_MAX_PAIRS, &1u16.to_le_bytes());
+        transport.set_device_config(net::CONFIG_MAX_PAIRS, &pairs.to_le_bytes());
         transport.set_device_config(net::CONFIG_MTU, &config.mtu.to_le_bytes());
         Net {
             transport,
             link_up: config.link_up,
-            max_frame: usize::from(config.mtu).saturating_add(ETHERNET_LEN + VLAN_LEN),
-            tx_frames: 0,
-            rx_frames: 0,
-            tx_dropped: 0,
-            rx_dropped: 0,
-            room: Room {
-                buffers: List::new((0, 0)),
-                chains: List::new((0, 0)),
-                broken: false,
-            },
         }
     }
 
@@ -100,33 +118,101 @@ impl Net {
             }
         }
     }
+}
 
-    pub(crate) fn take_events(&mut self) -> NicEvents {
-        let kicked = self.transport.take_kicked();
-        NicEvents {
-            tx_kicked: kicked >> net::QUEUE_TX & 1 != 0,
-            rx_refilled: kicked >> net::QUEUE_RX & 1 != 0,
-            reset: self.transport.take_reset(),
-        }
+impl Pair {
+    /// A queue pair for its owner. `None`: there is none with this number, or somebody
+    /// has it already.
+    pub(crate) fn claim(share: &Arc<Share>, index: u16, config: &MachineConfig) -> Option<Pair> {
+        share.pair(index).filter(|pair| pair.claim())?;
+        let mtu = usize::from(config.mtu);
+        Some(Pair {
+            index,
+            share: share.clone(),
+            rx: Held::nothing(),
+            tx: Held::nothing(),
+            max_frame: mtu.saturating_add(ETHERNET_LEN + VLAN_LEN),
+            room: Box::new(Room {
+                buffers: List::new((0, 0)),
+                chains: List::new((0, 0)),
+                broken: false,
+            }),
+            owed: Owed::default(),
+        })
     }
 
-    /// Whether [`Net::take_events`] has something to tell.
+    fn shared(&self) -> Option<&PairShare> {
+        self.share.pair(self.index)
+    }
+
+    /// Whether [`Pair::take_events`] has something to tell.
     pub(crate) fn has_events(&self) -> bool {
-        self.transport.has_events()
+        self.shared().is_some_and(PairShare::has_events)
     }
 
-    /// Runs `work` on a queue of a running device; if the driver broke a rule,
-    /// the device stops.
+    /// What happened, and whether the control queue was rung.
+    pub(crate) fn take_events(&mut self) -> (NicEvents, bool) {
+        let events = self.shared().map_or(0, PairShare::take_events);
+        let told = NicEvents {
+            tx_kicked: events & (event::TX | event::CONTROL) != 0,
+            rx_refilled: events & event::RX != 0,
+            reset: events & event::RESET != 0,
+            pairs_changed: events & event::PAIRS != 0,
+        };
+        (told, events & event::CONTROL != 0)
+    }
+
+    /// Which pair this is.
+    pub(crate) fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Whether the control queue was rung; asking takes the event.
+    pub(crate) fn take_control_event(&self) -> bool {
+        let pair = self.shared().filter(|pair| pair.has_events());
+        pair.is_some_and(PairShare::take_control)
+    }
+
+    /// Takes what is to be done for others.
+    pub(crate) fn take_owed(&mut self) -> Owed {
+        core::mem::take(&mut self.owed)
+    }
+
+    /// How the interrupts leave that are owed.
+    pub(crate) fn raise(&self, owed: &Owed) -> [Raised; 2] {
+        let [rx, tx] = owed.interrupts;
+        let raise = |owed, which| match owed {
+            true => self.share.interrupt(self.index, which),
+            false => Raised::Nothing,
+        };
+        [raise(rx, net::QUEUE_RX), raise(tx, net::QUEUE_TX)]
+    }
+
+    /// Runs `work` on a queue; if the driver broke a rule, the device is to stop.
     fn with_queue<T>(
-        transport: &mut NetTransport,
-        index: u16,
-        work: impl FnOnce(&mut Queue) -> Result<T, Broken>,
+        &mut self,
+        which: u16,
+        work: impl FnOnce(&mut Queue, &mut Room) -> Result<T, Broken>,
     ) -> Option<T> {
-        if !transport.running() {
-            return None;
+        let pair = self.share.pair(self.index)?;
+        let held = match which {
+            net::QUEUE_RX => &mut self.rx,
+            _ => &mut self.tx,
+        };
+        let room = &mut *self.room;
+        match held.work(pair, which, |queue| work(queue, room)) {
+            Turn::Nothing => None,
+            Turn::Done(Ok(value), ticket) => {
+                if core::mem::take(&mut self.room.broken) {
+                    self.owed.broken = Some(ticket);
+                }
+                Some(value)
+            }
+            Turn::Done(Err(Broken), ticket) => {
+                self.owed.broken = Some(ticket);
+                None
+            }
         }
-        let outcome = work(transport.queue(index)?);
-        outcome.inspect_err(|Broken| transport.set_broken()).ok()
     }
 
     /// See [`crate::Machine::take_frame`].
@@ -136,16 +222,16 @@ impl Net {
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
         let may = Allowed {
-            sums: self.transport.accepted(feature::NET_CSUM),
+            sums: self.share.accepted(feature::NET_CSUM),
             segments: [
-                self.transport.accepted(feature::NET_HOST_TSO4),
-                self.transport.accepted(feature::NET_HOST_TSO6),
+                self.share.accepted(feature::NET_HOST_TSO4),
+                self.share.accepted(feature::NET_HOST_TSO6),
             ],
         };
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
         for _ in 0..QUEUE_SIZE {
-            let (sent, interrupt) = Net::with_queue(&mut self.transport, net::QUEUE_TX, |queue| {
+            let (sent, interrupt) = self.with_queue(net::QUEUE_TX, |queue, _| {
                 let chain = match queue.peek(guest)? {
                     Some(chain) => Some(chain),
                     None if queue.ask_for_notification(guest)? => queue.peek(guest)?,
@@ -158,19 +244,19 @@ impl Net {
                 let sent = read_frame(queue, chain, guest, buf, may)?;
                 Ok((Some(sent), queue.give_back(guest, chain.head, 0)?))
             })?;
-            if interrupt {
-                self.transport.interrupt_queue(net::QUEUE_TX);
-            }
-            match sent? {
+            self.owe(net::QUEUE_TX, interrupt);
+            let sent = sent?;
+            let counts = self.shared()?;
+            match sent {
                 Sent::Frame(len, task) => {
-                    self.tx_frames = self.tx_frames.saturating_add(1);
+                    counts.tx_frames.add();
                     return Some((len, task));
                 }
-                Sent::Unusable => self.tx_dropped = self.tx_dropped.saturating_add(1),
+                Sent::Unusable => counts.tx_dropped.add(),
             }
         }
         // There may be more: ring for the guest, so that the owner comes again.
-        self.transport.ring(net::QUEUE_TX);
+        self.shared()?.note(event::TX);
         None
     }
 
@@ -182,13 +268,12 @@ impl Net {
         arrived: Arrived,
     ) -> Result<(), NoBuffer> {
         if parcel.len() < ETHERNET_LEN || parcel.len() > self.max_frame {
-            self.rx_dropped = self.rx_dropped.saturating_add(1);
+            self.count(|pair| pair.rx_dropped.add());
             return Ok(());
         }
-        let several = self.transport.accepted(feature::NET_MRG_RXBUF);
-        let vouched = arrived.vouched() && self.transport.accepted(feature::NET_GUEST_CSUM);
-        let room = &mut self.room;
-        let delivered = Net::with_queue(&mut self.transport, net::QUEUE_RX, |queue| {
+        let several = self.share.accepted(feature::NET_MRG_RXBUF);
+        let vouched = arrived.vouched() && self.share.accepted(feature::NET_GUEST_CSUM);
+        let delivered = self.with_queue(net::QUEUE_RX, |queue, room| {
             let total = parcel.len().saturating_add(net::HEADER_LEN);
             let found = match room.find(queue, guest, total, several)? {
                 Found::Nothing if queue.ask_for_notification(guest)? => {
@@ -219,22 +304,29 @@ impl Net {
                 }
             }
         });
-        if core::mem::take(&mut room.broken) {
-            self.transport.set_broken();
-        }
         match delivered.flatten() {
             Some((true, interrupt)) => {
-                self.rx_frames = self.rx_frames.saturating_add(1);
-                if interrupt {
-                    self.transport.interrupt_queue(net::QUEUE_RX);
-                }
+                self.count(|pair| pair.rx_frames.add());
+                self.owe(net::QUEUE_RX, interrupt);
                 Ok(())
             }
             Some((false, _)) => {
-                self.rx_dropped = self.rx_dropped.saturating_add(1);
+                self.count(|pair| pair.rx_dropped.add());
                 Ok(())
             }
             None => Err(NoBuffer),
+        }
+    }
+
+    fn count(&self, add: impl FnOnce(&PairShare)) {
+        if let Some(pair) = self.shared() {
+            add(pair);
+        }
+    }
+
+    fn owe(&mut self, which: u16, interrupt: bool) {
+        if interrupt && let Some(owed) = self.owed.interrupts.get_mut(usize::from(which)) {
+            *owed = true;
         }
     }
 }

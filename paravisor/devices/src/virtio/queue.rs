@@ -62,7 +62,7 @@ pub(crate) struct Chain {
 
 impl Queue {
     /// A queue after reset. `max` is a power of two.
-    pub(crate) fn new(max: u16) -> Queue {
+    pub(crate) const fn new(max: u16) -> Queue {
         Queue {
             max,
             size: max,

@@ -1,12 +1,16 @@
 //! Virtio over PCI (virtio 1.2, section 4.1), modern interface only: the
 //! capabilities, the registers behind them, feature negotiation, and interrupts
-//! by MSI-X or INTx. What a device does with its queues is not its business.
+//! by MSI-X or INTx. What a device does with its queues is not its business; data
+//! queues are worked by others, by way of a [`Share`].
 
 use super::queue::Queue;
-use crate::pci::{ConfigSpace, msix::Msix};
+use super::share::{NO_QUEUE, Share};
+use crate::pci::ConfigSpace;
 use abi::pci::{capability, id, msix};
 use abi::virtio::pci::{self, common};
-use abi::virtio::{feature, status};
+use abi::virtio::{feature, net, status};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// BAR of the registers, and its size.
 const REGISTERS_BAR: u8 = 0;
@@ -16,12 +20,17 @@ const COMMON: u64 = 0x0000;
 const ISR: u64 = 0x1000;
 const DEVICE: u64 = 0x2000;
 const NOTIFY: u64 = 0x3000;
-/// Distance of two doorbells.
-const NOTIFY_STRIDE: u64 = 4;
-/// BAR of the MSI-X table and pending bits, and its size.
+/// BAR of the MSI-X table and pending bits.
 const MSIX_BAR: u8 = 1;
-const MSIX_SIZE: u32 = 0x1000;
-const PBA: u64 = 0x800;
+/// Its size, and where the pending bits are: in a page, half for the table, as long as
+/// that is enough; else in two.
+const fn msix_layout(vectors: u16) -> (u32, u64) {
+    if (vectors as usize).saturating_mul(msix::ENTRY_LEN) <= 0x800 {
+        (0x1000, 0x800)
+    } else {
+        (0x2000, 0x1000)
+    }
+}
 
 /// Length of the device-specific configuration.
 const DEVICE_CONFIG_LEN: usize = 16;
@@ -38,22 +47,31 @@ pub(crate) struct Kind {
     pub class: [u8; 3],
     /// Features offered.
     pub features: u64,
+    /// Queue pairs. If there are several, a control queue follows them.
+    pub pairs: u16,
     /// Descriptors per queue, a power of two.
     pub queue_size: u16,
+    /// Of the control queue.
+    pub control_size: u16,
     /// Address that firmware gave to the registers' BAR; the other BAR follows.
     pub address: u32,
     /// I/O APIC pin of INTA.
     pub pin: u8,
 }
 
-/// One virtio device on PCI with `Q` queues and `V` MSI-X vectors.
-#[derive(Clone, Debug)]
-pub(crate) struct Transport<const Q: usize, const V: usize> {
+/// One virtio device on PCI. It has a vector for the configuration and one for each
+/// queue.
+#[derive(Debug)]
+pub(crate) struct Transport {
     config: ConfigSpace,
     /// Offsets of two capabilities in configuration space.
     msix_capability: usize,
     window_capability: usize,
-    msix: Msix<V>,
+    vectors: u16,
+    pending_bits: u64,
+    share: Arc<Share>,
+    /// Counts resets: which driver's queues these are. From 1 on.
+    generation_of_queues: u64,
     offered: u64,
     accepted: u64,
     device_select: u32,
@@ -62,31 +80,40 @@ pub(crate) struct Transport<const Q: usize, const V: usize> {
     status: u8,
     generation: u8,
     queue_select: u16,
-    queues: [Queue; Q],
+    /// As the registers tell them. Of these, only the control queue is worked here.
+    queues: Vec<Queue>,
     isr: u8,
     device_config: [u8; DEVICE_CONFIG_LEN],
-    kicked: u32,
-    reset_seen: bool,
+    /// The driver has reset the device, and may have to wait for owners of queues.
+    fading: bool,
+    /// Pairs whose owners have something to look at, by bits.
+    calls: u64,
     /// Times that DEVICE_NEEDS_RESET was set.
     pub(crate) broken: u64,
 }
 
-impl<const Q: usize, const V: usize> Transport<Q, V> {
+impl Transport {
     pub(crate) fn new(kind: &Kind) -> Self {
+        let queues = match kind.pairs {
+            0 | 1 => 2,
+            pairs => pairs.saturating_mul(2).saturating_add(1),
+        };
+        let vectors = queues.saturating_add(1);
+        let (msix_size, pending_bits) = msix_layout(vectors);
         let device = pci::DEVICE_ID_BASE.wrapping_add(kind.device);
         let mut config = ConfigSpace::new(id::VENDOR_VIRTIO, device, kind.class, 0x1100);
         // 4.1.2.1: revision 1 for devices without a legacy interface.
         config.put(abi::pci::header::REVISION, &[1]);
         config.add_bar(usize::from(REGISTERS_BAR), REGISTERS_SIZE, kind.address);
         let second = kind.address.wrapping_add(REGISTERS_SIZE);
-        config.add_bar(usize::from(MSIX_BAR), MSIX_SIZE, second);
+        config.add_bar(usize::from(MSIX_BAR), msix_size, second);
         config.set_interrupt(kind.pin);
 
         let msix_capability = {
             let mut body = [0; msix::CAPABILITY_LEN - 2];
-            let last = (V as u16).wrapping_sub(1).to_le_bytes();
+            let last = queues.to_le_bytes();
             let table = u32::from(MSIX_BAR).to_le_bytes();
-            let pending = (PBA as u32 | u32::from(MSIX_BAR)).to_le_bytes();
+            let pending = (pending_bits as u32 | u32::from(MSIX_BAR)).to_le_bytes();
             fill(&mut body, 0, &last);
             fill(&mut body, 2, &table);
             fill(&mut body, 6, &pending);
@@ -100,7 +127,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             (
                 pci::CAP_NOTIFY,
                 NOTIFY,
-                NOTIFY_STRIDE.saturating_mul(Q as u64),
+                net::DOORBELL_STRIDE.saturating_mul(u64::from(queues)),
             ),
         ];
         for (kind, offset, length) in parts {
@@ -110,7 +137,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
                 fill(
                     &mut body,
                     pci::cap::EXTRA - 2,
-                    &(NOTIFY_STRIDE as u32).to_le_bytes(),
+                    &(net::DOORBELL_STRIDE as u32).to_le_bytes(),
                 );
                 config.add_capability(capability::VENDOR, &body, &[]);
             } else {
@@ -128,11 +155,14 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             fill(&mut mask, pci::cap::OFFSET - 2, &[0xff; 12]);
             config.add_capability(capability::VENDOR, &body, &mask)
         };
-        Transport {
+        let made = Transport {
             config,
             msix_capability,
             window_capability,
-            msix: Msix::new(),
+            vectors,
+            pending_bits,
+            share: Arc::new(Share::new(kind.pairs.max(1), vectors)),
+            generation_of_queues: 1,
             offered: kind.features | feature::VERSION_1,
             accepted: 0,
             device_select: 0,
@@ -141,13 +171,81 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             status: 0,
             generation: 0,
             queue_select: 0,
-            queues: core::array::from_fn(|_| Queue::new(kind.queue_size)),
+            queues: (0..queues)
+                .map(|index| match index >> 1 >= kind.pairs.max(1) {
+                    true => Queue::new(kind.control_size),
+                    false => Queue::new(kind.queue_size),
+                })
+                .collect(),
             isr: 0,
             device_config: [0; DEVICE_CONFIG_LEN],
-            kicked: 0,
-            reset_seen: false,
+            fading: false,
+            calls: 0,
             broken: 0,
+        };
+        made.publish();
+        made
+    }
+
+    /// What the owners of the queues see of all this.
+    pub(crate) fn share(&self) -> &Arc<Share> {
+        &self.share
+    }
+
+    /// Most queue pairs that the driver can use.
+    pub(crate) fn max_pairs(&self) -> u16 {
+        (self.queues.len() as u16 / 2).max(1)
+    }
+
+    /// Index of the control queue, if there is one (5.1.2).
+    pub(crate) fn control_queue(&self) -> Option<u16> {
+        let last = self.max_pairs().saturating_mul(2);
+        let index = if self.accepted(feature::NET_MQ) {
+            last
+        } else {
+            2
+        };
+        self.accepted(feature::NET_CTRL_VQ).then_some(index)
+    }
+
+    /// Tells the owners of the queues what they may do: after everything that may
+    /// have changed it.
+    fn publish(&self) {
+        let doorbells = self.config.bar(usize::from(REGISTERS_BAR));
+        let control = if self.config.bus_master() {
+            self.msix_control()
+        } else {
+            0
+        };
+        let share = &self.share;
+        share.set_place(
+            doorbells.map_or(0, |base| base.wrapping_add(NOTIFY)),
+            control,
+        );
+        share.set_features(self.accepted, self.control_queue().unwrap_or(NO_QUEUE));
+        let in_use = if self.running() { share.in_use() } else { 0 };
+        let pairs = (0..).zip(share.pairs()).zip(self.queues.chunks(2));
+        for ((index, pair), queues) in pairs {
+            for (which, queue) in (0..).zip(queues) {
+                let may = queue.enabled() && index < in_use;
+                pair.set_ticket(which, if may { self.generation_of_queues } else { 0 });
+            }
         }
+    }
+
+    /// The driver uses so many pairs from now on. `false`: owners of others still work,
+    /// and it is not done before they have stopped.
+    pub(crate) fn use_pairs(&mut self, count: u16) -> bool {
+        if self.share.set_in_use(count) {
+            self.calls |= 1;
+        }
+        self.publish();
+        !self.share.is_busy(count)
+    }
+
+    /// Takes the pairs whose owners have something to look at, by bits.
+    pub(crate) fn take_calls(&mut self) -> u64 {
+        core::mem::take(&mut self.calls)
     }
 
     /// Features that the driver accepted.
@@ -167,26 +265,19 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
         self.queues.get_mut(usize::from(index))
     }
 
-    /// Takes the set of queues whose doorbell rang.
-    pub(crate) fn take_kicked(&mut self) -> u32 {
-        core::mem::take(&mut self.kicked)
-    }
-
-    /// Whether a doorbell was rung or the device was reset.
-    pub(crate) fn has_events(&self) -> bool {
-        self.kicked != 0 || self.reset_seen
-    }
-
     /// Rings a queue's doorbell.
     pub(crate) fn ring(&mut self, queue: u16) {
-        if usize::from(queue) < Q {
-            self.kicked |= 1u32.wrapping_shl(u32::from(queue));
+        if let Some(pair) = self.share.ring(queue) {
+            self.calls |= 1u64.wrapping_shl(pair.into());
         }
     }
 
-    /// Whether the driver reset the device since the last call.
-    pub(crate) fn take_reset(&mut self) -> bool {
-        core::mem::take(&mut self.reset_seen)
+    /// The driver broke a rule in a queue of this ticket ([`Share`]).
+    pub(crate) fn set_broken_by(&mut self, ticket: u64) {
+        // A late word about queues that were reset meanwhile is void.
+        if ticket == self.generation_of_queues {
+            self.set_broken();
+        }
     }
 
     /// The driver broke a rule: DEVICE_NEEDS_RESET and a configuration interrupt (2.1.2).
@@ -194,6 +285,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
         if self.status & status::NEEDS_RESET == 0 {
             self.status |= status::NEEDS_RESET;
             self.broken = self.broken.saturating_add(1);
+            self.publish();
             self.interrupt_config();
         }
     }
@@ -215,7 +307,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
     fn raise(&mut self, vector: u16, isr: u8) {
         if self.msix_control() & msix::ENABLE != 0 {
             // 4.1.5.1.2: NO_VECTOR means no interrupt; it is not in the table.
-            self.msix.raise(vector);
+            self.share.msix.raise(vector);
         } else {
             self.isr |= isr;
         }
@@ -242,7 +334,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
         if !self.config.bus_master() {
             return None;
         }
-        self.msix.next_message(self.msix_control())
+        self.share.msix.next_message(self.msix_control())
     }
 
     /// State of INTA.
@@ -270,6 +362,7 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
     /// Writes configuration space.
     pub(crate) fn config_write(&mut self, offset: usize, size: u8, value: u32) {
         self.config.write(offset, size, value);
+        self.publish();
         if let Some((bar, at, length)) = self.window(offset) {
             let data = self.window_capability.saturating_add(pci::cap::EXTRA);
             let value = self.config.read(data, length);
@@ -306,11 +399,12 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
                     .rev()
                     .fold(0, |value, byte| value << 8 | u64::from(*byte))
             }
-            (MSIX_BAR, offset) if offset >= PBA => {
-                self.msix.read_pending(offset.wrapping_sub(PBA), size)
+            (MSIX_BAR, offset) if offset >= self.pending_bits => {
+                let at = offset.wrapping_sub(self.pending_bits);
+                self.share.msix.read_pending(at, size)
             }
-            (MSIX_BAR, offset) if offset < Msix::<V>::table_len() => {
-                self.msix.read_table(offset, size)
+            (MSIX_BAR, offset) if offset < self.share.msix.table_len() => {
+                self.share.msix.read_table(offset, size)
             }
             _ => 0,
         };
@@ -321,12 +415,17 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
     pub(crate) fn bar_write(&mut self, bar: u8, offset: u64, size: u8, value: u64) {
         let value = value & low_bytes(size);
         match (bar, offset) {
-            (REGISTERS_BAR, COMMON..ISR) => self.common_write(offset, size, value),
+            (REGISTERS_BAR, COMMON..ISR) => {
+                self.common_write(offset, size, value);
+                self.publish();
+            }
             (REGISTERS_BAR, NOTIFY..) => {
-                let queue = offset.wrapping_sub(NOTIFY) / NOTIFY_STRIDE;
+                let queue = offset.wrapping_sub(NOTIFY) / net::DOORBELL_STRIDE;
                 self.ring(u16::try_from(queue).unwrap_or(u16::MAX));
             }
-            (MSIX_BAR, offset) if offset < PBA => self.msix.write_table(offset, size, value),
+            (MSIX_BAR, offset) if offset < self.pending_bits => {
+                self.share.msix.write_table(offset, size, value);
+            }
             _ => {}
         }
     }
@@ -348,8 +447,8 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             common::DRIVER_FEATURE_SELECT => u64::from(self.driver_select),
             common::DRIVER_FEATURE => half(self.accepted, self.driver_select),
             common::CONFIG_MSIX_VECTOR => u64::from(self.config_vector),
-            common::NUM_QUEUES => Q as u64,
-            common::DEVICE_STATUS => u64::from(self.status),
+            common::NUM_QUEUES => self.queues.len() as u64,
+            common::DEVICE_STATUS => u64::from(self.shown_status()),
             common::CONFIG_GENERATION => u64::from(self.generation),
             common::QUEUE_SELECT => u64::from(self.queue_select),
             // 4.1.4.3.1: a queue that does not exist has size 0.
@@ -389,12 +488,18 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
                     _ => self.accepted,
                 };
             }
-            (common::CONFIG_MSIX_VECTOR, 2) => self.config_vector = checked_vector::<V>(value),
+            (common::CONFIG_MSIX_VECTOR, 2) => {
+                self.config_vector = self.checked_vector(value);
+            }
             (common::DEVICE_STATUS, 1) => self.write_status(value as u8),
             (common::QUEUE_SELECT, 2) => self.queue_select = value as u16,
             (common::QUEUE_MSIX_VECTOR, 2) => {
+                let vector = self.checked_vector(value);
                 if let Some(queue) = self.queue(select) {
-                    queue.vector = checked_vector::<V>(value);
+                    queue.vector = vector;
+                }
+                if let Some(pair) = self.share.pair(select >> 1) {
+                    pair.set_vector(select & 1, vector);
                 }
             }
             (common::QUEUE_ENABLE, 2) => {
@@ -404,8 +509,17 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
                     return;
                 };
                 // 4.1.4.3.2: the driver must not write 0; nothing happens then.
-                if value == 1 && !queue.enabled() && queue.enable(event_idx, indirect).is_err() {
+                if value != 1 || queue.enabled() {
+                    return;
+                }
+                if queue.enable(event_idx, indirect).is_err() {
                     self.set_broken();
+                    return;
+                }
+                // A data queue is its owner's from here on.
+                let queue = queue.clone();
+                if let Some(pair) = self.share.pair(select >> 1) {
+                    pair.lay_out(select & 1, self.generation_of_queues, queue);
                 }
             }
             (common::QUEUE_SIZE..common::END, _) => {
@@ -447,6 +561,17 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             status &= !status::FEATURES_OK;
         }
         self.status = status | (self.status & status::NEEDS_RESET);
+        self.fading = false;
+    }
+
+    /// 2.4.2: after a reset the driver waits until this is 0, and then the queues'
+    /// memory is its own again. So it is not while an owner has not left them.
+    fn shown_status(&self) -> u8 {
+        if self.fading && self.share.is_busy(0) {
+            status::NEEDS_RESET
+        } else {
+            self.status
+        }
     }
 
     /// 2.4.1 and 4.1.4.3.1: everything that a driver set is gone.
@@ -461,18 +586,28 @@ impl<const Q: usize, const V: usize> Transport<Q, V> {
             queue.reset();
         }
         self.isr = 0;
-        self.msix.clear_pending();
-        self.kicked = 0;
-        self.reset_seen = true;
+        self.generation_of_queues = self.generation_of_queues.wrapping_add(1).max(1);
+        self.fading = true;
+        self.publish();
+        let share = &self.share;
+        share.msix.clear_pending();
+        share.set_in_use(1);
+        for pair in share.pairs() {
+            pair.note_reset();
+            pair.set_vector(0, pci::NO_VECTOR);
+            pair.set_vector(1, pci::NO_VECTOR);
+        }
+        let unused = u64::BITS.saturating_sub(u32::from(self.max_pairs()));
+        self.calls = u64::MAX.checked_shr(unused).unwrap_or(0);
     }
-}
 
-/// 4.1.5.1.2: a vector that is not in the table reads back as NO_VECTOR.
-fn checked_vector<const V: usize>(value: u64) -> u16 {
-    if value < V as u64 {
-        value as u16
-    } else {
-        pci::NO_VECTOR
+    /// 4.1.5.1.2: a vector that is not in the table reads back as NO_VECTOR.
+    fn checked_vector(&self, value: u64) -> u16 {
+        if value < u64::from(self.vectors) {
+            value as u16
+        } else {
+            pci::NO_VECTOR
+        }
     }
 }
 

@@ -94,6 +94,7 @@ impl Pc {
             mtu: 1500,
             link_up: false,
             processors: 1,
+            queue_pairs: 1,
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

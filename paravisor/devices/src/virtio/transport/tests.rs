@@ -1,16 +1,26 @@
 //! The registers of the PCI transport (virtio 1.2, section 4.1).
 
 use super::*;
+use crate::virtio::share::{Held, Turn, event};
 use abi::pci::header;
 
 const ADDRESS: u32 = 0xe000_0000;
 
-fn transport() -> Transport<2, 3> {
+fn transport() -> Transport {
+    transport_with(1)
+}
+
+fn transport_with(pairs: u16) -> Transport {
     let mut transport = Transport::new(&Kind {
         device: 1,
         class: [0, 0, 2],
-        features: feature::EVENT_IDX | feature::NET_MAC,
+        features: match pairs {
+            1 => feature::EVENT_IDX | feature::NET_MAC,
+            _ => feature::NET_CTRL_VQ | feature::NET_MQ,
+        },
+        pairs,
         queue_size: 256,
+        control_size: 64,
         address: ADDRESS,
         pin: 16,
     });
@@ -18,15 +28,15 @@ fn transport() -> Transport<2, 3> {
     transport
 }
 
-fn read(transport: &mut Transport<2, 3>, offset: u64, size: u8) -> u64 {
+fn read(transport: &mut Transport, offset: u64, size: u8) -> u64 {
     transport.bar_read(0, offset, size)
 }
 
-fn write(transport: &mut Transport<2, 3>, offset: u64, size: u8, value: u64) {
+fn write(transport: &mut Transport, offset: u64, size: u8, value: u64) {
     transport.bar_write(0, offset, size, value);
 }
 
-fn accept(transport: &mut Transport<2, 3>, features: u64) -> u8 {
+fn accept(transport: &mut Transport, features: u64) -> u8 {
     write(transport, common::DEVICE_STATUS, 1, 3);
     for half in 0..2 {
         write(transport, common::DRIVER_FEATURE_SELECT, 4, half);
@@ -135,7 +145,9 @@ fn v_4_1_4_3_1_reset_restores_everything() {
     write(&mut transport, common::QUEUE_SELECT, 2, 1);
     write(&mut transport, common::QUEUE_ENABLE, 2, 1);
     write(&mut transport, common::DEVICE_STATUS, 1, 0);
-    assert!(transport.take_reset() && !transport.take_reset());
+    let first = transport.share().pair(0).unwrap();
+    assert_eq!(first.take_events(), event::RESET);
+    assert_eq!(first.take_events(), 0);
     assert_eq!(read(&mut transport, common::QUEUE_SELECT, 2), 0);
     assert_eq!(read(&mut transport, common::CONFIG_MSIX_VECTOR, 2), 0xffff);
     write(&mut transport, common::QUEUE_SELECT, 2, 1);
@@ -193,12 +205,88 @@ fn v_4_1_4_9_configuration_window() {
 #[test]
 fn v_4_1_4_4_doorbells() {
     let mut transport = transport();
+    let share = transport.share().clone();
+    let rung = || share.pair(0).unwrap().take_events();
     write(&mut transport, NOTIFY + 4, 2, 1);
-    assert_eq!(transport.take_kicked(), 2);
+    assert_eq!(rung(), event::TX);
     write(&mut transport, NOTIFY, 4, 77);
     write(&mut transport, NOTIFY + 8, 2, 2);
     write(&mut transport, NOTIFY + 0xffc, 2, 2);
-    assert_eq!(transport.take_kicked(), 1);
+    assert_eq!(rung(), event::RX);
+    assert_eq!(transport.take_calls(), 1);
+    // Their page is known without a question to the registers.
+    let page = u64::from(ADDRESS) + NOTIFY;
+    assert_eq!(share.doorbell(page + 4), Some(4));
+    assert_eq!(share.doorbell(page - 1), None);
+    transport.config_write(header::COMMAND, 2, 0);
+    assert_eq!(share.doorbell(page), None);
+}
+
+/// A queue may be worked while the driver runs, its pair is in use and the function may
+/// access memory; of which there are two pairs here.
+#[test]
+fn v_3_1_1_queues_are_handed_over_and_taken_back() {
+    let mut transport = transport_with(2);
+    let share = transport.share().clone();
+    let mut held = [const { Held::nothing() }; 4];
+    let mut may = || {
+        let mut may = 0;
+        for (index, held) in held.iter_mut().enumerate() {
+            let pair = share.pair(index as u16 / 2).unwrap();
+            match held.work(pair, index as u16 % 2, |queue| queue.enabled()) {
+                Turn::Nothing => {}
+                Turn::Done(enabled, _) => may |= u32::from(enabled) << index,
+            }
+        }
+        may
+    };
+    let both = feature::NET_CTRL_VQ | feature::NET_MQ;
+    for _ in 0..2 {
+        assert_eq!(may(), 0);
+        assert_eq!(accept(&mut transport, feature::VERSION_1 | both) & 8, 8);
+        assert_eq!(read(&mut transport, common::NUM_QUEUES, 2), 5);
+        for (queue, size) in [(0, 256), (1, 256), (2, 256), (3, 256), (4, 64), (5, 0)] {
+            write(&mut transport, common::QUEUE_SELECT, 2, queue);
+            assert_eq!(read(&mut transport, common::QUEUE_SIZE, 2), size);
+            write(&mut transport, common::QUEUE_ENABLE, 2, 1);
+            assert_eq!(may(), 0);
+        }
+        write(&mut transport, common::DEVICE_STATUS, 1, 0xf);
+        assert_eq!(may(), 0b0011);
+        assert_eq!(transport.control_queue(), Some(4));
+        assert!(transport.use_pairs(2));
+        assert_eq!(may(), 0b1111);
+        transport.config_write(header::COMMAND, 2, 2);
+        assert_eq!(may(), 0);
+        transport.config_write(header::COMMAND, 2, 6);
+        assert_eq!(may(), 0b1111);
+        assert!(transport.use_pairs(1));
+        assert_eq!(may(), 0b0011);
+        transport.set_broken_by(u64::MAX);
+        assert_eq!(may(), 0b0011, "queues of another driver");
+        transport.set_broken();
+        assert_eq!(may(), 0);
+        write(&mut transport, common::DEVICE_STATUS, 1, 0);
+        assert_eq!(read(&mut transport, common::DEVICE_STATUS, 1), 0);
+    }
+}
+
+#[test]
+fn v_2_4_2_a_reset_is_not_over_while_a_queue_is_worked() {
+    let mut transport = transport();
+    let share = transport.share().clone();
+    accept(&mut transport, feature::VERSION_1);
+    write(&mut transport, common::QUEUE_ENABLE, 2, 1);
+    write(&mut transport, common::DEVICE_STATUS, 1, 0xf);
+    let mut held = Held::nothing();
+    let pair = share.pair(0).unwrap();
+    let during = held.work(pair, 0, |_| {
+        write(&mut transport, common::DEVICE_STATUS, 1, 0);
+        read(&mut transport, common::DEVICE_STATUS, 1) as u8
+    });
+    assert!(matches!(during, Turn::Done(status::NEEDS_RESET, 1)));
+    assert_eq!(read(&mut transport, common::DEVICE_STATUS, 1), 0);
+    assert!(matches!(held.work(pair, 0, |_| ()), Turn::Nothing));
 }
 
 #[test]
