@@ -516,6 +516,8 @@ impl Machine {
 }
 
 #[cfg(test)]
+mod pairs;
+#[cfg(test)]
 mod processors;
 #[cfg(test)]
 mod tests;

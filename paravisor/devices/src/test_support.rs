@@ -10,7 +10,7 @@ use abi::virtio::pci::{self, common};
 use abi::virtio::{feature, net, queue, status};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{GuestMemory, OutOfRange, SharedMemory};
 
 /// A processor of AMD's family 0x17, as QEMU's `-cpu EPYC` shows it.
@@ -50,18 +50,18 @@ pub fn config() -> MachineConfig {
     }
 }
 
-/// A guest's RAM from address 0.
-pub struct Ram(RefCell<Vec<u8>>, Cell<[u64; 2]>);
+/// A guest's RAM from address 0, for several processors: an access is whole.
+pub struct Ram(spin::Mutex<Vec<u8>>, [AtomicU64; 2]);
 
 impl Ram {
     /// `size` bytes of zeros.
     pub fn new(size: usize) -> Ram {
-        Ram(RefCell::new(vec![0; size]), Cell::default())
+        Ram(spin::Mutex::new(vec![0; size]), Default::default())
     }
 
     /// Bytes copied from here into private memory, and from private memory to here.
     pub fn copied(&self) -> [u64; 2] {
-        self.1.get()
+        self.1.each_ref().map(|count| count.load(Relaxed))
     }
 
     /// Reads a little-endian number of `N` bytes.
@@ -79,7 +79,7 @@ impl Ram {
     fn range(&self, gpa: u64, len: usize) -> Result<core::ops::Range<usize>, OutOfRange> {
         let start = usize::try_from(gpa).map_err(|_| OutOfRange)?;
         let end = start.checked_add(len).ok_or(OutOfRange)?;
-        if end > self.0.borrow().len() {
+        if end > self.0.lock().len() {
             Err(OutOfRange)
         } else {
             Ok(start..end)
@@ -90,17 +90,15 @@ impl Ram {
 impl GuestMemory for Ram {
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
         let range = self.range(gpa, dst.len())?;
-        let [read, written] = self.1.get();
-        self.1.set([read + dst.len() as u64, written]);
-        dst.copy_from_slice(&self.0.borrow()[range]);
+        self.1[0].fetch_add(dst.len() as u64, Relaxed);
+        dst.copy_from_slice(&self.0.lock()[range]);
         Ok(())
     }
 
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
         let range = self.range(gpa, src.len())?;
-        let [read, written] = self.1.get();
-        self.1.set([read, written + src.len() as u64]);
-        self.0.borrow_mut()[range].copy_from_slice(src);
+        self.1[1].fetch_add(src.len() as u64, Relaxed);
+        self.0.lock()[range].copy_from_slice(src);
         Ok(())
     }
 
@@ -113,18 +111,20 @@ impl GuestMemory for Ram {
         len: usize,
     ) -> Result<(), OutOfRange> {
         let range = self.range(gpa, len)?;
-        from.copy_in(offset, &mut self.0.borrow_mut()[range])
+        from.copy_in(offset, &mut self.0.lock()[range])
     }
 }
 
-/// Bytes of RAM that the driver uses from its base on.
+/// Bytes of RAM that the driver uses from its base on, for each queue pair.
 pub const DRIVER_RAM: u64 = 0x20_0000;
 /// Bytes of each buffer that the driver posts.
 const BUFFER: u64 = 2048;
-/// Vectors of the interrupts: configuration, receive, transmit.
+/// Vectors of the interrupts: configuration, receive, transmit. Further queues have
+/// those that follow; those of a pair go to the processor with its number.
 pub const VECTORS: [u8; 3] = [0x40, 0x41, 0x42];
 
 /// One virtqueue as a driver keeps it: descriptor `i` always owns buffer `i`.
+#[derive(Clone)]
 struct DriverQueue {
     index: u16,
     size: u16,
@@ -147,6 +147,8 @@ pub struct NetDriver {
     notify: u64,
     msix_table: u64,
     msix_capability: u8,
+    /// Vectors of the card.
+    vectors: u16,
     /// Features that were agreed on.
     pub features: u64,
     event_idx: bool,
@@ -169,19 +171,83 @@ impl NetDriver {
     /// Finds the NIC, takes it over with the `wanted` features and rings at `base`
     /// of RAM, and says DRIVER_OK. The local APIC is turned on.
     pub fn start(machine: &mut Machine, ram: &Ram, base: u64, wanted: u64) -> NetDriver {
+        NetDriver::start_pairs(machine, ram, base, wanted, 1)
+    }
+
+    /// As `start`, with the queues of so many pairs, and the control queue if there are
+    /// several. Of those, one is in use so far.
+    pub fn start_pairs(
+        machine: &mut Machine,
+        ram: &Ram,
+        base: u64,
+        wanted: u64,
+        pairs: u16,
+    ) -> NetDriver {
         machine.mmio_write(0xfee0_00f0, 4, 0x1ff, 0);
         let mut driver = NetDriver::probe(machine);
         driver.negotiate(machine, wanted);
-        for index in [net::QUEUE_RX, net::QUEUE_TX] {
-            driver.set_up_queue(
-                machine,
-                ram,
-                index,
-                base + u64::from(index) * DRIVER_RAM / 2,
-            );
+        let most = driver.device_config(machine, net::CONFIG_MAX_PAIRS, 2) as u16;
+        let control = (pairs > 1).then_some(2 * most);
+        for index in (0..2 * pairs).chain(control) {
+            // The control queue lies behind the queues of all pairs.
+            let place = u64::from(index.min(2 * pairs));
+            driver.set_up_queue(machine, ram, index, base + place * DRIVER_RAM / 2);
         }
         driver.add_status(machine, status::DRIVER_OK);
         driver
+    }
+
+    /// The driver's half that works one pair. From then on the pair is that half's.
+    pub fn pair(&self, pair: u16) -> NetDriver {
+        let first = 2 * usize::from(pair);
+        NetDriver {
+            queues: self.queues[first..first + 2].to_vec(),
+            ..*self
+        }
+    }
+
+    /// Sends a command of these bytes by the control queue.
+    pub fn command(&mut self, machine: &mut Machine, ram: &Ram, bytes: &[u8]) {
+        let (last, notify) = (self.queues.len() - 1, self.notify);
+        let queue = &mut self.queues[last];
+        ram.write(queue.buffers, bytes).unwrap();
+        ram.set::<1>(queue.buffers + BUFFER, 0xaa);
+        for (at, len, flags, next) in [
+            (0, bytes.len() as u64, queue::DESC_NEXT, 1),
+            (1, 1, queue::DESC_WRITE, 0),
+        ] {
+            ram.set::<8>(queue.desc + 16 * at, queue.buffers + BUFFER * at);
+            ram.set::<4>(queue.desc + 16 * at + 8, len);
+            ram.set::<2>(queue.desc + 16 * at + 12, flags.into());
+            ram.set::<2>(queue.desc + 16 * at + 14, next);
+        }
+        let slot = u64::from(queue.next_avail % queue.size);
+        ram.set::<2>(queue.avail + queue::RING_OFFSET + 2 * slot, 0);
+        queue.next_avail = queue.next_avail.wrapping_add(1);
+        ram.set::<2>(queue.avail + queue::IDX_OFFSET, queue.next_avail.into());
+        machine.mmio_write(notify + 4 * u64::from(queue.index), 2, 0, 0);
+    }
+
+    /// The answer to the last command, if it has come.
+    pub fn answer(&mut self, ram: &Ram) -> Option<u8> {
+        let last = self.queues.len() - 1;
+        let queue = &mut self.queues[last];
+        let used = ram.get::<2>(queue.used + queue::IDX_OFFSET) as u16;
+        if used == queue.next_used {
+            return None;
+        }
+        queue.next_used = queue.next_used.wrapping_add(1);
+        assert_eq!(used, queue.next_used);
+        Some(ram.get::<1>(queue.buffers + BUFFER) as u8)
+    }
+
+    /// Has the card use so many pairs; whether it took them.
+    pub fn use_pairs(&mut self, machine: &mut Machine, ram: &Ram, count: u16) -> bool {
+        let [low, high] = count.to_le_bytes();
+        let command = [net::CTRL_MQ, net::CTRL_MQ_PAIRS_SET, low, high];
+        self.command(machine, ram, &command);
+        machine.serve_nic(ram);
+        self.answer(ram) == Some(net::CTRL_OK)
     }
 
     /// Enumeration: identity, BARs, capabilities, bus mastering.
@@ -199,6 +265,7 @@ impl NetDriver {
             notify: 0,
             msix_table: 0,
             msix_capability: 0,
+            vectors: 0,
             features: 0,
             event_idx: false,
             queues: Vec::new(),
@@ -210,7 +277,8 @@ impl NetDriver {
                 let table = config_read(machine, at + msix::TABLE as u8, 4);
                 driver.msix_table = bar_of(machine, (table & 7) as u8) + u64::from(table & !7);
                 driver.msix_capability = at;
-                assert_eq!(config_read(machine, at + msix::CONTROL as u8, 2) & 0x7ff, 2);
+                let last = config_read(machine, at + msix::CONTROL as u8, 2) & 0x7ff;
+                driver.vectors = last as u16 + 1;
             } else {
                 let kind = config_read(machine, at + pci::cap::CFG_TYPE as u8, 1) as u8;
                 let bar = config_read(machine, at + pci::cap::BAR as u8, 1) as u8;
@@ -237,7 +305,9 @@ impl NetDriver {
 
     fn negotiate(&mut self, machine: &mut Machine, wanted: u64) {
         self.write(machine, common::DEVICE_STATUS, 1, 0);
-        assert_eq!(self.read(machine, common::DEVICE_STATUS, 1), 0);
+        // Another processor may be at the queues of before; it ends with its frame.
+        let mut polls = (0..1_000_000).map(|_| self.read(machine, common::DEVICE_STATUS, 1));
+        assert!(polls.any(|status| status == 0));
         self.add_status(machine, status::ACKNOWLEDGE | status::DRIVER);
         let mut offered = 0;
         for half in 0..2u32 {
@@ -254,11 +324,14 @@ impl NetDriver {
         self.add_status(machine, status::FEATURES_OK);
         let now = self.read(machine, common::DEVICE_STATUS, 1) as u8;
         assert_eq!(now & status::FEATURES_OK, status::FEATURES_OK);
-        for (index, vector) in VECTORS.iter().enumerate() {
-            let entry = self.msix_table + 16 * index as u64;
-            machine.mmio_write(entry, 4, 0xfee0_0000, 0);
+        for index in 0..u64::from(self.vectors) {
+            let entry = self.msix_table + 16 * index;
+            let queue = index.saturating_sub(1);
+            let behind = index + 1 == self.vectors.into() && self.vectors > 3;
+            let processor = if behind { 0 } else { queue / 2 };
+            machine.mmio_write(entry, 4, 0xfee0_0000 | processor << 12, 0);
             machine.mmio_write(entry + 4, 4, 0, 0);
-            machine.mmio_write(entry + 8, 4, u64::from(*vector), 0);
+            machine.mmio_write(entry + 8, 4, u64::from(VECTORS[0]) + index, 0);
             machine.mmio_write(entry + 12, 4, 0, 0);
         }
         let control = u32::from(msix::ENABLE);

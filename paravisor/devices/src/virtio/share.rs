@@ -329,6 +329,10 @@ impl Held {
         let Some(desk) = pair.desk(which) else {
             return Turn::Nothing;
         };
+        // So that an owner which only looks does not seem busy for ever.
+        if desk.ticket.load(Relaxed) == 0 {
+            return Turn::Nothing;
+        }
         // Busy first, then the ticket: see the head of this file.
         pair.busy.store(true, SeqCst);
         let ticket = desk.ticket.load(SeqCst);
