@@ -275,6 +275,16 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         &[&[0], &write, &[0, 3, 0, 0], &[0, 8, 60, 0]],
     );
 
+    // With two pairs, the first descriptor of the control queue: nothing but room for an
+    // answer. Then a frame on the second pair, which is not in use.
+    let answer = [4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0];
+    let on_second = [2, 0, 0, 0, 0, 0, 0, 8, 2, 0, 2, 3, 0, 0, 2, 8, 60, 0];
+    add(
+        "virtio",
+        "control",
+        &[&[4], &answer, &[4, 3, 0, 0, 4, 7], &on_second],
+    );
+
     // A frame of 100 bytes; the same with checksums; one of 1000 bytes cut by 200.
     let legacy = [0, 0, 0, 0, 0, 0, 100, 0, 0x0b, 11, 0, 0];
     add("e1000e", "legacy", &[&[0], &legacy, &[4, 32, 7, 7]]);

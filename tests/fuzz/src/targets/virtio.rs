@@ -3,14 +3,17 @@
 
 use crate::memory::{GuestRam, Race};
 use crate::{Digest, Input};
-use devices::Machine;
 use devices::test_support::{HostCpu, NetDriver, Ram, config};
+use devices::{Machine, MachineConfig};
 use memory::GuestMemory;
 
 /// Where the driver puts its rings.
 const BASE: u64 = 0x1_0000;
-/// Pages of RAM.
-const PAGES: usize = 0x240;
+/// Pages of RAM, for one queue pair and for two with their control queue.
+const PAGES: [usize; 2] = [0x240, 0x440];
+/// The doorbell of the first queue in the registers, and the distance to the next.
+const DOORBELL: u64 = 0x3000;
+const STRIDE: u64 = 4;
 /// Accesses to guest memory for one frame: a chain of a queue's length with
 /// three reads a descriptor and its data.
 const PER_FRAME: u64 = 4096;
@@ -18,8 +21,23 @@ const PER_FRAME: u64 = 4096;
 pub fn body(data: &[u8]) -> u64 {
     let mut input = Input::new(data);
     let mut digest = Digest::new();
-    let mut machine = Machine::new(&config(), &HostCpu);
     let shape = input.u8();
+    let several = shape & 4 != 0;
+    let (pairs, pages) = if several {
+        (2, PAGES[1])
+    } else {
+        (1, PAGES[0])
+    };
+    let first = Machine::new(
+        &MachineConfig {
+            processors: pairs as u8,
+            queue_pairs: pairs,
+            ..config()
+        },
+        &HostCpu,
+    );
+    let second = first.processor(1);
+    let mut machines: Vec<Machine> = [first].into_iter().chain(second).collect();
     let wanted = if shape & 1 == 0 {
         u64::MAX
     } else {
@@ -27,17 +45,20 @@ pub fn body(data: &[u8]) -> u64 {
     };
     // The driver of the test double works on its own RAM; the rings it makes are
     // empty, so that ours starts with the same bytes.
-    let small = Ram::new(PAGES * 4096);
-    let driver = NetDriver::start(&mut machine, &small, BASE, wanted);
-    let ram = GuestRam::new(PAGES);
+    let small = Ram::new(pages * 4096);
+    let driver = NetDriver::start_pairs(&mut machines[0], &small, BASE, wanted, pairs);
+    let ram = GuestRam::new(pages);
     ram.spoil(shape & 2 != 0);
     let mut buffer = vec![0; validate::frame::MAX_SEGMENTED];
-    let mut avail = [0_u16; 2];
+    let mut avail = [0_u16; 5];
     for _ in 0..256 {
         if input.is_empty() {
             break;
         }
-        let queue = u16::from(input.u8() & 1);
+        // The last one is the control queue.
+        let queue = u16::from(input.u8()) % if several { 5 } else { 2 };
+        let control = queue == 4;
+        let machine = &mut machines[usize::from(queue % 4 / 2)];
         let (desc, ring, used) = driver.rings(queue);
         let before = ram.arena().accesses();
         match input.u8() % 12 {
@@ -69,6 +90,14 @@ pub fn body(data: &[u8]) -> u64 {
                 let at = [desc, ring, used][input.below(3)] + u64::from(input.u16() & 0xfff);
                 let _ = ram.write(at, input.run());
             }
+            7 if control => {
+                let bell = driver.bar() + DOORBELL + STRIDE * u64::from(queue);
+                machine.mmio_write(bell, 2, queue.into(), 0);
+                machine.serve_nic(&ram);
+                let in_use = machine.queue_pairs_in_use();
+                assert!((1..=pairs).contains(&in_use));
+                digest.number(in_use.into());
+            }
             7 => {
                 let taken = machine.take_frame(&ram, &mut buffer);
                 if let Some((len, _)) = taken {
@@ -83,13 +112,8 @@ pub fn body(data: &[u8]) -> u64 {
             }
             9 => {
                 let offset = u64::from(input.u8() & 0x3f);
-                driver.write(
-                    &mut machine,
-                    offset,
-                    1 << (input.u8() % 4),
-                    input.word().into(),
-                );
-                digest.number(driver.read(&mut machine, offset, 4));
+                driver.write(machine, offset, 1 << (input.u8() % 4), input.word().into());
+                digest.number(driver.read(machine, offset, 4));
             }
             10 => ram.arena().race(Race {
                 after: input.u8().into(),
@@ -111,6 +135,6 @@ pub fn body(data: &[u8]) -> u64 {
         let cost = ram.arena().accesses() - before;
         assert!(cost <= PER_FRAME, "{cost} accesses for one frame");
     }
-    digest.debug(&machine.counters());
+    digest.debug(&machines[0].counters());
     digest.value()
 }
