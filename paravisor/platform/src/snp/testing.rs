@@ -2,75 +2,40 @@
 
 use super::Machine;
 use abi::snp::{SevStatus, Vmsa};
-use memory::{OutOfRange, SharedMemory};
-use std::cell::RefCell;
-use std::rc::Rc;
+use memory::SharedMemory as _;
+use memory::doubles::PlainShared;
 use std::vec::Vec;
 
-/// Some pages of "shared" memory that test and backend both hold.
-#[derive(Clone)]
-pub struct Plain {
-    pub bytes: Rc<RefCell<Vec<u8>>>,
-    pub gpa: u64,
+/// A page of "shared" memory that test and backend both hold.
+pub type Plain = PlainShared;
+
+pub fn page(gpa: u64) -> Plain {
+    let page = PlainShared::new(1, gpa >> 12);
+    page.copy_out(0, &[0xcc; 4096]).unwrap();
+    page
 }
 
-impl Plain {
-    pub fn page(gpa: u64) -> Plain {
-        Plain {
-            bytes: Rc::new(RefCell::new(vec![0xcc; 4096])),
-            gpa,
-        }
+/// What a test sees and changes of it.
+pub trait Seen {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N];
+    fn set_u64(&self, at: usize, value: u64);
+    fn u64(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.bytes(at))
     }
-    pub fn u64(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.bytes.borrow()[at..at + 8].try_into().unwrap())
-    }
-    pub fn set_u64(&self, at: usize, value: u64) {
-        self.bytes.borrow_mut()[at..at + 8].copy_from_slice(&value.to_le_bytes());
-    }
-    pub fn u32(&self, at: usize) -> u32 {
-        self.u64(at & !7).to_le_bytes()[at & 7..][..4]
-            .iter()
-            .rev()
-            .fold(0, |v, b| v << 8 | u32::from(*b))
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes(at))
     }
 }
 
-impl SharedMemory for Plain {
-    fn len(&self) -> usize {
-        self.bytes.borrow().len()
-    }
-    fn pfn(&self, index: usize) -> Option<u64> {
-        (index * 4096 < self.len()).then(|| (self.gpa >> 12) + index as u64)
-    }
-    fn copy_in(&self, offset: usize, dst: &mut [u8]) -> Result<(), OutOfRange> {
-        let bytes = self.bytes.borrow();
-        dst.copy_from_slice(bytes.get(offset..offset + dst.len()).ok_or(OutOfRange)?);
-        Ok(())
-    }
-    fn copy_out(&self, offset: usize, src: &[u8]) -> Result<(), OutOfRange> {
-        let mut bytes = self.bytes.borrow_mut();
+impl Seen for Plain {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.copy_in(at, &mut bytes).unwrap();
         bytes
-            .get_mut(offset..offset + src.len())
-            .ok_or(OutOfRange)?
-            .copy_from_slice(src);
-        Ok(())
     }
-    fn zero(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
-        self.copy_out(offset, &vec![0; len])
+    fn set_u64(&self, at: usize, value: u64) {
+        self.copy_out(at, &value.to_le_bytes()).unwrap();
     }
-    fn load_u32(&self, _: usize) -> Result<u32, OutOfRange> {
-        Err(OutOfRange)
-    }
-    fn store_u32(&self, _: usize, _: u32) -> Result<(), OutOfRange> {
-        Err(OutOfRange)
-    }
-    fn compare_exchange_u32(&self, _: usize, _: u32, _: u32) -> Result<bool, OutOfRange> {
-        Err(OutOfRange)
-    }
-    fn take_u64(&self, _: usize) -> Result<u64, OutOfRange> {
-        Err(OutOfRange)
-    }
-    fn fence(&self) {}
 }
 
 /// A host whose answers the test gives: a function from the MSR's value.

@@ -1,4 +1,4 @@
-use super::testing::{FakeHost, Plain};
+use super::testing::{FakeHost, Plain, Seen as _, page};
 use super::*;
 use crate::{IoAccess, Reg, Registers, StringIo};
 use abi::ghcb::{offset, valid};
@@ -29,13 +29,13 @@ fn backend<F: FnMut(u64) -> u64>(page: &Plain, answer: F) -> Result<Backend<F>, 
 
 #[test]
 fn ghcb_page_is_shared_then_zeroed_then_registered() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let mut snp = backend(&page, polite(|| 0)).unwrap();
     assert_eq!(
         snp.machine().asked,
         [msr::psc(GHCB, wire::PSC_SHARED), msr::register(GHCB)]
     );
-    assert!(page.bytes.borrow()[..0xff0].iter().all(|b| *b == 0));
+    assert_eq!(page.bytes(0), [0; 0xff0]);
     assert_eq!(page.u32(offset::USAGE), u32::MAX);
 }
 
@@ -46,7 +46,7 @@ fn psc_reply_is_exactly_the_code_with_no_error() {
         (0x15 | 1 << 12, false),
         (0x14, false),
     ] {
-        let e = backend(&Plain::page(GHCB), |_| reply).err().unwrap();
+        let e = backend(&page(GHCB), |_| reply).err().unwrap();
         assert_eq!(
             matches!(e, Error::Refused { .. }),
             refused,
@@ -69,7 +69,7 @@ fn registration_reply_names_the_same_page() {
                 reply
             }
         };
-        let e = backend(&Plain::page(GHCB), answer).err().unwrap();
+        let e = backend(&page(GHCB), answer).err().unwrap();
         assert_eq!(
             matches!(e, Error::Refused { .. }),
             refused,
@@ -98,7 +98,7 @@ fn host_of_another_version_or_c_bit_is_refused() {
 
 #[test]
 fn register_write_and_read_name_their_valid_fields() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let mut step = 0;
     let answer = polite(move || {
@@ -134,7 +134,7 @@ fn register_write_and_read_name_their_valid_fields() {
 
 #[test]
 fn error_reply_of_a_page_request_is_a_refusal() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let mut snp = backend(
         &page,
@@ -152,7 +152,7 @@ fn error_reply_of_a_page_request_is_a_refusal() {
 
 /// Runs one hypercall against a host that answers with `results` in turn.
 fn call_with(control: Control, results: &[u64]) -> (Result<CallResult, Error>, Vec<u64>) {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let asked = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     let log = asked.clone();
@@ -168,7 +168,7 @@ fn call_with(control: Control, results: &[u64]) -> (Result<CallResult, Error>, V
     });
     let mut snp = backend(&page, answer).unwrap();
     let result = snp.hypercall(control, &[1, 2, 3]);
-    assert_eq!(page.bytes.borrow()[..3], [1, 2, 3]);
+    assert_eq!(page.bytes(0), [1, 2, 3]);
     let asked = asked.borrow().clone();
     (result, asked)
 }
@@ -233,7 +233,7 @@ fn hypercall_that_never_gets_on_is_given_up() {
 
 #[test]
 fn input_longer_than_the_page_is_our_own_error() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let mut snp = backend(&page, polite(|| 0)).unwrap();
     let result = snp.hypercall(Control::simple(1), &[0; 4073]);
     assert!(matches!(result, Err(Error::Input { .. })));
@@ -241,7 +241,7 @@ fn input_longer_than_the_page_is_our_own_error() {
 
 #[test]
 fn ranges_go_by_large_pages_and_fall_back_to_small_ones() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let mut snp = backend(&page, polite(|| 0)).unwrap();
     snp.accept(0x1f_f000, 0x60_1000).unwrap();
     let sizes: Vec<_> = snp.machine().pages.iter().map(|p| (p.1, p.2)).collect();
@@ -267,7 +267,7 @@ fn ranges_go_by_large_pages_and_fall_back_to_small_ones() {
 
 #[test]
 fn page_that_was_validated_before_is_a_replay() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let mut snp = backend(&page, polite(|| 0)).unwrap();
     snp.machine().page_code = |_, _| (0, true);
     assert_eq!(
@@ -283,7 +283,7 @@ fn page_that_was_validated_before_is_a_replay() {
 
 #[test]
 fn guest_starts_in_the_64_bit_boot_protocol_state() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let answer = polite(move || {
         assert_eq!(host.u64(8), 0x10_ffff_fffe, "calling VP, target VTL 0");
@@ -322,7 +322,7 @@ fn guest_starts_in_the_64_bit_boot_protocol_state() {
 #[test]
 fn another_vp_is_started_with_a_state_of_ours() {
     const OTHER: u64 = 0x0901_2000;
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let answer = polite(move || {
         let call = host.u64(wire::HYPERCALL_CONTROL_OFFSET);
@@ -330,7 +330,7 @@ fn another_vp_is_started_with_a_state_of_ours() {
         assert_eq!(host.u64(0), abi::hyperv::PARTITION_ID_SELF);
         assert_eq!(host.u64(8), 2 << 32 | 3, "VP 3, VTL 2");
         assert_eq!(host.u64(16), OTHER | 1);
-        assert_eq!(host.bytes.borrow()[24..240], [0; 216]);
+        assert_eq!(host.bytes(24), [0; 216]);
         host.set_u64(wire::HYPERCALL_CONTROL_OFFSET, 0);
         0
     });
@@ -367,7 +367,7 @@ fn another_vp_is_started_with_a_state_of_ours() {
 
 #[test]
 fn host_that_does_not_start_a_vp_is_believed() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let answer = polite(move || {
         let refused = u64::from(status::OPERATION_DENIED);
@@ -395,7 +395,7 @@ fn host_that_does_not_start_a_vp_is_believed() {
 
 #[test]
 fn guest_after_a_sipi_is_in_real_mode_and_its_page_is_introduced_once() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let calls = std::rc::Rc::new(std::cell::Cell::new(0));
     let counted = calls.clone();
@@ -435,7 +435,7 @@ fn guest_after_a_sipi_is_in_real_mode_and_its_page_is_introduced_once() {
 
 #[test]
 fn kick_names_the_vp_and_the_vector() {
-    let page = Plain::page(GHCB);
+    let page = page(GHCB);
     let host = page.clone();
     let answer = polite(move || {
         assert_eq!(host.u64(offset::RCX), u64::from(abi::hyperv::msr::ICR));

@@ -68,14 +68,9 @@ impl UpperState {
     /// Writes the state into a page; `status` is the first VP's SEV_STATUS, whose
     /// features are to be on for all.
     pub(super) fn fill(&self, page: &mut Vmsa, status: SevStatus) {
-        page.zero();
+        let code = segment(self.code_selector, attrib::CODE64);
         let data = segment(self.data_selector, attrib::DATA);
-        page.cs = segment(self.code_selector, attrib::CODE64);
-        page.ss = data;
-        page.ds = data;
-        page.es = data;
-        page.fs = data;
-        page.gs = data;
+        anew(page, code, data);
         page.gs.base = self.gs_base;
         page.gdtr.base = self.gdt_base;
         page.gdtr.limit = self.gdt_limit.into();
@@ -86,14 +81,6 @@ impl UpperState {
         page.cr0 = self.cr0;
         page.cr3 = self.cr3;
         page.cr4 = self.cr4;
-        page.dr6 = reset::DR6;
-        page.dr7 = reset::DR7;
-        page.rflags = reset::RFLAGS;
-        page.pat = reset::PAT;
-        page.xcr0 = reset::XCR0;
-        page.mxcsr = reset::MXCSR;
-        page.x87_fcw = reset::X87_FCW;
-        page.x87_ftw = reset::X87_FTW;
         page.rip = self.rip;
         page.rsp = self.rsp;
         page.rdi = self.rdi;
@@ -115,6 +102,25 @@ fn segment(selector: u16, attrib: u16) -> svm::Segment {
         limit: 0xffff_ffff,
         base: 0,
     }
+}
+
+/// A page as after a reset, with these segments; the rest is zero.
+fn anew(page: &mut Vmsa, code: svm::Segment, data: svm::Segment) {
+    page.zero();
+    page.cs = code;
+    page.ss = data;
+    page.ds = data;
+    page.es = data;
+    page.fs = data;
+    page.gs = data;
+    page.dr6 = reset::DR6;
+    page.dr7 = reset::DR7;
+    page.rflags = reset::RFLAGS;
+    page.pat = reset::PAT;
+    page.xcr0 = reset::XCR0;
+    page.mxcsr = reset::MXCSR;
+    page.x87_fcw = reset::X87_FCW;
+    page.x87_ftw = reset::X87_FTW;
 }
 
 /// Splits IOIO information. `None` for a width that does not exist.
@@ -260,15 +266,9 @@ impl<'a> VmplState<'a> {
     /// The state of [`BootState`] and everything else as after reset.
     pub(super) fn reset(&mut self, state: &BootState, status: SevStatus) {
         let page = &mut *self.page;
-        page.zero();
         let code = segment(state.code_selector, attrib::CODE64);
         let data = segment(state.data_selector, attrib::DATA);
-        page.cs = code;
-        page.ss = data;
-        page.ds = data;
-        page.es = data;
-        page.fs = data;
-        page.gs = data;
+        anew(page, code, data);
         page.gdtr.base = state.gdt_base;
         page.gdtr.limit = state.gdt_limit.into();
         page.tr.attrib = attrib::TSS64_BUSY;
@@ -288,24 +288,19 @@ impl<'a> VmplState<'a> {
     /// at the page whose number the message had.
     pub(super) fn reset_to_real_mode(&mut self, start: u8, status: SevStatus) {
         let page = &mut *self.page;
-        page.zero();
         let data = svm::Segment {
             selector: 0,
             attrib: attrib::REAL_DATA,
             limit: 0xffff,
             base: 0,
         };
-        page.cs = svm::Segment {
+        let code = svm::Segment {
             selector: u16::from(start) << 8,
             attrib: attrib::REAL_CODE,
             limit: 0xffff,
             base: u64::from(start) << 12,
         };
-        page.ss = data;
-        page.ds = data;
-        page.es = data;
-        page.fs = data;
-        page.gs = data;
+        anew(page, code, data);
         page.gdtr.limit = 0xffff;
         page.idtr.limit = 0xffff;
         page.tr.attrib = attrib::TSS16_BUSY;
@@ -317,18 +312,10 @@ impl<'a> VmplState<'a> {
         self.finish_reset(status);
     }
 
-    /// What is alike after each kind of reset.
+    /// What is alike in the guest after each kind of reset.
     fn finish_reset(&mut self, status: SevStatus) {
         let page = &mut *self.page;
         page.vmpl = GUEST_VMPL;
-        page.dr6 = reset::DR6;
-        page.dr7 = reset::DR7;
-        page.rflags = reset::RFLAGS;
-        page.pat = reset::PAT;
-        page.xcr0 = reset::XCR0;
-        page.mxcsr = reset::MXCSR;
-        page.x87_fcw = reset::X87_FCW;
-        page.x87_ftw = reset::X87_FTW;
         let inherited = SevFeatures::from_bits_truncate(status.bits() >> 2) & INHERITED;
         page.sev_features = (SevFeatures::SNP
             | SevFeatures::VTOM
