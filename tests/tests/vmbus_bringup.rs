@@ -3,20 +3,16 @@
 //! client sees memory that changes after its first read; the host sees what is
 //! shared, and nothing else.
 
-use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr};
+use abi::hyperv::msr;
 use abi::vmbus::{Features, Version};
 use hostkit::backend::Loopback;
-use hostkit::hv::NoHook;
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::{DoubleFetch, PlainShared};
-use undercroft_tests::HostView;
+use undercroft_tests::{HostView, calls};
 use validate::packet::{Kind, Policy};
 use validate::{Layer, Rule};
 use vmbus::synic::{EventFlags, MessageSlot};
-use vmbus::{
-    Action, Channel, ChannelId, Client, Config, Event, Outbound, Reply, SignalTarget, Target,
-};
-use zerocopy::{FromZeros, IntoBytes};
+use vmbus::{Channel, ChannelId, Client, Config, Event, Outbound, Reply, SignalTarget, Target};
 
 const PAGE: usize = 4096;
 const SIMP: usize = 0x1000;
@@ -61,18 +57,7 @@ impl Bus {
             view.share((start / PAGE) as u64, pages);
         }
         let mut host = Machine::new(view.clone(), Loopback::default(), machine);
-        for (register, value) in [
-            (msr::GUEST_OS_ID, 1 << 63),
-            (msr::SIMP, SIMP as u64 | 1),
-            (msr::SIEFP, SIEFP as u64 | 1),
-            (
-                msr::SINT0 + u32::from(target.sint),
-                Sint::new(VECTOR, true).0,
-            ),
-            (msr::SCONTROL, 1),
-        ] {
-            host.msr_write(0, register, value).unwrap();
-        }
+        calls::start_synic(&mut host, 0, SIMP as u64, target.sint, VECTOR);
         let mut client = Client::new(config);
         client.start(0).unwrap();
         Bus {
@@ -111,15 +96,8 @@ impl Bus {
             let flags = EventFlags::new(client.sint());
             let flags = flags.take(&self.flags, client.highest_flag());
             self.signalled.extend(client.on_event_flags(&flags));
-            while let Some(Action::PostMessage(post)) = self.client.poll(self.now) {
+            if calls::post_all(&mut self.client, &mut self.host, self.now) {
                 idle = 0;
-                let mut input = PostMessage::new_zeroed();
-                input.connection_id = post.connection_id();
-                input.message_type = abi::vmbus::SYNIC_MESSAGE_TYPE;
-                input.payload_size = post.payload().len() as u32;
-                input.payload = *post.padded();
-                let status = self.call(call::POST_MESSAGE, input.as_bytes());
-                self.client.on_post_result(status, self.now);
             }
             while let Some(event) = self.client.next_event() {
                 self.events.push(event);
@@ -127,22 +105,8 @@ impl Bus {
         }
     }
 
-    fn call(&mut self, code: u16, input: &[u8]) -> u16 {
-        let control = Control::simple(code).0;
-        CallResult(self.host.hypercall(&mut NoHook, 0, control, input, &mut [])).status()
-    }
-
     fn signal(&mut self, target: SignalTarget) {
-        let SignalTarget {
-            connection_id,
-            flag,
-        } = target;
-        let input = SignalEvent {
-            connection_id,
-            flag,
-            reserved: 0,
-        };
-        assert_eq!(self.call(call::SIGNAL_EVENT, input.as_bytes()), 0);
+        calls::signal(&mut self.host, target);
     }
 
     fn take(&mut self) -> Vec<Event> {

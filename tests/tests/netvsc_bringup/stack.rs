@@ -3,17 +3,15 @@
 //! changes every byte after its first read; the host side fails a test when it
 //! touches a page that was not shared with it.
 
-use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr};
+use abi::hyperv::msr;
 use hostkit::backend::{Backend, Loopback};
-use hostkit::hv::NoHook;
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::{DoubleFetch, PlainShared};
 use netvsc::{Config, Delivery, Event as NicEvent, Nic};
 use std::collections::VecDeque;
-use undercroft_tests::HostView;
+use undercroft_tests::{HostView, calls};
 use vmbus::synic::{EventFlags, MessageSlot};
-use vmbus::{Action, Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
-use zerocopy::{FromZeros, IntoBytes};
+use vmbus::{Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
 
 pub type Shared = DoubleFetch<PlainShared>;
 
@@ -66,18 +64,7 @@ impl<B: Backend> Stack<B> {
             view.share((start / PAGE) as u64, size / PAGE);
         }
         let mut host = Machine::new(view.clone(), backend, config);
-        for (register, value) in [
-            (msr::GUEST_OS_ID, 1 << 63),
-            (msr::SIMP, SIMP as u64 | 1),
-            (msr::SIEFP, SIEFP as u64 | 1),
-            (
-                msr::SINT0 + u32::from(target.sint),
-                Sint::new(VECTOR, true).0,
-            ),
-            (msr::SCONTROL, 1),
-        ] {
-            host.msr_write(0, register, value).unwrap();
-        }
+        calls::start_synic(&mut host, 0, SIMP as u64, target.sint, VECTOR);
         let window = |at: usize, len: usize| memory.window(at, len).unwrap();
         let channel = new_channel(&memory);
         Stack {
@@ -161,34 +148,13 @@ impl<B: Backend> Stack<B> {
     }
 
     fn post(&mut self) {
-        while let Some(Action::PostMessage(post)) = self.client.poll(self.now) {
-            let mut input = PostMessage::new_zeroed();
-            input.connection_id = post.connection_id();
-            input.message_type = abi::hyperv::VMBUS_MESSAGE_TYPE;
-            input.payload_size = post.payload().len() as u32;
-            input.payload = *post.padded();
-            let control = Control::simple(call::POST_MESSAGE).0;
-            let result = self
-                .host
-                .hypercall(&mut NoHook, 0, control, input.as_bytes(), &mut []);
-            self.client
-                .on_post_result(CallResult(result).status(), self.now);
-        }
+        calls::post_all(&mut self.client, &mut self.host, self.now);
     }
 
     pub fn signal_host(&mut self) {
         let Some(target) = self.signal else { return };
         self.signals_sent += 1;
-        let input = SignalEvent {
-            connection_id: target.connection_id,
-            flag: target.flag,
-            reserved: 0,
-        };
-        let control = Control::simple(call::SIGNAL_EVENT).0;
-        let result = self
-            .host
-            .hypercall(&mut NoHook, 0, control, input.as_bytes(), &mut []);
-        assert_eq!(CallResult(result).status(), 0);
+        calls::signal(&mut self.host, target);
     }
 
     /// What the paravisor's owner of the bus does with events.

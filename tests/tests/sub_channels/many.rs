@@ -1,18 +1,16 @@
 //! Both sides of a card with sub-channels, and an owner that makes lanes of them.
 
-use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr};
+use abi::hyperv::msr;
 use hostkit::backend::Loopback;
-use hostkit::hv::NoHook;
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::{DoubleFetch, PlainShared};
 use netvsc::{Config, Delivery, Event as NicEvent, Lane, Nic, limits};
 use std::collections::BTreeMap;
-use undercroft_tests::HostView;
+use undercroft_tests::{HostView, calls};
 use validate::Rule;
 use vmbus::affinity::target_vp;
 use vmbus::synic::{EventFlags, MessageSlot};
-use vmbus::{Action, Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
-use zerocopy::{FromZeros, IntoBytes};
+use vmbus::{Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
 
 type Shared = DoubleFetch<PlainShared>;
 
@@ -92,18 +90,7 @@ impl Many {
         let mut host = Machine::new(view.clone(), Loopback::default(), config);
         for vp in 0..vps {
             let simp = (SYNIC + 2 * PAGE * vp as usize) as u64;
-            for (register, value) in [
-                (msr::GUEST_OS_ID, 1 << 63),
-                (msr::SIMP, simp | 1),
-                (msr::SIEFP, (simp + PAGE as u64) | 1),
-                (
-                    msr::SINT0 + u32::from(TARGET.sint),
-                    Sint::new(VECTOR, true).0,
-                ),
-                (msr::SCONTROL, 1),
-            ] {
-                host.msr_write(vp, register, value).unwrap();
-            }
+            calls::start_synic(&mut host, vp, simp, TARGET.sint, VECTOR);
         }
         Many {
             host,
@@ -215,37 +202,13 @@ impl Many {
     }
 
     fn post(&mut self) {
-        while let Some(Action::PostMessage(post)) = self.client.poll(self.now) {
-            let mut input = PostMessage::new_zeroed();
-            input.connection_id = post.connection_id();
-            input.message_type = abi::hyperv::VMBUS_MESSAGE_TYPE;
-            input.payload_size = post.payload().len() as u32;
-            input.payload = *post.padded();
-            let control = Control::simple(call::POST_MESSAGE).0;
-            let result = self
-                .host
-                .hypercall(&mut NoHook, 0, control, input.as_bytes(), &mut []);
-            let status = CallResult(result).status();
-            self.client.on_post_result(status, self.now);
-            if status != 0 {
-                return;
-            }
-        }
+        calls::post_all(&mut self.client, &mut self.host, self.now);
     }
 
     fn signal(&mut self, index: u16) {
         let signal = self.wires.get(&index).and_then(|wire| wire.signal);
         let Some(target) = signal else { return };
-        let input = SignalEvent {
-            connection_id: target.connection_id,
-            flag: target.flag,
-            reserved: 0,
-        };
-        let control = Control::simple(call::SIGNAL_EVENT).0;
-        let result = self
-            .host
-            .hypercall(&mut NoHook, 0, control, input.as_bytes(), &mut []);
-        assert_eq!(CallResult(result).status(), 0);
+        calls::signal(&mut self.host, target);
     }
 
     fn index(&self, channel: ChannelId) -> Option<u16> {
