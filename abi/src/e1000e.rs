@@ -393,6 +393,10 @@ pub mod ivar {
 
 /// Nanoseconds of a unit of `ITR` and `EITR` (Linux `e1000e_write_itr`).
 pub const THROTTLE_UNIT: u64 = 256;
+/// Nanoseconds of a unit of `RDTR`, `RADV`, `TIDV` and `TADV`.
+pub const DELAY_UNIT: u64 = 1024;
+/// `RDTR` and `TIDV`: what is delayed happens now; reads 0.
+pub const DELAY_FLUSH: u32 = 1 << 31;
 
 /// Bits of `RCTL`.
 pub mod rctl {
@@ -465,6 +469,8 @@ pub mod tx {
     pub const DEXT: u32 = 1 << 29;
     /// Lower: insert a VLAN tag.
     pub const VLE: u32 = 1 << 30;
+    /// Lower: what is reported may be told later.
+    pub const IDE: u32 = 1 << 31;
     /// Lower of a context: TCP, else UDP.
     pub const CONTEXT_TCP: u32 = 1 << 24;
     /// Lower of a context: IPv4, else IPv6.

@@ -6,8 +6,9 @@
 mod stack;
 
 use abi::vmbus::Version;
+use devices::test_support::e1000e::{E1000eDriver, RxShape};
 use devices::test_support::{self, HostCpu, NetDriver, Ram};
-use devices::{Machine, MachineConfig as GuestConfig, NoBuffer};
+use devices::{Machine, MachineConfig as GuestConfig, NicModel, NoBuffer};
 use hostkit::MachineConfig;
 use hostkit::backend::Loopback;
 use hostkit::fault::Layer as FaultLayer;
@@ -373,19 +374,79 @@ fn relay_between_guest_and_host() {
     assert_eq!(device.link.last(), Some(&false));
 }
 
-/// A guest with a virtio driver, its machine, and the relay to a NIC that is up.
-struct Chain {
+/// A driver in the guest.
+trait Driver: Sized {
+    const MODEL: NicModel;
+    fn start(machine: &mut Machine, ram: &Ram) -> Self;
+    fn send(&mut self, machine: &mut Machine, ram: &Ram, frame: &[u8]) -> bool;
+    fn receive(&mut self, ram: &Ram) -> Option<Vec<u8>>;
+    fn reap_tx(&mut self, ram: &Ram) -> usize;
+    fn fill_rx(&mut self, machine: &mut Machine, ram: &Ram);
+    fn interrupted(&self, machine: &mut Machine) -> bool;
+}
+
+/// Where drivers have their rings and buffers.
+const BASE: u64 = 0x10_0000;
+
+impl Driver for NetDriver {
+    const MODEL: NicModel = NicModel::Virtio;
+    fn start(machine: &mut Machine, ram: &Ram) -> Self {
+        NetDriver::start(machine, ram, BASE, u64::MAX)
+    }
+    fn send(&mut self, machine: &mut Machine, ram: &Ram, frame: &[u8]) -> bool {
+        self.send(machine, ram, frame)
+    }
+    fn receive(&mut self, ram: &Ram) -> Option<Vec<u8>> {
+        self.receive(ram)
+    }
+    fn reap_tx(&mut self, ram: &Ram) -> usize {
+        self.reap_tx(ram)
+    }
+    fn fill_rx(&mut self, machine: &mut Machine, ram: &Ram) {
+        self.fill_rx(machine, ram);
+    }
+    fn interrupted(&self, machine: &mut Machine) -> bool {
+        self.take_interrupt(machine).is_some()
+    }
+}
+
+impl Driver for E1000eDriver {
+    const MODEL: NicModel = NicModel::E1000e;
+    fn start(machine: &mut Machine, ram: &Ram) -> Self {
+        E1000eDriver::start(machine, ram, BASE, RxShape::Extended)
+    }
+    fn send(&mut self, machine: &mut Machine, ram: &Ram, frame: &[u8]) -> bool {
+        self.send(machine, ram, frame)
+    }
+    fn receive(&mut self, ram: &Ram) -> Option<Vec<u8>> {
+        self.receive(ram).map(|(frame, _)| frame)
+    }
+    fn reap_tx(&mut self, ram: &Ram) -> usize {
+        self.reap_tx(ram)
+    }
+    fn fill_rx(&mut self, machine: &mut Machine, ram: &Ram) {
+        self.fill_rx(machine, ram);
+    }
+    fn interrupted(&self, machine: &mut Machine) -> bool {
+        let taken = self.take_interrupt(machine).is_some();
+        self.rearm(machine);
+        taken
+    }
+}
+
+/// A guest with a driver, its machine, and the relay to a NIC that is up.
+struct Chain<D> {
     stack: Stack,
     nic: Nic<Shared>,
     mac: [u8; 6],
     machine: Machine,
     ram: Ram,
-    driver: NetDriver,
+    driver: D,
     relay: Relay,
 }
 
-impl Chain {
-    fn new() -> Chain {
+impl<D: Driver> Chain<D> {
+    fn new() -> Chain<D> {
         let mut stack = redirected();
         stack.bring_up();
         let nic = stack.nic.take().unwrap();
@@ -395,9 +456,9 @@ impl Chain {
             link_up: false,
             ..test_support::config()
         };
-        let mut machine = Machine::new(&config, &HostCpu);
+        let mut machine = Machine::with_nic(&config, &HostCpu, D::MODEL);
         let ram = Ram::new(0x40_0000);
-        let mut driver = NetDriver::start(&mut machine, &ram, 0x10_0000, u64::MAX);
+        let mut driver = D::start(&mut machine, &ram);
         driver.fill_rx(&mut machine, &ram);
         let mut chain = Chain {
             stack,
@@ -443,11 +504,10 @@ impl Chain {
 
 /// How often the bytes of a frame are copied on their way: what one byte more costs.
 /// Headers, descriptors and indices, which each frame has once, do not count.
-#[test]
-fn copies_per_byte_of_payload() {
+fn copies_per_byte<D: Driver>() {
     const FRAMES: u64 = 100;
     let costs = |len: usize| {
-        let mut chain = Chain::new();
+        let mut chain = Chain::<D>::new();
         let mut frame = Random(5).frame(chain.mac);
         frame.resize(len, 0xA7);
         let before = chain.ram.copied();
@@ -461,7 +521,7 @@ fn copies_per_byte_of_payload() {
             }
             assert_eq!(seen, Some(frame.clone()));
             assert_eq!(chain.driver.reap_tx(&chain.ram), 1);
-            while chain.driver.take_interrupt(&mut chain.machine).is_some() {}
+            while chain.driver.interrupted(&mut chain.machine) {}
             chain.driver.fill_rx(&mut chain.machine, &chain.ram);
         }
         let [read, written] = chain.ram.copied();
@@ -482,12 +542,22 @@ fn copies_per_byte_of_payload() {
     assert_eq!(more, [FRAMES * 1000, 2 * FRAMES * 1000]);
 }
 
+#[test]
+fn copies_per_byte_of_payload_with_virtio() {
+    copies_per_byte::<NetDriver>();
+}
+
+#[test]
+fn copies_per_byte_of_payload_with_e1000e() {
+    copies_per_byte::<E1000eDriver>();
+}
+
 /// The whole way of a frame, twice: virtio driver, device, relay, NIC, rings,
 /// host, and back.
 #[test]
 fn virtio_guest_over_the_whole_chain() {
     const FRAMES: usize = 1500;
-    let mut chain = Chain::new();
+    let mut chain = Chain::<NetDriver>::new();
     let mac = chain.mac;
 
     let (mut random, mut check) = (Random(8), Random(8));
@@ -506,7 +576,7 @@ fn virtio_guest_over_the_whole_chain() {
             sent += 1;
         }
         chain.turn();
-        while chain.driver.take_interrupt(&mut chain.machine).is_some() {
+        while chain.driver.interrupted(&mut chain.machine) {
             interrupts += 1;
         }
         while let Some(frame) = chain.driver.receive(&chain.ram) {

@@ -162,6 +162,14 @@ impl Nic {
         }
     }
 
+    /// Whether a card whose queues have no owners takes frames in pieces.
+    pub(crate) fn takes_pieces(&self) -> bool {
+        match self {
+            Nic::Virtio(_) => false,
+            Nic::E1000e(card) => card.takes_pieces(),
+        }
+    }
+
     /// A frame for a card whose queues have no owners.
     pub(crate) fn deliver(
         &mut self,
@@ -170,7 +178,7 @@ impl Nic {
     ) -> Result<(), NoBuffer> {
         match self {
             Nic::Virtio(_) => Err(NoBuffer),
-            Nic::E1000e(card) => card.deliver_rx(guest, parcel.head()),
+            Nic::E1000e(card) => card.deliver(guest, parcel),
         }
     }
 

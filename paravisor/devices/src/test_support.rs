@@ -123,6 +123,17 @@ impl GuestMemory for Ram {
     }
 }
 
+/// The card's owner hears that there is something to send, and takes exactly `sent`.
+pub fn take_all(machine: &mut Machine, ram: &Ram, sent: &[Vec<u8>]) {
+    assert!(machine.take_nic_events().tx_kicked);
+    let mut buf = [0; 1600];
+    for frame in sent {
+        assert_eq!(machine.take_tx(ram, &mut buf), Some(frame.len()));
+        assert_eq!(&buf[..frame.len()], frame);
+    }
+    assert_eq!(machine.take_tx(ram, &mut buf), None);
+}
+
 /// Bytes of RAM that the driver uses from its base on, for each queue pair.
 pub const DRIVER_RAM: u64 = 0x20_0000;
 /// Bytes of each buffer that the driver posts.

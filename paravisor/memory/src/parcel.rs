@@ -53,8 +53,8 @@ impl<'a> Parcel<'a> {
         self.len == 0
     }
 
-    /// The private bytes that are left: all of them, unless the taker wants more of
-    /// a parcel than its bytes in a row.
+    /// The private bytes that are left: all, unless the taker said that it takes pieces;
+    /// then a frame's addresses, its EtherType and a tag behind them, as far as it goes.
     pub fn head(&self) -> &'a [u8] {
         self.head
     }
@@ -73,24 +73,44 @@ impl<'a> Parcel<'a> {
         self.head = later;
         let mut done = now.len();
         while done < len {
-            let (piece, rest) = self.pieces.split_first().ok_or(OutOfRange)?;
-            let left = piece.len.saturating_sub(self.begun);
-            let count = left.min(len.saturating_sub(done));
+            let (from, count) = self.next_shared(len.saturating_sub(done))?;
             let to = gpa.checked_add(done as u64).ok_or(OutOfRange)?;
-            let from = piece.offset.checked_add(self.begun).ok_or(OutOfRange)?;
             if count != 0 {
                 guest.write_shared(to, self.region, from, count)?;
             }
             done = done.saturating_add(count);
-            if count == left {
-                self.pieces = rest;
-                self.begun = 0;
-            } else {
-                self.begun = self.begun.saturating_add(count);
-            }
         }
         self.len = self.len.saturating_sub(len);
         Ok(())
+    }
+
+    /// Leaves out the next `len` bytes.
+    pub fn skip(&mut self, len: usize) -> Result<(), OutOfRange> {
+        let (now, later) = self.head.split_at_checked(len).unwrap_or((self.head, &[]));
+        self.head = later;
+        let mut done = now.len();
+        while done < len {
+            let (_, count) = self.next_shared(len.saturating_sub(done))?;
+            done = done.saturating_add(count);
+        }
+        self.len = self.len.saturating_sub(len);
+        Ok(())
+    }
+
+    /// Takes shared bytes that lie together, `most` of them at most: where they start, and
+    /// their number.
+    fn next_shared(&mut self, most: usize) -> Result<(usize, usize), OutOfRange> {
+        let (piece, rest) = self.pieces.split_first().ok_or(OutOfRange)?;
+        let left = piece.len.saturating_sub(self.begun);
+        let count = left.min(most);
+        let from = piece.offset.checked_add(self.begun).ok_or(OutOfRange)?;
+        if count == left {
+            self.pieces = rest;
+            self.begun = 0;
+        } else {
+            self.begun = self.begun.saturating_add(count);
+        }
+        Ok((from, count))
     }
 }
 
@@ -160,14 +180,22 @@ mod tests {
             let mut parcel = Parcel::new(&bytes[..20], &pieces, &shared);
             assert_eq!(parcel.len(), 3000);
             let mut at = 0;
+            let mut expected = bytes.clone();
             while !parcel.is_empty() {
                 let len = cut.min(parcel.len());
-                parcel.write(&guest, 100 + at, len).unwrap();
+                // Every third is left out.
+                if at / cut as u64 % 3 == 2 {
+                    parcel.skip(len).unwrap();
+                    expected[at as usize..][..len].fill(0);
+                } else {
+                    parcel.write(&guest, 100 + at, len).unwrap();
+                }
                 at += len as u64;
             }
             let mut back = std::vec![0; 3000];
             guest.read(100, &mut back).unwrap();
-            assert_eq!(back, bytes, "{cut}");
+            assert_eq!(back, expected, "{cut}");
+            assert_eq!(parcel.skip(1), Err(OutOfRange));
             assert_eq!(parcel.write(&guest, 0, 1), Err(OutOfRange));
         }
     }

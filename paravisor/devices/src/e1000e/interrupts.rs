@@ -1,9 +1,15 @@
 //! Causes, masks, vectors and throttles (datasheet 7.4 and 10.2.4).
 //!
+//! A frame is told of in two steps: its cause may be delayed ([`super::delays`]), and an
+//! interrupt waits for its throttle. Both end by the device's own clock. With MSI-X the
+//! queues' causes come with the write-back of descriptors, which is never late here, so
+//! nothing but the throttles of the vectors holds them.
+//!
 //! A cause is a bit of `ICR`. Where the driver turned MSI-X on, the five causes of
 //! [`cause::VECTORED`] have a vector each by `IVAR`, and a message leaves when cause
 //! and mask become true together. Else INTA is the or of both.
 
+use super::delays::Delays;
 use crate::pci::msix::Msix;
 use abi::e1000e::{THROTTLE_UNIT, VECTORS, cause, ctrl_ext, ivar, reg};
 
@@ -28,6 +34,7 @@ pub(super) struct Interrupts {
     eiac: u32,
     ivar: u32,
     throttles: [Throttle; VECTORS + 1],
+    delays: Delays,
     /// Vectors that wait for their throttle.
     waiting: u32,
     /// INTA is asserted.
@@ -50,6 +57,7 @@ impl Interrupts {
             eiac: 0,
             ivar: 0,
             throttles: [Throttle::default(); VECTORS + 1],
+            delays: Delays::default(),
             waiting: 0,
             line: false,
             messages: false,
@@ -78,6 +86,7 @@ impl Interrupts {
         if on != self.messages {
             self.messages = on;
             self.waiting = 0;
+            self.flush_delays();
             self.update(self.icr & self.ims);
         }
     }
@@ -91,7 +100,10 @@ impl Interrupts {
             reg::IAM => self.iam,
             reg::EIAC => self.eiac,
             reg::IVAR => self.ivar,
-            _ => self.throttles.get(throttle(offset)?)?.interval,
+            _ => match self.delays.read(offset) {
+                Some(value) => value,
+                None => self.throttles.get(throttle(offset)?)?.interval,
+            },
         })
     }
 
@@ -115,6 +127,10 @@ impl Interrupts {
             reg::IAM => self.iam = value & cause::ALL,
             reg::EIAC => self.eiac = value & cause::VECTORED,
             reg::IVAR => self.ivar = value,
+            reg::RDTR if self.delays.rx.write_packet(value) => self.raise(cause::RXT0),
+            reg::TIDV if self.delays.tx.write_packet(value) => self.raise(cause::TXDW),
+            reg::RDTR | reg::TIDV => {}
+            _ if self.delays.write_absolute(offset, value) => {}
             _ => {
                 let found = throttle(offset).and_then(|index| self.throttles.get_mut(index));
                 let Some(found) = found else { return false };
@@ -154,6 +170,42 @@ impl Interrupts {
     fn clear(&mut self, causes: u32) {
         self.icr &= !causes;
         self.update(0);
+    }
+
+    /// A frame was written to the driver: `RXT0`, perhaps with others, which are not
+    /// delayed and take it along.
+    pub(super) fn received(&mut self, causes: u32) {
+        let alone = causes == cause::RXT0 && !self.messages;
+        if !alone || self.delays.rx.event(self.clock) {
+            self.delays.rx.flush();
+            self.raise(causes);
+        }
+    }
+
+    /// A frame was sent: `TXDW`. The driver said in its descriptors whether that may be
+    /// told later.
+    pub(super) fn sent(&mut self, causes: u32, may_wait: bool) {
+        let mut causes = causes;
+        if may_wait && !self.messages && causes & cause::TXDW != 0 {
+            if !self.delays.tx.event(self.clock) {
+                causes &= !cause::TXDW;
+            }
+        } else if causes & cause::TXDW != 0 {
+            self.delays.tx.flush();
+        }
+        if causes != 0 {
+            self.raise(causes);
+        }
+    }
+
+    /// What is delayed happens now.
+    fn flush_delays(&mut self) {
+        if self.delays.rx.flush() {
+            self.raise(cause::RXT0);
+        }
+        if self.delays.tx.flush() {
+            self.raise(cause::TXDW);
+        }
     }
 
     /// Something happened.
@@ -258,12 +310,23 @@ impl Interrupts {
     pub(super) fn advance(&mut self, now: u64) {
         if now > self.clock {
             self.clock = now;
+            if self.delays.rx.expired(now) {
+                self.raise(cause::RXT0);
+            }
+            if self.delays.tx.expired(now) {
+                self.raise(cause::TXDW);
+            }
             self.update(0);
         }
     }
 
-    /// When something that waits may leave.
+    /// When something that waits may go on.
     pub(super) fn next_deadline(&self) -> Option<u64> {
+        let both = [self.delays.deadline(), self.next_throttle()];
+        both.into_iter().flatten().min()
+    }
+
+    fn next_throttle(&self) -> Option<u64> {
         if !self.messages {
             let wanted = self.asserted() && !self.line;
             let throttle = self.throttles.get(INTX)?;

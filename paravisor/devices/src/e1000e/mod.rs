@@ -2,12 +2,15 @@
 //! and one transmit queue (no RSS), legacy, extended and packet-split descriptors,
 //! checksums and segmentation on the way out, MSI-X and INTA. What was received has
 //! its checksums marked as not looked at, so the guest looks at them itself: the host's
-//! word about them is not passed on (RND-25).
+//! word about them is not passed on (RND-25). Frames are taken in pieces, unless the
+//! driver wants their FCS, and written to its buffers in one copy. Interrupts are held by
+//! throttles and delays as the driver sets them.
 //!
 //! The driver is hostile: a value that makes no sense is kept and has no effect, a
 //! packet that makes no sense is dropped and counted. Rings or buffers outside of
 //! the guest's memory stop both directions until the driver resets the device.
 
+mod delays;
 mod eeprom;
 mod interrupts;
 mod offload;

@@ -4,7 +4,7 @@ use super::ring::number;
 use super::{E1000e, ETHERNET_LEN, TAG_LEN};
 use crate::NoBuffer;
 use abi::e1000e::{RAH_VALID, RFCTL_EXTEN, cause, ctrl, rctl, reg, rx};
-use memory::{GuestMemory, OutOfRange};
+use memory::{GuestMemory, OutOfRange, Parcel};
 
 /// Longest frame without `LPE`: 1522 bytes with tag and FCS.
 const SHORT: usize = 1522;
@@ -30,35 +30,81 @@ impl Shape {
     }
 }
 
-/// Bytes that go into buffers one after the other.
-struct Pieces<'a>([&'a [u8]; 3]);
+/// What goes into buffers: a frame, perhaps without its tag, perhaps with an FCS.
+struct Content<'p, 'a> {
+    frame: &'p mut Parcel<'a>,
+    /// Bytes in front of a tag that is to be left out.
+    until_tag: Option<usize>,
+    fcs: &'p [u8],
+}
 
-impl<'a> Pieces<'a> {
+impl Content<'_, '_> {
     fn len(&self) -> usize {
-        self.0
-            .iter()
-            .fold(0, |sum, part| sum.saturating_add(part.len()))
+        let tag = self.until_tag.map_or(0, |_| TAG_LEN);
+        let frame = self.frame.len().saturating_sub(tag);
+        frame.saturating_add(self.fcs.len())
     }
 
-    /// The next bytes that lie together, `room` at most.
-    fn take(&mut self, room: usize) -> &'a [u8] {
-        for part in &mut self.0 {
-            if !part.is_empty() {
-                let (now, later) = part.split_at_checked(room).unwrap_or((part, &[]));
-                *part = later;
-                return now;
+    /// Puts the next bytes into a buffer of `room` bytes; how many.
+    fn fill(
+        &mut self,
+        guest: &impl GuestMemory,
+        buffer: u64,
+        room: usize,
+    ) -> Result<usize, OutOfRange> {
+        let mut have = 0;
+        if let Some(left) = self.until_tag {
+            have = left.min(room);
+            self.put(guest, buffer, 0, have)?;
+            self.until_tag = Some(left.saturating_sub(have)).filter(|left| *left != 0);
+            if self.until_tag.is_some() {
+                return Ok(have);
             }
+            self.frame.skip(TAG_LEN)?;
         }
-        &[]
+        let count = self.frame.len().min(room.saturating_sub(have));
+        self.put(guest, buffer, have, count)?;
+        have = have.saturating_add(count);
+        let room = room.saturating_sub(have);
+        let (now, later) = self.fcs.split_at_checked(room).unwrap_or((self.fcs, &[]));
+        self.fcs = later;
+        if buffer != 0 && !now.is_empty() {
+            guest.write(inside(buffer, have)?, now)?;
+        }
+        Ok(have.saturating_add(now.len()))
+    }
+
+    /// The next `count` bytes of the frame to byte `at` of a buffer. A null address:
+    /// counted, not written (datasheet 7.1.4).
+    fn put(
+        &mut self,
+        guest: &impl GuestMemory,
+        buffer: u64,
+        at: usize,
+        count: usize,
+    ) -> Result<(), OutOfRange> {
+        if buffer == 0 {
+            return self.frame.skip(count);
+        }
+        self.frame.write(guest, inside(buffer, at)?, count)
     }
 }
 
+fn inside(buffer: u64, at: usize) -> Result<u64, OutOfRange> {
+    buffer.checked_add(at as u64).ok_or(OutOfRange)
+}
+
 impl E1000e {
-    /// See [`crate::Machine::deliver_rx`].
-    pub(crate) fn deliver_rx(
+    /// See [`crate::Machine::takes_pieces`]. An FCS is over the whole frame.
+    pub(crate) fn takes_pieces(&self) -> bool {
+        self.plain.get(reg::RCTL) & rctl::SECRC != 0
+    }
+
+    /// See [`crate::Machine::deliver`].
+    pub(crate) fn deliver(
         &mut self,
         guest: &impl GuestMemory,
-        frame: &[u8],
+        parcel: &mut Parcel<'_>,
     ) -> Result<(), NoBuffer> {
         let control = self.plain.get(reg::RCTL);
         if !self.running() || control & rctl::EN == 0 {
@@ -69,21 +115,31 @@ impl E1000e {
         } else {
             self.max_frame.min(SHORT.saturating_sub(FCS_LEN))
         };
-        if frame.len() < ETHERNET_LEN || frame.len() > limit {
+        let (head, len) = (parcel.head(), parcel.len());
+        if len < ETHERNET_LEN || len > limit {
             self.statistics.oversized();
             self.rx_dropped = self.rx_dropped.saturating_add(1);
             return Ok(());
         }
-        let tag = self.tag(frame);
-        if !self.accepts(frame, tag) {
+        // A frame in pieces waited for a buffer, and then the driver asked for FCSs.
+        let needed = match self.takes_pieces() {
+            true => len.min(ETHERNET_LEN.saturating_add(TAG_LEN)),
+            false => len,
+        };
+        if head.len() < needed {
+            self.rx_dropped = self.rx_dropped.saturating_add(1);
+            return Ok(());
+        }
+        let tag = self.tag(head);
+        if !self.accepts(head, tag) {
             self.rx_filtered = self.rx_filtered.saturating_add(1);
             return Ok(());
         }
-        match self.write_frame(guest, frame, tag, control) {
+        match self.write_frame(guest, parcel, tag, control) {
             Ok(true) => {
                 self.starved = false;
                 self.rx_frames = self.rx_frames.saturating_add(1);
-                self.statistics.received(frame);
+                self.statistics.received(head, len);
                 Ok(())
             }
             Ok(false) => {
@@ -95,8 +151,10 @@ impl E1000e {
                 Err(NoBuffer)
             }
             Err(OutOfRange) => {
+                // A part of the frame may be written: it is lost.
                 self.set_broken();
-                Err(NoBuffer)
+                self.rx_dropped = self.rx_dropped.saturating_add(1);
+                Ok(())
             }
         }
     }
@@ -139,24 +197,24 @@ impl E1000e {
     fn write_frame(
         &mut self,
         guest: &impl GuestMemory,
-        frame: &[u8],
+        frame: &mut Parcel<'_>,
         tag: Option<u16>,
         control: u32,
     ) -> Result<bool, OutOfRange> {
         let shape = self.shape(control);
         let sizes = self.buffer_sizes(shape, control);
         let strip = tag.filter(|_| self.plain.get(reg::CTRL) & ctrl::VME != 0);
-        let fcs = fcs(frame, control);
-        let (first, rest) = frame.split_at_checked(TYPE_AT).ok_or(OutOfRange)?;
-        let skipped = if strip.is_some() { TAG_LEN } else { 0 };
-        let rest = rest.get(skipped..).unwrap_or_default();
-        let trailer: &[u8] = fcs.as_ref().map_or(&[], |fcs| fcs);
-        let mut pieces = Pieces([first, rest, trailer]);
+        let fcs = fcs(frame.head(), control);
+        let mut content = Content {
+            frame,
+            until_tag: strip.map(|_| TYPE_AT),
+            fcs: fcs.as_ref().map_or(&[], |fcs| fcs),
+        };
 
         let per_descriptor = sizes
             .iter()
             .fold(0usize, |sum, size| sum.saturating_add(*size));
-        let needed = match pieces.len().div_ceil(per_descriptor.max(1)) {
+        let needed = match content.len().div_ceil(per_descriptor.max(1)) {
             needed if per_descriptor != 0 => needed as u32,
             _ => return Err(OutOfRange),
         };
@@ -172,7 +230,7 @@ impl E1000e {
                 }
             }
             let tag = strip.unwrap_or(0);
-            self.write_descriptor(guest, shape, sizes, &mut pieces, status, tag)?;
+            self.write_descriptor(guest, shape, sizes, &mut content, status, tag)?;
         }
         self.after_receive(shape, control);
         Ok(true)
@@ -185,7 +243,7 @@ impl E1000e {
         guest: &impl GuestMemory,
         shape: Shape,
         sizes: [usize; rx::SPLIT_BUFFERS],
-        pieces: &mut Pieces<'_>,
+        content: &mut Content<'_, '_>,
         status: u32,
         tag: u16,
     ) -> Result<(), OutOfRange> {
@@ -195,22 +253,7 @@ impl E1000e {
         guest.read(self.rx.address(len, 0)?, copy)?;
         let mut lengths = [0u16; rx::SPLIT_BUFFERS];
         for ((at, size), written) in [0, 8, 16, 24].into_iter().zip(sizes).zip(&mut lengths) {
-            let base = number(&descriptor, at, 8);
-            let mut have = 0usize;
-            // Three pieces at most.
-            for _ in 0..3 {
-                let part = pieces.take(size.saturating_sub(have));
-                if part.is_empty() {
-                    break;
-                }
-                // A null address: counted, not written (datasheet 7.1.4).
-                if base != 0 {
-                    let address = base.checked_add(have as u64).ok_or(OutOfRange)?;
-                    guest.write(address, part)?;
-                }
-                have = have.saturating_add(part.len());
-            }
-            *written = have as u16;
+            *written = content.fill(guest, number(&descriptor, at, 8), size)? as u16;
         }
         let [first, others @ ..] = lengths;
         let put = |at: u64, bytes: &[u8]| guest.write(self.rx.address(len, at)?, bytes);
@@ -247,19 +290,18 @@ impl E1000e {
         if self.rx.available(shape.len()) <= threshold {
             causes |= cause::RXDMT0;
         }
-        self.interrupts.raise(causes);
+        self.interrupts.received(causes);
     }
 
     /// The tag of a frame, if it has one of the kind that the driver set.
-    fn tag(&self, frame: &[u8]) -> Option<u16> {
-        let [a, b, c, d] = *frame.get(TYPE_AT..)?.first_chunk::<4>()?;
+    fn tag(&self, head: &[u8]) -> Option<u16> {
+        let [a, b, c, d, _, _] = *head.get(TYPE_AT..)?.first_chunk()?;
         let kind = self.plain.get(reg::VET) as u16;
-        (u16::from_be_bytes([a, b]) == kind && frame.len() >= ETHERNET_LEN.saturating_add(TAG_LEN))
-            .then_some(u16::from_be_bytes([c, d]))
+        (u16::from_be_bytes([a, b]) == kind).then_some(u16::from_be_bytes([c, d]))
     }
 
     /// Whether the filters let a frame through (datasheet 7.1.1).
-    fn accepts(&self, frame: &[u8], tag: Option<u16>) -> bool {
+    fn accepts(&self, head: &[u8], tag: Option<u16>) -> bool {
         let control = self.plain.get(reg::RCTL);
         if let Some(tag) = tag
             && control & rctl::VFE != 0
@@ -272,7 +314,7 @@ impl E1000e {
                 return false;
             }
         }
-        let Some(address) = frame.first_chunk::<6>() else {
+        let Some(address) = head.first_chunk::<6>() else {
             return false;
         };
         let [first, ..] = *address;

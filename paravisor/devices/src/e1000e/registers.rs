@@ -78,8 +78,6 @@ fn writable(offset: u32) -> u32 {
         | reg::FCRTL
         | reg::FCRTH => u32::MAX,
         reg::VET | reg::FCT | reg::FCTTV | reg::AIT | reg::ERT => 0xffff,
-        // Delays of interrupts: kept, and not needed; throttles do that work.
-        reg::RDTR | reg::RADV | reg::TIDV | reg::TADV => 0xffff,
         reg::RXCSUM => 0x3fff,
         reg::SWSM => 0xf,
         reg::MTA..reg::MTA_END | reg::RA..reg::RA_END | reg::VFTA..reg::VFTA_END => u32::MAX,

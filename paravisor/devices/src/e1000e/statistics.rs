@@ -122,9 +122,9 @@ impl Statistics {
     }
 
     /// A frame was given to the driver.
-    pub(super) fn received(&mut self, frame: &[u8]) {
+    pub(super) fn received(&mut self, head: &[u8], len: usize) {
         let registers = [GPRC, TPR, GORCL, TORL, BPRC, MPRC, RX_BY_SIZE];
-        self.frames(frame, frame.len(), 1, &registers);
+        self.frames(head, len, 1, &registers);
     }
 
     /// A frame of the driver was sent.

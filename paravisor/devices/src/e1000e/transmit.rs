@@ -41,6 +41,8 @@ struct Done {
     complete: bool,
     /// The driver wants to know.
     report: bool,
+    /// It need not know at once.
+    may_wait: bool,
 }
 
 impl Sender {
@@ -120,6 +122,7 @@ impl Sender {
         Ok(Done {
             complete,
             report: lower & tx::RS != 0,
+            may_wait: lower & tx::IDE != 0,
         })
     }
 
@@ -224,6 +227,13 @@ fn insert_tag(out: &mut [u8], len: usize, kind: u16, tag: u16) -> Option<usize> 
     Some(longer)
 }
 
+/// What the driver is told of.
+struct Told {
+    causes: u32,
+    /// All that it wants to hear of may be told later.
+    may_wait: bool,
+}
+
 impl E1000e {
     /// See [`crate::Machine::take_frame`].
     pub(crate) fn take_frame(
@@ -231,11 +241,12 @@ impl E1000e {
         guest: &impl GuestMemory,
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
-        let mut causes = 0;
-        let sent = self.work_off(guest, buf, &mut causes);
-        if causes != 0 {
-            self.interrupts.raise(causes);
-        }
+        let mut told = Told {
+            causes: 0,
+            may_wait: true,
+        };
+        let sent = self.work_off(guest, buf, &mut told);
+        self.interrupts.sent(told.causes, told.may_wait);
         sent
     }
 
@@ -247,7 +258,7 @@ impl E1000e {
         &mut self,
         guest: &impl GuestMemory,
         buf: &mut [u8],
-        causes: &mut u32,
+        told: &mut Told,
     ) -> Option<(usize, Task)> {
         if !self.sending() {
             return None;
@@ -263,10 +274,11 @@ impl E1000e {
                 return None;
             };
             if done.report {
-                *causes |= cause::TXDW;
+                told.causes |= cause::TXDW;
+                told.may_wait &= done.may_wait;
             }
             if self.tx.available(tx::LEN) == 0 {
-                *causes |= cause::TXQE;
+                told.causes |= cause::TXQE;
             }
             if done.complete
                 && let Some(sent) = self.emit(buf)

@@ -126,8 +126,9 @@ pub fn judged_part(head: &[u8; size_of::<rndis::Packet>()]) -> Option<usize> {
     usual.then_some(needed)
 }
 
-/// Bytes of a frame that are judged: addresses and EtherType.
-const FRAME_HEAD: usize = MIN_FRAME as usize;
+/// Bytes of a frame that are judged, here or by a card's filters: addresses, EtherType
+/// and a VLAN tag.
+const FRAME_HEAD: usize = MIN_FRAME as usize + 4;
 /// Frames start at byte 256 at most on hosts that are known; beyond this a message
 /// is copied whole.
 const LONGEST_PART: usize = 512;
@@ -160,11 +161,10 @@ pub(super) fn judge<'a>(
     if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
         return Err(Violation::new(Rule::RND_09, 12, data_length));
     }
-    let private = message
-        .len()
-        .saturating_sub(start)
-        .min(data_length as usize);
-    let Some(frame) = part(message, start, private).filter(|_| private >= FRAME_HEAD) else {
+    let len = data_length as usize;
+    let private = message.len().saturating_sub(start).min(len);
+    let judged = FRAME_HEAD.min(len);
+    let Some(frame) = part(message, start, private).filter(|_| private >= judged) else {
         return Err(Violation::new(Rule::RND_07, 8, data_offset));
     };
     let oob = [
