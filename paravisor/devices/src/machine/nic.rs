@@ -142,7 +142,7 @@ impl Machine {
     /// Whether the card writes frames to the guest piece by piece; else
     /// [`Machine::deliver`] wants them private and whole.
     pub fn takes_pieces(&self) -> bool {
-        self.pair.is_some() || self.card_behind_lock() && self.board.lock().nic.takes_pieces()
+        self.board.card.is_some() || self.card_behind_lock() && self.board.lock().nic.takes_pieces()
     }
 
     /// [`Machine::deliver`] for a frame that is private and of which nothing is known.
