@@ -208,7 +208,6 @@ pub fn hidden(value: usize) -> usize {
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
     extern crate std;

@@ -84,7 +84,6 @@ impl GuestMemory for NativeGuest {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
