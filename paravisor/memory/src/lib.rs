@@ -206,8 +206,11 @@ by_pointer!(&T, Arc<T>);
 /// Bytes of all of them together.
 #[inline]
 fn total(heads: [&[u8]; 2], parts: &[&[u8]], tail: &[u8]) -> Result<usize, OutOfRange> {
-    let mut sum = tail.len();
-    for part in heads.iter().chain(parts) {
+    // Two slices and one more are less than all addresses.
+    let [first, second] = heads;
+    let around = first.len().saturating_add(second.len());
+    let mut sum = around.saturating_add(tail.len());
+    for part in parts {
         sum = sum.checked_add(part.len()).ok_or(OutOfRange)?;
     }
     Ok(sum)

@@ -60,10 +60,12 @@ impl NativeGuest {
 }
 
 impl GuestMemory for NativeGuest {
+    #[inline]
     fn read(&self, gpa: u64, dst: &mut [u8]) -> Result<(), OutOfRange> {
         let at = usize::try_from(gpa).map_err(|_| OutOfRange)?;
         self.0.copy_in(at, dst)
     }
+    #[inline]
     fn write(&self, gpa: u64, src: &[u8]) -> Result<(), OutOfRange> {
         let at = usize::try_from(gpa).map_err(|_| OutOfRange)?;
         self.0.copy_out(at, src)

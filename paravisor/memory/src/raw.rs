@@ -123,7 +123,15 @@ impl SharedMemory for RawShared {
                 to = to.add(part.len());
             }
         };
-        heads.iter().chain(parts).for_each(|part| put(part));
+        // Written out: the first is short and always there, the second seldom.
+        let [first, second] = heads;
+        put(first);
+        if !second.is_empty() {
+            put(second);
+        }
+        for part in parts {
+            put(part);
+        }
         put(tail);
         Ok(())
     }

@@ -387,9 +387,8 @@ impl Message {
             ppi_length: notes.into(),
             ..Default::default()
         };
-        for (to, from) in self.rndis.iter_mut().zip(message.as_bytes()) {
-            *to = *from;
-        }
+        // There is room for every element behind it, too.
+        let _ = message.write_to_prefix(&mut self.rndis);
         self.rndis_len = end;
     }
 }

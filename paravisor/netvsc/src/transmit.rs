@@ -142,10 +142,21 @@ impl<M: SharedMemory> SendBuffer<M> {
     /// Free sections for a message of `length` bytes, the lowest that fit, if
     /// `reserve` more are free.
     pub fn take(&mut self, length: usize, reserve: u16) -> Option<Sections> {
-        let count = length.max(1).div_ceil(self.section_size.max(1));
-        let count = u16::try_from(count).ok()?;
+        let count = match length <= self.section_size {
+            true => 1,
+            false => u16::try_from(length.div_ceil(self.section_size.max(1))).ok()?,
+        };
         if self.free_count < count.saturating_add(reserve) {
             return None;
+        }
+        if count == 1 {
+            // Only sections of this channel are ever free.
+            let at = self.free.iter().position(|word| *word != 0)?;
+            let word = self.free.get_mut(at)?;
+            let first = (at as u16).wrapping_mul(64) | word.trailing_zeros() as u16;
+            *word &= word.wrapping_sub(1);
+            self.free_count = self.free_count.saturating_sub(1);
+            return Some(Sections { first, count });
         }
         let mut run = 0;
         let last = self.share.clone().find(|section| {
@@ -179,20 +190,19 @@ impl<M: SharedMemory> SendBuffer<M> {
         let start = self.offset(sections);
         let mut length = 0_usize;
         for part in parts {
-            let end = length.checked_add(part.len()).ok_or(OutOfRange)?;
-            if end > room {
-                return Err(OutOfRange);
-            }
-            let at = start.checked_add(length).ok_or(OutOfRange)?;
-            self.memory.copy_out(at, part)?;
-            length = end;
+            length = length.checked_add(part.len()).ok_or(OutOfRange)?;
         }
+        if length > room {
+            return Err(OutOfRange);
+        }
+        self.memory.copy_out_all(start, [&[], &[]], parts, &[])?;
         let mut at = start;
         let mut left = length;
         for section in sections.all() {
             let here = left.min(self.section_size);
             let used = self.used.get_mut(usize::from(section)).ok_or(OutOfRange)?;
-            if let Some(stale) = (*used as usize).checked_sub(here) {
+            let stale = (*used as usize).saturating_sub(here);
+            if stale != 0 {
                 self.memory
                     .zero(at.checked_add(here).ok_or(OutOfRange)?, stale)?;
             }

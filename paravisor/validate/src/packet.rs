@@ -162,12 +162,20 @@ impl<'a> Ranges<'a> {
     }
 }
 
-/// Judges a whole packet (descriptor to the end of the payload) that [`span`]
-/// has measured.
-#[inline]
+/// Judges a whole packet (descriptor to the end of the payload), its size included.
 pub fn judge<'a>(bytes: &'a [u8], policy: &Policy) -> Result<Packet<'a>, Violation> {
-    // The bytes have been measured, but this function stands on its own.
     let span = span(bytes, u32::MAX, bytes.len())?;
+    judge_measured(bytes, span, policy)
+}
+
+/// The same for a packet whose descriptor, the first bytes of `bytes`, has passed
+/// [`span`]. With another span the packet is cut or refused.
+#[inline]
+pub fn judge_measured<'a>(
+    bytes: &'a [u8],
+    span: Span,
+    policy: &Policy,
+) -> Result<Packet<'a>, Violation> {
     let Some(head) = read_prefix::<PacketDescriptor>(bytes) else {
         return Err(Violation::new(Rule::RNG_08, 0, bytes.len() as u64));
     };

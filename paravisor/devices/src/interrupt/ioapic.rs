@@ -96,6 +96,10 @@ impl IoApic {
     pub(crate) fn set_line(&mut self, pin: u8, on: bool, apics: &mut impl Deliver) {
         let bit = 1u32.wrapping_shl(u32::from(pin));
         let before = self.asserted & bit != 0;
+        if !on && !before {
+            // As most lines most of the time: looked at after each frame.
+            return;
+        }
         self.asserted = if on {
             self.asserted | bit
         } else {

@@ -7,7 +7,7 @@ use abi::vmbus::{
     RING_WRITE_INDEX,
 };
 use memory::{OutOfRange, SharedMemory};
-use validate::packet::{DESCRIPTOR, span};
+use validate::packet::{DESCRIPTOR, Span, span};
 use validate::ring::{DataSize, available, pending_send_size};
 use validate::{Judged, Violation};
 
@@ -60,12 +60,13 @@ impl Incoming {
     }
 
     /// Copies the next packet, without its trailer, into `buffer` and gives its
-    /// length. Each byte is read once: the descriptor first, then the rest.
+    /// size. Each byte is read once: the descriptor first, then the rest.
+    #[inline]
     pub(super) fn take(
         &mut self,
         memory: &impl SharedMemory,
         buffer: &mut [u8],
-    ) -> Result<Option<usize>, Violation> {
+    ) -> Result<Option<Span>, Violation> {
         if self.known == 0 && self.refresh(memory)? == 0 {
             return Ok(None);
         }
@@ -86,7 +87,7 @@ impl Incoming {
         self.read = self.size.advance(self.read, span.total());
         self.known = self.known.saturating_sub(span.total());
         self.unpublished = self.unpublished.saturating_add(span.total());
-        Ok(Some(length))
+        Ok(Some(span))
     }
 
     /// Publishes the read index, unmasks and looks again. The host has to be

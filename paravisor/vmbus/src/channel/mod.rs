@@ -363,17 +363,18 @@ impl<M: SharedMemory> Channel<M> {
         if let Some(violation) = self.dead {
             return Err(ReceiveError::Corrupt(violation));
         }
-        let length = match self.incoming.take(&self.memory, buffer) {
+        let span = match self.incoming.take(&self.memory, buffer) {
             Ok(None) => return Ok(None),
-            Ok(Some(length)) => length,
+            Ok(Some(span)) => span,
             Err(violation) => return Err(ReceiveError::Corrupt(self.kill(violation))),
         };
+        let length = span.length() as usize;
         let bytes: &'b [u8] = buffer;
         let bytes = bytes.get(..length).unwrap_or(&[]);
         self.counters.judged(Layer::Packet);
         self.traffic.packets_in = self.traffic.packets_in.saturating_add(1);
         self.traffic.bytes_in = self.traffic.bytes_in.saturating_add(length as u64);
-        match validate::packet::judge(bytes, &self.policy) {
+        match validate::packet::judge_measured(bytes, span, &self.policy) {
             Ok(packet) => Ok(Some(packet)),
             Err(violation) if violation.rule.reaction() == Reaction::Drop => {
                 self.counters.violation(violation);
