@@ -229,9 +229,8 @@ mod tests {
     /// both sides: the bytes arrive, and none beside them is touched.
     #[test]
     fn every_length_and_alignment() {
-        let lengths = (0..=100).chain([
-            127, 128, 129, 511, 1000, 1514, 2047, 2048, 2049, 2055, 2056, 2500,
-        ]);
+        let lengths =
+            (0..=100).chain([127, 128, 129, 511, 512, 639, 640, 641, 647, 648, 1000, 1514]);
         let source: Vec<u8> = (0..2000).map(|at| (at % 251) as u8 | 1).collect();
         for len in lengths {
             for (from, to) in (0..8).flat_map(|from| (0..8).map(move |to| (from, to))) {
