@@ -171,7 +171,8 @@ mod story {
             mtu: u16::try_from(uplink.mtu()).unwrap_or(MTU as u16),
             link_up: uplink.link_up(),
             processors: vps,
-            queue_pairs: 1,
+            // A pair for each channel that the host has granted.
+            queue_pairs: uplink.granted().saturating_add(1),
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

@@ -458,7 +458,7 @@ where
         };
         let reason = Reason {
             sint,
-            guest: events.tx_kicked || events.rx_refilled,
+            guest: events.tx_kicked || events.rx_refilled || events.pairs_changed,
             reset: events.reset,
         };
         let due = self.network.is_called()

@@ -198,7 +198,7 @@ impl Network<Host> for Line {
                 if reason.guest {
                     uplink.guest_acted();
                 }
-                uplink.set_queues(queues_in_use(machine));
+                uplink.set_queues(machine.queue_pairs_in_use());
                 let device = &mut InVm { machine, memory };
                 let polled = uplink.turn(host, device, reason.sint, now);
                 let mut calls = uplink.take_calls();
@@ -248,22 +248,11 @@ impl Network<Host> for Line {
     }
 }
 
-/// Whether a VP other than the first has queues of the guest's card.
-const SEVERAL_QUEUES: bool = false;
-
-/// Sub-channels to ask the host for: a lane for each VP, if the card has queues for
-/// them.
+/// Sub-channels to ask the host for: a lane for each VP but the first, if the card has
+/// queues for them.
 pub fn sub_channels(config: &Config, vps: u8) -> u16 {
-    if !SEVERAL_QUEUES || config.nic == NIC_E1000E {
-        return 0;
-    }
-    u16::from(vps).saturating_sub(1)
-}
-
-/// Queue pairs that the guest's driver uses.
-fn queues_in_use(machine: &Machine) -> u16 {
-    match SEVERAL_QUEUES {
-        true => machine.processors().into(),
-        false => 1,
+    match config.nic {
+        NIC_E1000E => 0,
+        _ => u16::from(vps).saturating_sub(1),
     }
 }
