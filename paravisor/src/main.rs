@@ -232,7 +232,7 @@ mod story {
             let summary = Summary {
                 stats: &vp.stats,
                 uplink,
-                hypercalls: vp.platform.hypercall_counts(),
+                hypercalls: &others::all_calls(vp.platform.hypercall_counts()),
                 account: &account,
                 foreign_interrupts: traps::spurious(),
             };
@@ -271,7 +271,7 @@ mod story {
         others::set_online(index);
         run(&mut vp);
         vp.network.give_back();
-        others::stopped(index, &vp.stats);
+        others::stopped(index, &vp.stats, vp.platform.hypercall_counts());
         // The first VP takes leave of the host and ends the VM.
         loop {
             vp.platform.wait();

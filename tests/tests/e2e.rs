@@ -193,6 +193,48 @@ fn debian_6_1_drives_an_82574l() {
     assert_eq!(sees["nic-msix-vectors"], "3");
 }
 
+/// Several processors: each has its queue of the card, its lane and its channel, and
+/// frames go on each of them.
+fn several_processors_share_the_card(vps: u64) {
+    let run = run(&["--vps", &vps.to_string()]);
+    assert!(run.ok, "{}", run.error);
+    whole_and_clean(&run.report, "virtio_net");
+    let sees = &run.report["guest"]["sees"];
+    let all = vps.to_string();
+    assert_eq!(sees["processors"], *all);
+    assert_eq!(sees["nic-queues"], *all);
+    assert_eq!(sees["crowd"], format!("{0} of {0}", 6 * vps));
+    let counts = &run.report["counts"]["paravisor"];
+    let frames = |lane: u64, way| counts["lane_frame"][format!("{lane}.{way}")].as_u64();
+    // What a processor sends leaves on its own channel. Where a connection's frames
+    // come in, the host decides by its ports.
+    let (mut rx, mut tx, mut receiving) = (0, 0, 0);
+    for lane in 0..vps {
+        assert!(frames(lane, "tx").unwrap() >= 6, "{counts}");
+        rx += frames(lane, "rx").unwrap();
+        tx += frames(lane, "tx").unwrap();
+        receiving += u64::from(frames(lane, "rx") > Some(0));
+    }
+    assert!(receiving >= 2, "{counts}");
+    let sums = &run.report["frames"];
+    assert_eq!(
+        (sums["rx"].as_u64(), sums["tx"].as_u64()),
+        (Some(rx), Some(tx))
+    );
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn two_processors_share_the_card() {
+    several_processors_share_the_card(2);
+}
+
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn four_processors_share_the_card() {
+    several_processors_share_the_card(4);
+}
+
 /// No paravisor: Linux's own VMBus and NIC drivers judge the fake host.
 fn linux_drives_the_fake_host_itself(version: &str) {
     let run = run(&["--enlightened", "--kernel-version", version]);

@@ -8,6 +8,7 @@ use crate::arch::memory as window;
 use crate::arch::memory::GuestRam;
 use abi::record::Outcome;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::{MAX_PROCESSORS, Machine};
 use loader::layout;
@@ -50,6 +51,7 @@ static STOPPED: AtomicU64 = AtomicU64::new(0);
 static ENDED: AtomicBool = AtomicBool::new(false);
 static END: Mutex<Option<End>> = Mutex::new(None);
 static STATS: Mutex<Option<Stats>> = Mutex::new(None);
+static CALLS: Mutex<Vec<(u16, u64)>> = Mutex::new(Vec::new());
 
 fn bit(index: u8) -> u64 {
     1u64.wrapping_shl(index.into())
@@ -92,9 +94,27 @@ pub fn ended() -> Option<End> {
 }
 
 /// VP `index` runs its half of the guest no more.
-pub fn stopped(index: u8, counted: &Stats) {
+pub fn stopped(index: u8, counted: &Stats, calls: &[(u16, u64)]) {
     STATS.lock().get_or_insert_default().add(counted);
+    add_calls(&mut CALLS.lock(), calls);
     STOPPED.fetch_or(bit(index), Ordering::SeqCst);
+}
+
+/// Adds what was counted of hypercalls, by code.
+fn add_calls(sums: &mut Vec<(u16, u64)>, calls: &[(u16, u64)]) {
+    for (code, count) in calls {
+        match sums.iter_mut().find(|(known, _)| known == code) {
+            Some((_, sum)) => *sum = sum.saturating_add(*count),
+            None => sums.push((*code, *count)),
+        }
+    }
+}
+
+/// The hypercalls of this VP and of those that have stopped.
+pub fn all_calls(own: &[(u16, u64)]) -> Vec<(u16, u64)> {
+    let mut sums = own.to_vec();
+    add_calls(&mut sums, &CALLS.lock());
+    sums
 }
 
 /// Starts VP `index` and waits until its guest half waits to be started.

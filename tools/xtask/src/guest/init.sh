@@ -61,7 +61,24 @@ network() {
     start=$(clock)
     answer=$(timeout 120 wget -q -O - --post-file /tmp/upload "${url%/file}/upload")
     if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
+    [ "$(nproc)" -eq 1 ] || crowd
     [ -z "$rounds" ] || measure
+}
+
+# A few connections from each processor, so that each of the card's queues has its own.
+crowd() {
+    router=${url#http://}
+    router=${router%%/*}
+    good=0 all=0
+    for cpu in $(seq 0 $(($(nproc) - 1))); do
+        for turn in 1 2 3 4 5 6; do
+            all=$((all + 1))
+            answer=$(printf 'GET /nothing HTTP/1.0\r\n\r\n' |
+                taskset "$(printf %x $((1 << cpu)))" timeout 20 nc "${router%:*}" "${router#*:}" | tail -n 1)
+            [ "$answer" = "no such thing" ] && good=$((good + 1))
+        done
+    done
+    see crowd "$good of $all"
 }
 
 # The same both ways, as often as asked for, and the way to the router and back. The
@@ -100,10 +117,12 @@ facts() {
         [ -e "$pci/config" ] || pci=$(readlink -f "$nic/..")
         [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor"):$(cat "$pci/device")"
         [ -d "$pci/msi_irqs" ] && see nic-msix-vectors "$(ls "$pci/msi_irqs" | wc -l)"
+        see nic-queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
         see nic-mac "$(cat /sys/class/net/eth0/address)"
         see nic-rx-packets "$(cat /sys/class/net/eth0/statistics/rx_packets)"
         see nic-tx-packets "$(cat /sys/class/net/eth0/statistics/tx_packets)"
     fi
+    see processors "$(nproc)"
     see cpu "$(grep -m1 '^model name' /proc/cpuinfo | cut -d: -f2 | sed 's/^ //')"
     see clocksource "$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
     for name in hypervisor sme sev sev_es sev_snp tdx_guest; do see "flag-$name" "$(flag "$name")"; done

@@ -20,7 +20,7 @@ const ENLIGHTENED_DRIVERS: [&str; 1] = ["hv_netvsc"];
 const WITNESS: &str = "hv_vmbus";
 
 /// The busybox programs that the scripts call.
-const APPLETS: [&str; 35] = [
+const APPLETS: [&str; 37] = [
     "awk",
     "basename",
     "cat",
@@ -35,6 +35,7 @@ const APPLETS: [&str; 35] = [
     "ls",
     "mount",
     "nc",
+    "nproc",
     "ping",
     "poweroff",
     "printf",
@@ -49,6 +50,7 @@ const APPLETS: [&str; 35] = [
     "stat",
     "stty",
     "tail",
+    "taskset",
     "timeout",
     "tr",
     "udhcpc",
