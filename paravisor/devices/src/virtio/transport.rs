@@ -222,9 +222,9 @@ impl Transport {
         );
         share.set_features(self.accepted, self.control_queue().unwrap_or(NO_QUEUE));
         let in_use = if self.running() { share.in_use() } else { 0 };
-        let pairs = (0..).zip(share.pairs()).zip(self.queues.chunks(2));
+        let pairs = (0..u16::MAX).zip(share.pairs()).zip(self.queues.chunks(2));
         for ((index, pair), queues) in pairs {
-            for (which, queue) in (0..).zip(queues) {
+            for (which, queue) in (0..2).zip(queues) {
                 let may = queue.enabled() && index < in_use;
                 pair.set_ticket(which, if may { self.generation_of_queues } else { 0 });
             }
