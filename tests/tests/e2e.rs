@@ -235,6 +235,37 @@ fn four_processors_share_the_card() {
     several_processors_share_the_card(4);
 }
 
+/// Both directions at the same time: what `cargo xtask soak` does for minutes, for some
+/// seconds.
+#[test]
+#[ignore = "needs QEMU: cargo xtask test"]
+fn debian_6_1_under_load_loses_nothing_without_a_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.json");
+    let out = xtask()
+        .args(["soak", "--seconds", "12", "--beat", "4", "--report"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    println!("{}", String::from_utf8_lossy(&out.stdout));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let soak = &report["soak"];
+    assert_eq!(soak["wrong"], serde_json::json!([]));
+    assert_eq!(soak["beats"].as_array().unwrap().len(), 2);
+    let hops = soak["hops"].as_array().unwrap();
+    assert_eq!(hops.len(), 12);
+    for hop in hops {
+        // 8 MiB each way came before the load, in segments of 64 KiB at most.
+        assert!(hop["taken"].as_u64().unwrap() > 128, "{hop}");
+    }
+    for way in ["blocks_down", "blocks_up"] {
+        assert!(soak[way].as_u64().unwrap() > 0, "{way}");
+    }
+    whole_and_clean(&report, "virtio_net");
+}
+
 /// No paravisor: Linux's own VMBus and NIC drivers judge the fake host.
 fn linux_drives_the_fake_host_itself(version: &str) {
     let run = run(&["--enlightened", "--kernel-version", version]);

@@ -6,10 +6,40 @@ mod many;
 
 use hostkit::MachineConfig;
 use hostkit::fault::Layer as FaultLayer;
+use hostkit::trace::{Recorder, VecSink};
 use many::Many;
+use undercroft::audit::{self, Audit, Options, Way};
 use validate::Rule;
 use vmbus::Event;
 use vmbus::affinity::target_vp;
+
+/// Records what the host does from now on.
+fn recorded(many: &mut Many) -> VecSink {
+    let sink = VecSink::default();
+    many.host
+        .record(Recorder::new(Box::new(sink.clone()), "test", 0));
+    sink
+}
+
+/// Who judges the record afterwards names the rules that were named live.
+fn audited(many: &mut Many, sink: &VecSink) -> Audit {
+    many.host.end_recording();
+    let options = Options {
+        frames: true,
+        enforce_all: true,
+        ..Options::default()
+    };
+    let audit = audit::audit(&sink.bytes(), options);
+    let replayed: Vec<_> = audit
+        .violations
+        .iter()
+        .map(|(rule, times)| (*rule, *times as u32))
+        .collect();
+    let live = many.violations();
+    let live: Vec<_> = live.iter().map(|(rule, n)| (rule.id(), *n)).collect();
+    assert_eq!(replayed, live, "{}", audit::text(&audit));
+    audit
+}
 
 fn config(vps: u32) -> MachineConfig {
     let mut config = MachineConfig::default();
@@ -161,6 +191,29 @@ fn nvs_39_fewer_come_than_were_granted() {
     assert_eq!(many.memory(), (6, 0));
 }
 
+/// Asked for, granted, used, moved, taken back and asked for again: who reads the record
+/// finds nothing wrong, and every frame.
+#[test]
+fn a_record_of_sub_channels_is_judged_as_they_were() {
+    let mut many = Many::new(config(4), 3);
+    let sink = recorded(&mut many);
+    many.bring_up();
+    let counts = traffic(&mut many, 4, 200);
+    assert!(counts[..4].iter().all(|count| *count > 10), "{counts:?}");
+    many.host.rescind_nic();
+    many.turns(30);
+    many.host.offer_nic();
+    many.settle();
+    traffic(&mut many, 4, 100);
+    many.close();
+    let audit = audited(&mut many, &sink);
+    assert!(audit.is_clean(), "{}", audit::text(&audit));
+    for way in [Way::Out, Way::In] {
+        let frames = audit.frames.iter().filter(|frame| frame.way == way);
+        assert_eq!(frames.count(), 300, "{way:?}");
+    }
+}
+
 /// Two of three are not opened.
 #[test]
 fn ctl_48_sub_channels_that_are_refused() {
@@ -180,6 +233,7 @@ fn ctl_48_sub_channels_that_are_refused() {
 #[test]
 fn ctl_25_ctl_26_ctl_27_sub_channels_that_nobody_asked_for() {
     let mut alone = Many::new(config(1), 0);
+    let sink = recorded(&mut alone);
     alone.bring_up();
     alone.host.offer_sub(1);
     alone.turns(5);
@@ -189,8 +243,10 @@ fn ctl_25_ctl_26_ctl_27_sub_channels_that_nobody_asked_for() {
     alone.host.offer_sub(1);
     alone.turns(30);
     assert_eq!(alone.violations(), [(Rule::CTL_25, 1), (Rule::CTL_27, 1)]);
+    audited(&mut alone, &sink);
 
     let mut many = Many::new(config(4), 3);
+    let sink = recorded(&mut many);
     let mut offers = 0;
     many.host.faults.set_hook(move |m| {
         if m.layer == FaultLayer::Control && m.bytes[0] == 1 && m.bytes[180] != 0 {
@@ -207,6 +263,7 @@ fn ctl_25_ctl_26_ctl_27_sub_channels_that_nobody_asked_for() {
     assert_eq!(many.violations(), [(Rule::CTL_26, 2)]);
     assert_eq!(many.lanes(), [1]);
     traffic(&mut many, 2, 100);
+    audited(&mut many, &sink);
 }
 
 /// A VP goes: the channels that were its are another's.

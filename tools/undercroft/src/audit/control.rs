@@ -10,6 +10,7 @@ use validate::control::{
     Admission, Gate, Known, Ledger, Message, OLDEST_VERSION, Offer, Outstanding, Phase, Relid,
     Standing, Window,
 };
+use validate::{Rule, Violation};
 
 /// State of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,9 @@ pub struct Control {
     gpadls: BTreeMap<u32, Gpadl>,
     /// Channels whose interrupts the guest wants to move.
     moving: BTreeSet<u32>,
+    /// Sub-channels that the guest has asked the primary with this relid for, and until
+    /// when they may come.
+    windows: BTreeMap<u32, (Window, u64)>,
 }
 
 impl Default for Control {
@@ -90,6 +94,7 @@ impl Default for Control {
             channels: Vec::new(),
             gpadls: BTreeMap::new(),
             moving: BTreeSet::new(),
+            windows: BTreeMap::new(),
         }
     }
 }
@@ -138,6 +143,62 @@ impl Control {
     pub fn is_open(&self, relid: u32) -> Option<bool> {
         self.find(relid)
             .map(|c| c.state == State::Open && !c.rescinded)
+    }
+
+    /// Relid of the primary channel whose sub-channel this is.
+    pub fn primary_of(&self, relid: u32) -> Option<u32> {
+        let channel = self.find(relid).filter(|c| c.offer.index() != 0)?;
+        let primary = self.primary(&channel.offer.instance())?;
+        Some(primary.offer.relid().number())
+    }
+
+    fn primary(&self, instance: &Guid) -> Option<&Channel> {
+        let mut live = self.channels.iter().filter(|c| !c.rescinded);
+        live.find(|c| c.offer.index() == 0 && c.offer.instance() == *instance)
+    }
+
+    /// The guest asks the NIC on channel `relid` for `count` sub-channels: from now on
+    /// they may come.
+    pub fn ask(&mut self, relid: u32, count: u16, time: u64) {
+        let window = Window {
+            count: count.min(vmbus::limits::MAX_SUB_CHANNELS),
+            taken: 0,
+        };
+        let until = time.saturating_add(vmbus::limits::SUB_CHANNELS_DEADLINE);
+        self.windows.insert(relid, (window, until));
+    }
+
+    /// The NIC has granted so many of them. Those that have come beyond that break
+    /// CTL-26: their relids, and what is broken.
+    pub fn granted(&mut self, relid: u32, count: u16) -> Vec<(u32, Violation)> {
+        if let Some((window, _)) = self.windows.get_mut(&relid) {
+            window.count = window.count.min(count);
+        }
+        self.close_window(relid);
+        let Some(instance) = self.find(relid).map(|c| c.offer.instance()) else {
+            return Vec::new();
+        };
+        let beyond = self
+            .channels
+            .iter()
+            .filter(|c| c.offer.instance() == instance && c.offer.index() > count && !c.rescinded);
+        let broken = |c: &Channel| {
+            let violation = Violation::new(Rule::CTL_26, 180, c.offer.index());
+            (c.offer.relid().number(), violation)
+        };
+        beyond.map(broken).collect()
+    }
+
+    /// What comes from `time` on.
+    pub fn expire(&mut self, time: u64) {
+        self.windows.retain(|_, (_, until)| *until > time);
+    }
+
+    fn close_window(&mut self, relid: u32) {
+        let done = |window: &Window| window.is_complete() || window.count == 0;
+        if self.windows.get(&relid).is_some_and(|(w, _)| done(w)) {
+            self.windows.remove(&relid);
+        }
     }
 
     fn find(&self, relid: u32) -> Option<&Channel> {
@@ -198,6 +259,7 @@ impl Control {
                 }
             }
             MessageType::CLOSE_CHANNEL => {
+                self.windows.remove(&relid);
                 if let Some(c) = self.find_mut(relid) {
                     c.state = State::Closing;
                     c.rings = None;
@@ -254,7 +316,14 @@ impl Control {
             }
             Message::VersionRefused(_) => {}
             Message::Offer(offer) => {
-                if !self.sealed {
+                if offer.index() != 0 {
+                    let primary = self.primary(&offer.instance());
+                    let primary = primary.map_or(0, |c| c.offer.relid().number());
+                    if let Some((window, _)) = self.windows.get_mut(&primary) {
+                        window.take(offer.index());
+                    }
+                    self.close_window(primary);
+                } else if !self.sealed {
                     self.adopted = Some(offer.instance());
                 }
                 self.channels.push(Channel {
@@ -272,6 +341,7 @@ impl Control {
                 if let Some(c) = self.find_mut(relid.number()) {
                     c.rescinded = true;
                 }
+                self.windows.remove(&relid.number());
                 return Change::Closed(relid.number());
             }
             Message::Opened(relid) => {
@@ -349,9 +419,7 @@ impl Ledger for Control {
         })
     }
     fn instance(&self, instance: &Guid) -> Option<Standing> {
-        let mut live = self.channels.iter().filter(|c| !c.rescinded);
-        live.find(|c| c.offer.instance() == *instance)
-            .map(Channel::standing)
+        self.primary(instance).map(Channel::standing)
     }
     fn adopted(&self, instance: &Guid) -> bool {
         self.adopted == Some(*instance)
@@ -365,7 +433,8 @@ impl Ledger for Control {
         self.channels.len()
     }
     fn nics(&self) -> usize {
-        self.channels.iter().filter(|c| !c.rescinded).count()
+        let primaries = self.channels.iter().filter(|c| c.offer.index() == 0);
+        primaries.filter(|c| !c.rescinded).count()
     }
     fn gpadl(&self, gpadl: u32) -> Option<Outstanding> {
         let entry = self.gpadls.get(&gpadl)?;
@@ -375,8 +444,9 @@ impl Ledger for Control {
             Awaits::Teardown => Outstanding::Teardown,
         })
     }
-    fn window(&self, _: &Guid) -> Option<Window> {
-        None
+    fn window(&self, instance: &Guid) -> Option<Window> {
+        let primary = self.primary(instance)?.offer.relid().number();
+        Some(self.windows.get(&primary)?.0)
     }
     fn moving(&self, relid: Relid) -> bool {
         self.moving.contains(&relid.number())

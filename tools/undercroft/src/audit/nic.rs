@@ -10,6 +10,7 @@ use abi::rndis::{self as wire, filter, oid};
 use abi::vmbus::PacketType;
 use netvsc::limits::{REQUESTS, STRAYS};
 use std::collections::HashMap;
+use std::rc::Rc;
 use validate::nvsp::{
     Awaited, Carrier, Completion, InBandContext, ReceiveGeometry, ReceivePhase, Slots,
 };
@@ -28,17 +29,39 @@ pub struct Stamp {
     pub time: u64,
 }
 
-/// State of one NIC from the opening of its channel on.
+/// State of a NIC that holds for all of its channels.
+pub struct Shared {
+    channels: u16,
+    receive: Option<Rc<Pages>>,
+    send: Option<Rc<Pages>>,
+    send_section: usize,
+    phase: ReceivePhase,
+    geometry: Option<ReceiveGeometry>,
+    mtu: u32,
+    mac: Option<[u8; 6]>,
+    filter: u32,
+    ready: bool,
+}
+
+/// State of one NIC, or of one of its sub-channels, from the opening of its channel on.
 pub struct Nic {
     relid: u32,
+    /// Not one of its sub-channels.
+    primary: bool,
+    /// Sub-channels that it was just asked for.
+    pub asked: Option<u16>,
+    /// Sub-channels that it has just granted.
+    pub granted: Option<u16>,
+    /// Channels that it has, as far as it has granted them.
+    channels: u16,
     /// Rules that no host was measured for are enforced (see `--enforce-all`).
     enforce: bool,
     requests: HashMap<u64, Awaited>,
     /// Last id in each place of the paravisor's table.
     last: HashMap<u64, u64>,
     strays: u32,
-    receive: Option<Pages>,
-    send: Option<Pages>,
+    receive: Option<Rc<Pages>>,
+    send: Option<Rc<Pages>>,
     send_section: usize,
     phase: ReceivePhase,
     geometry: Option<ReceiveGeometry>,
@@ -61,6 +84,10 @@ impl Nic {
     pub fn new(relid: u32, fixed_mac: Option<[u8; 6]>, enforce: bool) -> Nic {
         Nic {
             relid,
+            primary: true,
+            asked: None,
+            granted: None,
+            channels: 1,
             enforce,
             requests: HashMap::new(),
             last: HashMap::new(),
@@ -83,6 +110,37 @@ impl Nic {
         }
     }
 
+    /// What its sub-channels share with it.
+    pub fn shared(&self) -> Shared {
+        Shared {
+            channels: self.channels,
+            receive: self.receive.clone(),
+            send: self.send.clone(),
+            send_section: self.send_section,
+            phase: self.phase,
+            geometry: self.geometry,
+            mtu: self.mtu,
+            mac: self.mac,
+            filter: self.filter,
+            ready: self.ready,
+        }
+    }
+
+    /// This one is a sub-channel of a NIC that stands so now.
+    pub fn follow(&mut self, shared: Shared) {
+        self.primary = false;
+        self.channels = shared.channels;
+        self.receive = shared.receive;
+        self.send = shared.send;
+        self.send_section = shared.send_section;
+        self.phase = shared.phase;
+        self.geometry = shared.geometry;
+        self.mtu = shared.mtu;
+        self.mac = shared.mac;
+        self.filter = shared.filter;
+        self.ready = shared.ready;
+    }
+
     /// A packet of the guest, descriptor first. `pages` are its GPADLs.
     pub fn guest_packet(&mut self, bytes: &[u8], pages: impl Fn(u32) -> Option<Pages>) {
         let word = |at: usize| bytes.get(at..at + 4).map_or(0, little) as u32;
@@ -100,14 +158,19 @@ impl Nic {
                 self.mtu = self.configured_mtu;
             }
             nv::SEND_RECEIVE_BUFFER => {
-                self.receive = pages(word(start + 4));
+                self.receive = pages(word(start + 4)).map(Rc::new);
                 let len = self.receive.as_ref().map_or(0, |p| p.len) as u32;
                 awaited = Awaited::ReceiveBuffer { len };
             }
             nv::SEND_SEND_BUFFER => {
-                self.send = pages(word(start + 4));
+                self.send = pages(word(start + 4)).map(Rc::new);
                 let len = self.send.as_ref().map_or(0, |p| p.len) as u32;
                 awaited = Awaited::SendBuffer { len };
+            }
+            nv::SUB_CHANNEL => {
+                let count = word(start + 8) as u16;
+                self.asked = Some(count);
+                awaited = Awaited::SubChannels { count };
             }
             nv::REVOKE_RECEIVE_BUFFER => self.phase = ReceivePhase::Revoked,
             nv::SEND_RNDIS_PACKET => {
@@ -245,8 +308,8 @@ impl Nic {
             Kind::InBand => {
                 judge.audit.count(Layer::Nvsp);
                 let context = InBandContext {
-                    primary: true,
-                    channels: 1,
+                    primary: self.primary,
+                    channels: self.channels.into(),
                 };
                 let what = nvsp_name(payload);
                 match validate::nvsp::in_band(payload, &context) {
@@ -289,6 +352,10 @@ impl Nic {
                     Completion::ReceiveBuffer(geometry) => {
                         self.geometry = Some(geometry);
                         self.phase = ReceivePhase::Open;
+                    }
+                    Completion::SubChannels(count) => {
+                        self.granted = Some(count);
+                        self.channels = count.saturating_add(1);
                     }
                     Completion::SendBuffer(geometry) => {
                         self.send_section = geometry.section_size() as usize;
@@ -374,7 +441,7 @@ impl Nic {
 
     fn rndis(&mut self, bytes: &[u8], carrier: Carrier, judge: &mut Judge<'_>) {
         let context = Context {
-            primary: true,
+            primary: self.primary,
             ready: self.ready,
             packet: PacketContext {
                 mtu: self.mtu,

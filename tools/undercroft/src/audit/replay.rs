@@ -280,6 +280,7 @@ impl Replay {
             }
         };
         self.standing.insert(at, true);
+        self.control.expire(stamp.time);
         self.audit.count(Layer::Control);
         let bytes = payload.bytes();
         let kind = abi::vmbus::MessageType(little(&bytes[..4]) as u32);
@@ -421,9 +422,19 @@ impl Replay {
         }
     }
 
+    /// A sub-channel takes over what it shares with its primary.
+    fn follow(&mut self, relid: u32) {
+        let primary = self.control.primary_of(relid);
+        let shared = primary.and_then(|primary| Some(self.open.get(&primary)?.nic.shared()));
+        if let (Some(shared), Some(open)) = (shared, self.open.get_mut(&relid)) {
+            open.nic.follow(shared);
+        }
+    }
+
     /// Judges every packet that an index has shown.
     fn packets(&mut self, relid: u32, mut available: u32, stamp: Stamp) {
         let layers = [Layer::Packet, Layer::Nvsp, Layer::Rndis];
+        self.follow(relid);
         while available != 0 {
             let Some(open) = self.open.get_mut(&relid) else {
                 return;
@@ -446,6 +457,13 @@ impl Replay {
                         open.dead = true;
                         return;
                     }
+                    if let Some(count) = open.nic.granted.take() {
+                        for (sub, violation) in self.control.granted(relid, count) {
+                            let what = "OFFER_CHANNEL beyond the grant";
+                            let found = Some(violation);
+                            self.say(Layer::Control, sub, what, &[], found, false, stamp);
+                        }
+                    }
                 }
                 Err((head, violation)) => {
                     open.dead = true;
@@ -460,11 +478,22 @@ impl Replay {
 
     /// The host read memory: what the guest has sent.
     fn host_read(&mut self, gpa: u64, bytes: &[u8], stamp: Stamp) {
-        let control = &self.control;
-        for open in self.open.values_mut() {
+        let channels: Vec<u32> = self.open.keys().copied().collect();
+        for relid in channels {
+            let Some(open) = self.open.get_mut(&relid) else {
+                continue;
+            };
             if let Some(packet) = open.rings.guest_bytes(gpa, bytes) {
+                self.follow(relid);
+                let control = &self.control;
+                let Some(open) = self.open.get_mut(&relid) else {
+                    return;
+                };
                 open.nic
                     .guest_packet(&packet, |id| control.pages(id).cloned());
+                if let Some(count) = open.nic.asked.take() {
+                    self.control.ask(relid, count, stamp.time);
+                }
                 return;
             }
             open.nic.guest_data(gpa, bytes, stamp.time, &mut self.audit);

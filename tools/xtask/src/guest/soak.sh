@@ -79,11 +79,11 @@ paravisor() {
 # Everything at this moment: before and after the paravisor's counters the kernel's, so
 # that a reader knows whether anything has moved meanwhile.
 account() {
-    seconds
     memory=$(awk '/^(MemTotal|MemFree|MemAvailable|Slab):/ { printf " memory.%s=%s", substr($1, 1, length($1) - 1), $2 }' /proc/meminfo)
     interface before; before=$words
     paravisor; counted=$words
     interface after; after=$words
+    seconds
     all="seconds=$((up - born))$memory$before$after$counted"
 }
 
