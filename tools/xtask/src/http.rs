@@ -14,7 +14,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::guest::Errand;
-use crate::soak::blocks::Blocks;
+use crate::soak::blocks::{Blocks, Pace, STEP};
 
 /// Size of the file, both ways.
 pub const FILE_SIZE: usize = 8 << 20;
@@ -41,6 +41,9 @@ pub struct Served {
     /// Blocks of a guest under load, by number: `None` if right, else what was wrong.
     #[serde(skip)]
     pub blocks_up: BTreeMap<u32, Option<String>>,
+    /// How they went: to the guest, and from it.
+    #[serde(skip)]
+    pub pace: [Pace; 2],
 }
 
 /// What the server knows of a guest that fetches until a scenario is over.
@@ -204,12 +207,16 @@ fn answer(
             let number = Blocks::number(path, "/down/").unwrap_or_default();
             let [first, second] = Blocks::of(file).turned(number);
             head_of(&mut stream, "200 OK", first.len() + second.len())?;
-            stream.write_all(first)?;
-            stream.write_all(second)?;
+            for step in [first, second].into_iter().flat_map(|p| p.chunks(STEP)) {
+                stream.write_all(step)?;
+                count(&|s| s.pace[0].step());
+            }
         }
         (Some("POST"), Some(path)) if Blocks::number(path, "/up/").is_some() => {
             let number = Blocks::number(path, "/up/").unwrap_or_default();
-            let wrong = Blocks::of(file).compare(number, length, &mut reader)?;
+            let wrong = Blocks::of(file).compare(number, length, &mut reader, || {
+                count(&|s| s.pace[1].step());
+            })?;
             let good = wrong.is_none();
             let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
             served.blocks_up.insert(number, wrong);

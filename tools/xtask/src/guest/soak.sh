@@ -21,7 +21,7 @@ down() {
     n=0
     until over; do
         n=$((n + 1))
-        sum=$(timeout 120 wget -q -O - "$base/down/$n" | sha256sum)
+        sum=$(timeout 600 wget -q -O - "$base/down/$n" | sha256sum)
         say soak down $n "${sum%% *}"
     done
     say soak downs $n
@@ -37,7 +37,7 @@ up() {
             printf 'POST /up/%d HTTP/1.1\r\nContent-Length: %d\r\n\r\n' $n $BLOCK
             dd if=/tmp/block bs=$STEP skip=$turn 2>/dev/null
             [ "$turn" -eq 0 ] || dd if=/tmp/block bs=$STEP count=$turn 2>/dev/null
-        } | timeout 120 nc "$server_ip" "$server_port" | tail -n 1)
+        } | timeout 600 nc "$server_ip" "$server_port" | tail -n 1)
         say soak up $n "${answer:-none}"
     done
     say soak ups $n

@@ -3,6 +3,7 @@
 //! turns its copy in the same way (`guest/soak.sh`).
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +12,7 @@ use crate::http::hex;
 /// Bytes of a block.
 pub const BLOCK: usize = 2 << 20;
 /// Bytes of a step.
-const STEP: usize = 64 << 10;
+pub const STEP: usize = 64 << 10;
 /// Steps until it is as it was.
 pub const STEPS: usize = BLOCK / STEP;
 
@@ -54,6 +55,7 @@ impl<'a> Blocks<'a> {
         number: u32,
         length: u64,
         from: &mut impl Read,
+        mut step: impl FnMut(),
     ) -> std::io::Result<Option<String>> {
         let [first, second] = self.turned(number);
         if length != (first.len() + second.len()) as u64 {
@@ -71,8 +73,27 @@ impl<'a> Blocks<'a> {
                 return Ok(Some(format!("byte {} is wrong", at + same)));
             }
             at += part.len();
+            step();
         }
         Ok(None)
+    }
+}
+
+/// How steady one direction is.
+#[derive(Clone, Debug, Default)]
+pub struct Pace {
+    last: Option<Instant>,
+    /// Longest time between two steps.
+    pub pause: Duration,
+}
+
+impl Pace {
+    /// Another step is through.
+    pub fn step(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.pause = self.pause.max(now - last);
+        }
     }
 }
 
@@ -86,7 +107,7 @@ mod tests {
         let blocks = Blocks::of(&bytes);
         let judge = |number, sent: &[u8]| {
             let length = sent.len() as u64;
-            blocks.compare(number, length, &mut &*sent).unwrap()
+            blocks.compare(number, length, &mut &*sent, || ()).unwrap()
         };
         let third = blocks.turned(3).concat();
         assert_eq!(judge(3, &third), None);
@@ -96,10 +117,12 @@ mod tests {
         bad[100_000] ^= 1;
         assert_eq!(judge(3, &bad).unwrap(), "byte 100000 is wrong");
         assert!(judge(3, &third[1..]).unwrap().contains("announced"));
+        let mut steps = 0;
         let cut = blocks
-            .compare(3, BLOCK as u64, &mut &third[..BLOCK - 1])
+            .compare(3, BLOCK as u64, &mut &third[..BLOCK - 1], || steps += 1)
             .unwrap();
         assert!(cut.unwrap().starts_with("it ended after byte 2031616"));
+        assert_eq!(steps, STEPS - 1);
         let sums = blocks.sums();
         assert_eq!(sums[3], hex(&Sha256::digest(&third)));
         assert_eq!(sums.len(), STEPS);

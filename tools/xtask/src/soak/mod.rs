@@ -140,7 +140,7 @@ pub fn progress() -> OnSoak {
 
 /// Judges what a run under load has left.
 pub fn verdict(plan: &Plan, ran: &Ran, served: &Served, server: &Server) -> Result<Verdict> {
-    let told = Told::parse(ran.marks.soak.iter().map(|(at, line)| (*at, line.as_str())));
+    let told = Told::parse(ran.marks.soak.iter().map(|(_, line)| line.as_str()));
     let counts = |from: &str| {
         let counts = ran.records.counts.get(from);
         counts.with_context(|| format!("{from} told no counters"))
@@ -151,6 +151,7 @@ pub fn verdict(plan: &Plan, ran: &Ran, served: &Served, server: &Server) -> Resu
         told: &told,
         sums: &server.block_sums(),
         came: &served.blocks_up,
+        pauses: [&served.pace[0], &served.pace[1]].map(|pace| pace.pause),
         beats: &ran.records.beats,
         host: counts("rig")?,
         paravisor: counts("paravisor")?,

@@ -20,10 +20,6 @@ pub struct Moment {
 /// Everything that the guest said.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
-    /// When the load began, in seconds since the start of QEMU.
-    pub begin: f64,
-    /// When blocks were through: to the guest, and from it.
-    pub through: [Vec<f64>; 2],
     /// Sums of the blocks that it fetched, by number.
     pub downs: BTreeMap<u32, String>,
     /// How many it says it has fetched.
@@ -61,26 +57,19 @@ impl Moment {
 }
 
 impl Told {
-    /// From the lines with their time, without what stands before `soak`.
-    pub fn parse<'a>(lines: impl IntoIterator<Item = (f64, &'a str)>) -> Told {
+    /// From the lines, without what stands before `soak`.
+    pub fn parse<'a>(lines: impl IntoIterator<Item = &'a str>) -> Told {
         let mut told = Told::default();
-        for (at, line) in lines {
+        for line in lines {
             let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
             let two = || {
                 let (number, word) = rest.split_once(' ')?;
                 Some((number.parse().ok()?, word.to_owned()))
             };
             match what {
-                "begin" => told.begin = at,
-                "down" => {
-                    told.downs.extend(two());
-                    told.through[0].push(at);
-                }
+                "down" => told.downs.extend(two()),
                 "downs" => told.downs_in_all = rest.parse().ok(),
-                "up" => {
-                    told.ups.extend(two());
-                    told.through[1].push(at);
-                }
+                "up" => told.ups.extend(two()),
                 "ups" => told.ups_in_all = rest.parse().ok(),
                 "ping" => {
                     told.ping =
