@@ -5,34 +5,11 @@
 use crate::dispatch::{Next, dispatch};
 use crate::mmio::Decoded;
 use crate::pio::MAX_ELEMENTS;
-use crate::testing::{FakeVp, identity_tables};
+use crate::testing::{FakeVp, identity_tables, machine};
 use core::cell::Cell;
-use devices::{CpuidSource, Machine, MachineConfig};
 use memory::doubles::VecGuest;
 use memory::{GuestMemory, OutOfRange};
 use platform::{Exit, IoAccess, Reg, Registers, StringIo};
-
-struct NoLeaves;
-impl CpuidSource for NoLeaves {
-    fn cpuid(&self, _: u32, _: u32) -> Option<[u32; 4]> {
-        None
-    }
-}
-
-fn machine() -> Machine {
-    let config = MachineConfig {
-        memory_size: 0x2000_0000,
-        tsc_hz: 2_000_000_000,
-        mac: [2, 0, 0, 0, 0, 1],
-        mtu: 1500,
-        link_up: false,
-        processors: 1,
-        queue_pairs: 1,
-        epoch_seconds: 0,
-        advertise_pm_timer: false,
-    };
-    Machine::new(&config, &NoLeaves)
-}
 
 const RAM: u64 = 0x20_0000;
 

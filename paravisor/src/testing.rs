@@ -2,6 +2,7 @@
 
 use abi::hyperv::{CallResult, Control};
 use abi::record::Outcome;
+use devices::{CpuidSource, Machine, MachineConfig};
 use memory::GuestMemory;
 use platform::{Access, BootState, Error, Exit, Platform, Reg, Registers, Seg, Segment};
 use std::collections::{HashMap, VecDeque};
@@ -85,6 +86,30 @@ impl Registers for FakeVp {
     fn interrupts_enabled(&self) -> bool {
         self.get(Reg::Rflags) & 0x200 != 0 && !self.shadow
     }
+}
+
+struct NoLeaves;
+
+impl CpuidSource for NoLeaves {
+    fn cpuid(&self, _: u32, _: u32) -> Option<[u32; 4]> {
+        None
+    }
+}
+
+/// A machine with one processor, without a link.
+pub fn machine() -> Machine {
+    let config = MachineConfig {
+        memory_size: 0x2000_0000,
+        tsc_hz: 2_000_000_000,
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        link_up: false,
+        processors: 1,
+        queue_pairs: 1,
+        epoch_seconds: 0,
+        advertise_pm_timer: false,
+    };
+    Machine::new(&config, &NoLeaves)
 }
 
 /// Identity map of the first GiB by large pages: tables at `base`, +0x1000, +0x2000.
