@@ -21,7 +21,7 @@ use netvsc::{Lane, Sending, TransmitError};
 use relay::NetDevice;
 use spin::Mutex;
 use validate::frame::{Arrived, Task};
-use vmbus::{Channel, GpadlId, SignalTarget};
+use vmbus::{Channel, Counters, GpadlId, SignalTarget};
 
 pub use worker::Worker;
 
@@ -85,6 +85,8 @@ pub struct Hub<R> {
     detour: Mutex<VecDeque<(Vec<u8>, Task)>>,
     /// How many bytes, for a look without the lock.
     detoured: AtomicUsize,
+    /// What VPs that have stopped had counted beside their lanes.
+    counted: Mutex<Counters>,
 }
 
 impl<R> Hub<R> {
@@ -103,6 +105,7 @@ impl<R> Hub<R> {
             link: AtomicBool::new(false),
             detour: Mutex::new(VecDeque::new()),
             detoured: AtomicUsize::new(0),
+            counted: Mutex::new(Counters::new()),
         }
     }
 
@@ -188,6 +191,15 @@ impl<R> Hub<R> {
         drop(detour);
         self.tell_first(DETOUR);
         Ok(())
+    }
+
+    fn account(&self, counters: &Counters) {
+        self.counted.lock().add(counters);
+    }
+
+    /// What VPs that have stopped had counted beside their lanes.
+    pub fn add_counted(&self, sum: &mut Counters) {
+        sum.add(&self.counted.lock());
     }
 
     /// Whether frames have come round since the last look.

@@ -408,6 +408,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
     pub fn totals(&self) -> Totals {
         let mut totals = self.retired.clone();
         totals.validation.add(self.client.counters());
+        self.hub.add_counted(&mut totals.validation);
         match &self.state {
             State::Opening { channel, .. } => add_channel(&mut totals, channel),
             State::Sharing { link, .. } => add_channel(&mut totals, &link.channel),

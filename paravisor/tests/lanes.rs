@@ -310,17 +310,44 @@ fn syn_15_a_flag_on_the_wrong_vp() {
     let mut world = up(2);
     let relid = *world.below.0.borrow().subs.first_key_value().unwrap().0;
     let wrong = relid - 1;
-    {
-        let mut host = world.below.0.borrow_mut();
-        let siefp = host.msr_read(1, abi::hyperv::msr::SIEFP).unwrap() & !0xfff;
-        use hostkit::mem::VmMemory;
-        let at = siefp + 7 * 256 + u64::from(wrong / 32) * 4;
-        host.mem.fetch_or_u32(at, 1 << (wrong % 32)).unwrap();
-    }
+    set_flag(&world, wrong);
     traffic(&mut world, 40);
     let finding = world.others[0].findings[0];
     assert_eq!(finding.violation.rule, Rule::SYN_15, "SYN-15");
     assert_eq!((finding.vp, finding.violation.value), (1, wrong.into()));
+    assert_eq!(world.uplink.totals().validation.of(Rule::SYN_15), 0);
+    world.others[0].worker.go_home();
+    assert_eq!(world.uplink.totals().validation.of(Rule::SYN_15), 1);
+}
+
+/// The flag of a lane that is home, after its NIC has ended.
+#[test]
+fn syn_16_a_flag_without_a_lane() {
+    let mut world = up(2);
+    let relid = *world.below.0.borrow().subs.first_key_value().unwrap().0;
+    world.below.0.borrow_mut().rescind_nic();
+    world.turns(40);
+    set_flag(&world, relid);
+    let vp = &mut world.others[0];
+    let reason = paravisor_core::run::Reason {
+        sint: true,
+        ..Default::default()
+    };
+    let turned = vp
+        .worker
+        .turn(&mut vp.below, &mut vp.device, reason, world.now);
+    assert_eq!(turned.unwrap().deadline, None);
+    let finding = vp.worker.take_findings()[0];
+    assert_eq!(finding.violation.rule, Rule::SYN_16, "SYN-16");
+}
+
+/// The host sets a flag in VP 1's page.
+fn set_flag(world: &World, flag: u32) {
+    use hostkit::mem::VmMemory;
+    let mut host = world.below.0.borrow_mut();
+    let siefp = host.msr_read(1, abi::hyperv::msr::SIEFP).unwrap() & !0xfff;
+    let at = siefp + 7 * 256 + u64::from(flag / 32) * 4;
+    host.mem.fetch_or_u32(at, 1 << (flag % 32)).unwrap();
 }
 
 /// As many lanes as there can be have room in the pool.

@@ -133,6 +133,11 @@ impl<R: SharedMemory> Worker<R> {
 
     /// Brings the lane home: the VP stops.
     pub fn go_home(&mut self) {
+        self.hub.account(&self.counters);
+        self.lane_home();
+    }
+
+    fn lane_home(&mut self) {
         if let Some(parcel) = self.strand.take() {
             self.send_home(parcel);
         }
@@ -208,10 +213,13 @@ impl<R: SharedMemory> Worker<R> {
         let flag = self.strand.as_ref().map(|strand| strand.flag);
         let highest = flag.map_or(0, u32::from);
         for number in self.area.take(&self.flags, highest).iter() {
-            let ours = match validate::synic::event_flag(number) {
-                Ok(judged) if Some(judged.number()) == flag => Ok(()),
-                Ok(_) => Err(Violation::new(Rule::SYN_15, 0, number)),
-                Err(violation) => Err(violation),
+            let ours = match (validate::synic::event_flag(number), flag) {
+                (Ok(judged), Some(flag)) if judged.number() == flag => Ok(()),
+                (Ok(_), Some(_)) => Err(Violation::new(Rule::SYN_15, 0, number)),
+                // The lane may be on its way: it is polled as soon as it is here.
+                (Ok(_), None) if self.hub.alive.load(Ordering::SeqCst) => Ok(()),
+                (Ok(_), None) => Err(Violation::new(Rule::SYN_16, 0, number)),
+                (Err(violation), _) => Err(violation),
             };
             match (ours, &mut self.strand) {
                 (Err(violation), _) => self.counters.violation(violation),
@@ -253,7 +261,7 @@ impl<R: SharedMemory> Worker<R> {
         if polled.ended.is_some() {
             // A rule was broken: the NIC ends, which is the first VP's affair.
             self.find_on_lane();
-            self.go_home();
+            self.lane_home();
         }
         Ok(Polled {
             more: polled.more,
