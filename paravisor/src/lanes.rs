@@ -86,7 +86,7 @@ pub struct Hub<R> {
     /// How many bytes, for a look without the lock.
     detoured: AtomicUsize,
     /// What VPs that have stopped had counted beside their lanes.
-    counted: Mutex<Counters>,
+    counted: Mutex<(Counters, relay::Counters)>,
 }
 
 impl<R> Hub<R> {
@@ -105,7 +105,7 @@ impl<R> Hub<R> {
             link: AtomicBool::new(false),
             detour: Mutex::new(VecDeque::new()),
             detoured: AtomicUsize::new(0),
-            counted: Mutex::new(Counters::new()),
+            counted: Mutex::default(),
         }
     }
 
@@ -193,13 +193,20 @@ impl<R> Hub<R> {
         Ok(())
     }
 
-    fn account(&self, counters: &Counters) {
-        self.counted.lock().add(counters);
+    fn account(&self, counters: &Counters, relayed: &relay::Counters) {
+        let mut counted = self.counted.lock();
+        counted.0.add(counters);
+        counted.1.add(relayed);
     }
 
-    /// What VPs that have stopped had counted beside their lanes.
+    /// Rules that VPs which have stopped had counted beside their lanes.
     pub fn add_counted(&self, sum: &mut Counters) {
-        sum.add(&self.counted.lock());
+        sum.add(&self.counted.lock().0);
+    }
+
+    /// What the relays of VPs that have stopped had counted.
+    pub fn add_relayed(&self, sum: &mut relay::Counters) {
+        sum.add(&self.counted.lock().1);
     }
 
     /// Whether frames have come round since the last look.

@@ -386,7 +386,9 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
 
     /// Adds what was counted here and in everything below to `account`.
     pub fn account(&self, account: &mut Account) {
-        account.network(&self.totals(), self.relay.counters(), self.relay.held());
+        let mut relayed = *self.relay.counters();
+        self.hub.add_relayed(&mut relayed);
+        account.network(&self.totals(), &relayed, self.relay.held());
     }
 
     /// The VMBus version in use.

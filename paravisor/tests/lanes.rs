@@ -5,6 +5,7 @@ mod world;
 
 use hostkit::fault::Layer as FaultLayer;
 use memory::Purpose;
+use paravisor_core::account::Account;
 use paravisor_core::uplink::{Standing, ring_pages};
 use validate::Rule;
 use world::World;
@@ -121,6 +122,11 @@ fn each_vp_moves_the_frames_of_its_channel() {
     assert_eq!(rx, on);
     assert!(totals.lanes.iter().all(|frames| frames.tx == 150));
     assert_eq!((totals.rx_frames, totals.tx_frames), (600, 600));
+    let mut account = Account::new();
+    world.uplink.account(&mut account);
+    for way in ["rx_frames", "tx_frames"] {
+        assert!(account.rows().contains(&("relay", way, 600)));
+    }
     assert!(totals.signals_sent >= totals.signals_needed && totals.signals_needed > 0);
     world.turns(50);
     assert!(world.uplink.has_left());

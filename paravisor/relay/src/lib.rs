@@ -73,6 +73,27 @@ pub struct Counters {
     pub tx_dropped_reset: u64,
 }
 
+impl Counters {
+    /// Adds those of another relay.
+    pub fn add(&mut self, other: &Counters) {
+        for (sum, count) in [
+            (&mut self.rx_frames, other.rx_frames),
+            (&mut self.rx_dropped_no_buffer, other.rx_dropped_no_buffer),
+            (&mut self.rx_dropped_link_down, other.rx_dropped_link_down),
+            (&mut self.rx_dropped_unplugged, other.rx_dropped_unplugged),
+            (&mut self.rx_waits, other.rx_waits),
+            (&mut self.rx_paced, other.rx_paced),
+            (&mut self.tx_frames, other.tx_frames),
+            (&mut self.tx_waits, other.tx_waits),
+            (&mut self.tx_dropped_length, other.tx_dropped_length),
+            (&mut self.tx_dropped_no_nic, other.tx_dropped_no_nic),
+            (&mut self.tx_dropped_reset, other.tx_dropped_reset),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
+    }
+}
+
 /// How the NIC ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {

@@ -133,7 +133,7 @@ impl<R: SharedMemory> Worker<R> {
 
     /// Brings the lane home: the VP stops.
     pub fn go_home(&mut self) {
-        self.hub.account(&self.counters);
+        self.hub.account(&self.counters, self.relay.counters());
         self.lane_home();
     }
 
