@@ -22,7 +22,7 @@ use spin::Mutex;
 /// Longest wait for a VP to run that the host was asked to start, in 100 ns.
 const ONLINE_DEADLINE: u64 = 5 * 10_000_000;
 /// Longest wait for the other VPs to stop at the end of a run.
-const STOP_DEADLINE: u64 = 10_000_000 / 2;
+const STOP_DEADLINE: u64 = 2 * 10_000_000;
 
 /// What a VP other than the first starts with.
 pub struct Kit {
