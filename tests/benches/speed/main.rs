@@ -54,7 +54,7 @@ fn paths() -> Vec<Maker> {
     }
     let name = "receive, 1514 B, 48 a packet".to_owned();
     all.push(Maker::new(name, || Frames::receive(1514, 48)));
-    for len in [64, 1514] {
+    for len in [64, 1514, 9014] {
         let name = format!("transmit, {len} B");
         all.push(Maker::new(name, move || Frames::transmit(len)));
     }
