@@ -265,6 +265,9 @@ impl<D: NetDevice, R> NetDevice for WithDetour<'_, D, R> {
     fn set_link(&mut self, up: bool) {
         self.device.set_link(up);
     }
+    fn is_plugged(&self) -> bool {
+        self.device.is_plugged()
+    }
 }
 
 /// The host's side for a queue whose lane is not there: what the guest sends goes
