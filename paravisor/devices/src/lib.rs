@@ -45,10 +45,9 @@
 //! Either way there is no 8259, no 8254, no HPET and no keyboard controller.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
-// Tests may panic: it is how they fail. So may what other rooms test with, which no
-// product is built with.
+// Tests may panic: it is how they fail.
 #![cfg_attr(
-    not(any(test, feature = "test-support")),
+    not(test),
     deny(
         clippy::indexing_slicing,
         clippy::unwrap_used,
