@@ -516,8 +516,11 @@ where
             account.devices(&self.machine.counters());
             self.network.account(account);
         }
+        if !self.audit_port.is_answering() {
+            return;
+        }
         let room = self.machine.audit_room();
-        if room == 0 || !self.audit_port.is_answering() {
+        if room == 0 {
             return;
         }
         let mut bytes = [0; AUDIT_FIFO];

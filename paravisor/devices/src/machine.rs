@@ -19,8 +19,8 @@ use crate::virtio::net::Pair;
 use crate::virtio::share::Share;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use devices::Devices;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use devices::{Devices, left};
 use spin::{Mutex, MutexGuard};
 
 pub use types::*;
@@ -53,6 +53,9 @@ struct Board {
     posts: Vec<Post>,
     /// The devices have something for the processor that serves them.
     attention: AtomicBool,
+    /// What there is to take from the devices, by bits of [`left`]: how it was when they
+    /// were unlocked last. Asked for at each doorbell, so without the lock.
+    left: AtomicU32,
     /// Processors which only another one can wake, by bits.
     resting: AtomicU64,
     /// When the NIC has to be looked at, at the latest; [`NEVER`] if it need not be.
@@ -65,6 +68,25 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, Devices> {
         count_lock();
         self.devices.lock()
+    }
+
+    /// Says what is left, with the devices still locked.
+    fn note_left(&self, devices: &Devices) {
+        let now = devices.left();
+        if self.left.load(SeqCst) != now {
+            self.left.store(now, SeqCst);
+        }
+    }
+
+    /// Takes something of the devices, if there is any.
+    fn take_left<T: Default>(&self, what: u32, take: impl FnOnce(&mut Devices) -> T) -> T {
+        if self.left.load(SeqCst) & what == 0 {
+            return T::default();
+        }
+        let mut devices = self.lock();
+        let taken = take(&mut devices);
+        self.note_left(&devices);
+        taken
     }
 }
 
@@ -104,6 +126,7 @@ impl Machine {
                 card,
                 posts: (0..count).map(|_| Post::new()).collect(),
                 attention: AtomicBool::new(true),
+                left: AtomicU32::new(0),
                 resting: AtomicU64::new(0),
                 nic_deadline: AtomicU64::new(NEVER),
             }),
@@ -281,6 +304,7 @@ impl Machine {
         devices.nic.advance(*now);
         let value = act(&mut devices, &mut apics);
         devices.update_lines(&mut apics);
+        board.note_left(&devices);
         let deadline = devices.nic.next_deadline().unwrap_or(NEVER);
         if board.nic_deadline.load(SeqCst) != deadline {
             board.nic_deadline.store(deadline, SeqCst);
@@ -493,7 +517,8 @@ impl Machine {
 
     /// Moves bytes that the guest sent to its serial port into `buf`; how many.
     pub fn take_console(&mut self, buf: &mut [u8]) -> usize {
-        self.board.lock().uart.take_output(buf)
+        let take = |devices: &mut Devices| devices.uart.take_output(buf);
+        self.board.take_left(left::CONSOLE, take)
     }
 
     /// Types bytes into the guest's serial port; how many found room.
@@ -503,7 +528,8 @@ impl Machine {
 
     /// Moves bytes that the guest sent to its audit port into `buf`; how many.
     pub fn take_audit(&mut self, buf: &mut [u8]) -> usize {
-        self.board.lock().audit.take_output(buf)
+        let take = |devices: &mut Devices| devices.audit.take_output(buf);
+        self.board.take_left(left::AUDIT, take)
     }
 
     /// How many bytes [`Machine::put_audit`] has room for.
@@ -518,7 +544,8 @@ impl Machine {
 
     /// The guest switched itself off or reset itself; asking takes the event.
     pub fn take_power_event(&mut self) -> Option<PowerEvent> {
-        self.board.lock().power.take_event()
+        let take = |devices: &mut Devices| devices.power.take_event();
+        self.board.take_left(left::POWER, take)
     }
 }
 

@@ -89,6 +89,10 @@ impl Power {
         true
     }
 
+    pub(crate) fn has_event(&self) -> bool {
+        self.event.is_some()
+    }
+
     pub(crate) fn take_event(&mut self) -> Option<PowerEvent> {
         self.event.take()
     }

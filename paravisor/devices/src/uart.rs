@@ -155,6 +155,11 @@ impl Uart {
         self.source() != IIR_NONE && self.mcr & MCR_OUT2 != 0 && !self.loopback()
     }
 
+    /// Whether there is collected output.
+    pub(crate) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Moves collected output into `buf`; how many bytes.
     pub(crate) fn take_output(&mut self, buf: &mut [u8]) -> usize {
         let mut count = 0usize;

@@ -11,6 +11,16 @@ use crate::rtc::Rtc;
 use crate::uart::Uart;
 use crate::{MachineConfig, NicModel};
 
+/// What the guest has left for the owner.
+pub(super) mod left {
+    /// Console output.
+    pub const CONSOLE: u32 = 1 << 0;
+    /// Output at the audit port.
+    pub const AUDIT: u32 = 1 << 1;
+    /// A power event.
+    pub const POWER: u32 = 1 << 2;
+}
+
 const PCI_CONFIG_DATA_FIRST: u16 = layout::PCI_CONFIG_DATA;
 const PCI_CONFIG_DATA_LAST: u16 = layout::PCI_CONFIG_DATA + 3;
 const UART_FIRST: u16 = layout::UART_BASE;
@@ -179,6 +189,14 @@ impl Devices {
                 None => self.unknown_mmio = self.unknown_mmio.saturating_add(1),
             },
         }
+    }
+
+    /// What there is to take, by bits of [`left`].
+    pub(super) fn left(&self) -> u32 {
+        let bit = |there, bit| if there { bit } else { 0 };
+        bit(self.uart.has_output(), left::CONSOLE)
+            | bit(self.audit.has_output(), left::AUDIT)
+            | bit(self.power.has_event(), left::POWER)
     }
 
     /// Processors for which there is something that only they can do, by bits: for the
