@@ -20,8 +20,8 @@ use memory::GuestMemory;
 use platform::{Error, Exit, Platform, Registers};
 use validate::{Rule, Violation};
 
-/// Console bytes that are moved per turn.
-const CONSOLE_BUDGET: usize = 256;
+/// Bytes of questions at the audit port that are taken per turn.
+const QUESTION_BUDGET: usize = 256;
 /// Bytes of the audit that are moved per turn: what the FIFO of a 16550A holds.
 const AUDIT_FIFO: usize = 16;
 /// Record bytes that are written per turn while the guest could run, and while
@@ -507,7 +507,7 @@ where
     /// much per turn as the port's FIFO holds: each byte that the guest fetches is an
     /// exit of its own, and none of them reaches the host.
     fn move_audit(&mut self) {
-        let mut asked = [0; CONSOLE_BUDGET];
+        let mut asked = [0; QUESTION_BUDGET];
         let count = self.machine.take_audit(&mut asked);
         self.audit_port.write(asked.get(..count).unwrap_or(&[]));
         if let Some(account) = self.audit_port.wanted() {
@@ -531,12 +531,13 @@ where
     }
 
     fn move_console(&mut self) {
-        let mut buffer = [0; CONSOLE_BUDGET];
-        let count = self.machine.take_console(&mut buffer);
-        if count > 0 {
-            let bytes = buffer.get(..count).unwrap_or(&[]);
-            self.surroundings.console(&mut self.platform, bytes);
-        }
+        let Vp {
+            machine,
+            platform,
+            surroundings,
+            ..
+        } = self;
+        machine.drain_console(|bytes| surroundings.console(platform, bytes));
     }
 
     /// Sets the timers to what is due first.

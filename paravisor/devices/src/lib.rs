@@ -7,7 +7,7 @@
 //! * asks it for interrupts ([`Machine::pending_interrupt`]) before entering the
 //!   guest and tells it when one was taken ([`Machine::accept_interrupt`]);
 //! * calls [`Machine::advance`] when [`Machine::next_deadline`] has passed;
-//! * drains the serial port ([`Machine::take_console`]) and the power events
+//! * drains the serial port ([`Machine::drain_console`]) and the power events
 //!   ([`Machine::take_power_event`]);
 //! * says when its processor goes and comes back ([`Machine::leave`],
 //!   [`Machine::back`]), takes what other processors sent to it

@@ -47,6 +47,9 @@ pub struct Machine {
 /// What all processors share.
 struct Board {
     devices: Mutex<Devices>,
+    /// The console's way out, held from taking bytes until they are written: two
+    /// processors that have some must not pass each other.
+    console: Mutex<()>,
     /// What is seen of a card whose queues have owners.
     card: Option<Arc<Share>>,
     /// One per processor.
@@ -63,6 +66,9 @@ struct Board {
 }
 
 const NEVER: u64 = u64::MAX;
+
+/// Console bytes that [`Machine::drain_console`] moves at a time.
+const CONSOLE_BYTES: usize = 256;
 
 impl Board {
     fn lock(&self) -> MutexGuard<'_, Devices> {
@@ -123,6 +129,7 @@ impl Machine {
             config: Arc::new(config.clone()),
             board: Arc::new(Board {
                 devices: Mutex::new(devices),
+                console: Mutex::new(()),
                 card,
                 posts: (0..count).map(|_| Post::new()).collect(),
                 attention: AtomicBool::new(true),
@@ -515,10 +522,22 @@ impl Machine {
         }
     }
 
-    /// Moves bytes that the guest sent to its serial port into `buf`; how many.
-    pub fn take_console(&mut self, buf: &mut [u8]) -> usize {
-        let take = |devices: &mut Devices| devices.uart.take_output(buf);
-        self.board.take_left(left::CONSOLE, take)
+    /// Has `write` write the next bytes that the guest sent to its serial port, at most
+    /// 256 of them, in the order in which the guest sent them: while one
+    /// processor writes, others that have bytes wait. `write` must not come back here.
+    pub fn drain_console(&mut self, write: impl FnOnce(&[u8])) {
+        if self.board.left.load(SeqCst) & left::CONSOLE == 0 {
+            return;
+        }
+        count_lock();
+        let order = self.board.console.lock();
+        let mut bytes = [0; CONSOLE_BYTES];
+        let take = |devices: &mut Devices| devices.uart.take_output(&mut bytes);
+        let count = self.board.take_left(left::CONSOLE, take);
+        if let Some(bytes @ [_, ..]) = bytes.get(..count) {
+            write(bytes);
+        }
+        drop(order);
     }
 
     /// Types bytes into the guest's serial port; how many found room.

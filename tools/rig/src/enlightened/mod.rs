@@ -149,15 +149,12 @@ impl Pc {
     }
 
     fn console(&mut self) {
-        let mut bytes = [0; 64];
-        loop {
-            let count = self.devices.take_console(&mut bytes);
-            for byte in bytes.iter().take(count) {
-                serial::console(*byte);
-            }
-            if count < bytes.len() {
-                return;
-            }
+        let mut wrote = true;
+        while core::mem::take(&mut wrote) {
+            self.devices.drain_console(|bytes| {
+                bytes.iter().copied().for_each(serial::console);
+                wrote = true;
+            });
         }
     }
 
