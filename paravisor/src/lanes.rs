@@ -85,6 +85,8 @@ pub struct Hub<R> {
     detour: Mutex<VecDeque<(Vec<u8>, Task)>>,
     /// How many bytes, for a look without the lock.
     detoured: AtomicUsize,
+    /// Frames that came round, which the relays of two VPs have counted.
+    rounds: AtomicU64,
     /// What VPs that have stopped had counted beside their lanes.
     counted: Mutex<(Counters, relay::Counters)>,
 }
@@ -105,6 +107,7 @@ impl<R> Hub<R> {
             link: AtomicBool::new(false),
             detour: Mutex::new(VecDeque::new()),
             detoured: AtomicUsize::new(0),
+            rounds: AtomicU64::new(0),
             counted: Mutex::default(),
         }
     }
@@ -204,9 +207,12 @@ impl<R> Hub<R> {
         sum.add(&self.counted.lock().0);
     }
 
-    /// What the relays of VPs that have stopped had counted.
+    /// Makes the first VP's `sum` that of all: adds what the relays of VPs that have
+    /// stopped had counted, and takes off what came round and was counted twice.
     pub fn add_relayed(&self, sum: &mut relay::Counters) {
         sum.add(&self.counted.lock().1);
+        let rounds = self.rounds.load(Ordering::SeqCst);
+        sum.tx_frames = sum.tx_frames.saturating_sub(rounds);
     }
 
     /// Whether frames have come round since the last look.
@@ -221,6 +227,9 @@ impl<R> Hub<R> {
         }
         let mut detour = self.detour.lock();
         let first = detour.pop_front();
+        if first.is_some() {
+            self.rounds.fetch_add(1, Ordering::SeqCst);
+        }
         let waiting = self.detoured.load(Ordering::SeqCst);
         let taken = first.as_ref().map_or(0, |(frame, _)| frame.len());
         let waiting = waiting.saturating_sub(taken);

@@ -36,5 +36,6 @@ pub mod synic;
 #[cfg(test)]
 mod testing;
 pub mod time;
+mod turns;
 pub mod uplink;
 pub mod walk;

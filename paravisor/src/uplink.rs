@@ -24,6 +24,7 @@ use crate::account::Account;
 use crate::audit::Finding;
 use crate::lanes::{Hub, WithDetour};
 use crate::run::{End, Polled};
+use crate::turns::Turns;
 use abi::hyperv::{Control, MESSAGE_PAYLOAD, SignalEvent, VMBUS_MESSAGE_TYPE, call, msr};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -35,8 +36,7 @@ use relay::{NetDevice, Relay, ResetBudget, Unplugged, limits::TX_PER_POLL};
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
-    Action, Attention, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target,
-    limits,
+    Action, Channel, ChannelId, Client, Counters, GpadlId, News, SignalTarget, Target, limits,
 };
 use zerocopy::IntoBytes;
 
@@ -215,12 +215,10 @@ pub struct Uplink<B: Backing, const N: usize> {
     failed_opens: u32,
     /// A budget has ended the last look at the message slot (SYN-11).
     messages_left: bool,
-    /// When the rings are looked at next, while events bring nothing (SYN-18).
-    attention: Option<u64>,
+    /// When the rings are looked at.
+    rings: Turns,
     /// The guest has work for the rings, whatever the host's events say.
     guest_acted: bool,
-    /// What the last look at the rings has left to do.
-    moved: Polled,
     /// The connection has ended, by UNLOAD or by a broken rule.
     ended: bool,
     retired: Totals,
@@ -279,9 +277,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             resets: ResetBudget::default(),
             failed_opens: 0,
             messages_left: false,
-            attention: None,
+            rings: Turns::default(),
             guest_acted: false,
-            moved: Polled::default(),
             ended: false,
             retired: Totals::default(),
             channel_number: None,
@@ -530,11 +527,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                 _ => continue,
             };
             if link.id == signalled {
-                // An error: the channel is dead, and its NIC notices in its turn.
-                self.attention = match link.channel.on_event(now) {
-                    Ok(Attention::At(next)) => Some(next),
-                    Ok(Attention::Now) | Err(_) => None,
-                };
+                self.rings.on_event(link.channel.on_event(now));
             }
         }
     }
@@ -547,22 +540,12 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         device: &mut impl NetDevice,
         now: u64,
     ) -> Result<Polled, End> {
-        let asked = core::mem::take(&mut self.guest_acted)
-            || self.moved.more
-            || self.moved.deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(next) = self.attention
-            && now < next
-            && !asked
-        {
-            let deadlines = [self.moved.deadline, Some(next)];
-            return Ok(Polled {
-                more: false,
-                deadline: deadlines.into_iter().flatten().min(),
-            });
+        let asked = core::mem::take(&mut self.guest_acted);
+        if let Some(rest) = self.rings.rest(asked, now) {
+            return Ok(rest);
         }
-        self.attention = None;
-        self.moved = self.move_frames(platform, device, now)?;
-        Ok(self.moved)
+        let left = self.move_frames(platform, device, now)?;
+        Ok(self.rings.had(left))
     }
 
     /// Posts what the client has to say.

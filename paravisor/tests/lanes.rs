@@ -308,6 +308,14 @@ fn frames_go_round_where_a_lane_is_missing() {
     let sent = world.others[1].worker.relayed();
     assert_eq!((sent.tx_frames, sent.tx_dropped_no_nic), (150, 0));
     clean(&world);
+    // Two relays had them in hand; in the account of all VPs they are there once.
+    assert_eq!(world.uplink.relayed().tx_frames, 300);
+    for other in &mut world.others {
+        other.worker.go_home();
+    }
+    let mut account = Account::new();
+    world.uplink.account(&mut account);
+    assert!(account.rows().contains(&("relay", "tx_frames", 600)));
 }
 
 /// The flag of a channel that is not this VP's.

@@ -3,6 +3,7 @@
 use super::{Hub, PARCEL, Parcel, RECALL, Round};
 use crate::audit::Finding;
 use crate::run::{End, Polled, Reason};
+use crate::turns::Turns;
 use crate::uplink::{gone, signal_host};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -13,7 +14,7 @@ use relay::{NetDevice, Relay, SubHost, limits::TX_PER_POLL};
 use validate::frame::{Arrived, Task};
 use validate::{Rule, Violation};
 use vmbus::synic::EventFlags;
-use vmbus::{Attention, Counters, News};
+use vmbus::{Counters, News};
 
 /// How soon a frame that has found the way round full is tried again (100 ns).
 const ROUND_AGAIN: u64 = vmbus::limits::MILLISECOND;
@@ -31,10 +32,8 @@ pub struct Worker<R> {
     strand: Option<Parcel<R>>,
     /// The link as the relay was told.
     link: bool,
-    /// When the rings are looked at next, while events bring nothing (SYN-18).
-    attention: Option<u64>,
-    /// What the last look at the rings has left to do.
-    moved: Polled,
+    /// When the rings are looked at.
+    rings: Turns,
     /// Something was left for the first VP.
     calls_first: bool,
     counters: Counters,
@@ -53,8 +52,7 @@ impl<R: SharedMemory> Worker<R> {
             relay: Relay::new(),
             strand: None,
             link: false,
-            attention: None,
-            moved: Polled::default(),
+            rings: Turns::default(),
             calls_first: false,
             counters: Counters::new(),
             findings: Vec::new(),
@@ -112,23 +110,11 @@ impl<R: SharedMemory> Worker<R> {
         if reason.sint {
             self.take_flags(now);
         }
-        let asked = called
-            || reason.guest
-            || self.moved.more
-            || self.moved.deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(next) = self.attention
-            && now < next
-            && !asked
-        {
-            let deadlines = [self.moved.deadline, Some(next)];
-            return Ok(Polled {
-                more: false,
-                deadline: deadlines.into_iter().flatten().min(),
-            });
+        if let Some(rest) = self.rings.rest(called || reason.guest, now) {
+            return Ok(rest);
         }
-        self.attention = None;
-        self.moved = self.move_frames(platform, &mut device, now)?;
-        Ok(self.moved)
+        let left = self.move_frames(platform, &mut device, now)?;
+        Ok(self.rings.had(left))
     }
 
     /// Brings the lane home: the VP stops.
@@ -197,7 +183,7 @@ impl<R: SharedMemory> Worker<R> {
     }
 
     fn send_home(&mut self, parcel: Parcel<R>) {
-        self.attention = None;
+        self.rings = Turns::default();
         self.hub.bring_home(self.vp, parcel);
         self.calls_first = true;
     }
@@ -223,13 +209,7 @@ impl<R: SharedMemory> Worker<R> {
             };
             match (ours, &mut self.strand) {
                 (Err(violation), _) => self.counters.violation(violation),
-                (Ok(()), Some(strand)) => {
-                    // An error: the channel is dead, and the lane notices in its turn.
-                    self.attention = match strand.channel.on_event(now) {
-                        Ok(Attention::At(next)) => Some(next),
-                        Ok(Attention::Now) | Err(_) => None,
-                    };
-                }
+                (Ok(()), Some(strand)) => self.rings.on_event(strand.channel.on_event(now)),
                 (Ok(()), None) => {}
             }
         }

@@ -2,7 +2,8 @@
 //! comes and goes with it.
 
 use super::{Buffer, Held, Link, RING_PAGES, Running, State, Uplink, add_channel, add_nic, gone};
-use crate::run::{End, Polled, Why};
+use crate::run::{End, Why};
+use crate::turns::Turns;
 use abi::record::Outcome;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -369,8 +370,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
 
     /// Takes channel and NIC apart: counters are kept, memory is parked.
     pub(super) fn dismantle(&mut self, device: &mut impl NetDevice, now: u64) {
-        self.attention = None;
-        self.moved = Polled::default();
+        self.rings = Turns::default();
         // The lanes are called home; nobody waits for them.
         self.dismantle_subs(now);
         // The guest's link goes down, whatever the NIC had to say.
