@@ -271,6 +271,9 @@ impl<D: NetDevice, R> NetDevice for WithDetour<'_, D, R> {
     ) -> Result<(), devices::NoBuffer> {
         self.device.deliver(parcel, arrived)
     }
+    fn publish(&mut self) {
+        self.device.publish();
+    }
     fn set_link(&mut self, up: bool) {
         self.device.set_link(up);
     }

@@ -294,6 +294,7 @@ impl NetDevice for Echo {
         self.received.push(frame.to_vec());
         Ok(())
     }
+    fn publish(&mut self) {}
     fn set_link(&mut self, up: bool) {
         self.link.push(up);
     }

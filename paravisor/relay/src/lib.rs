@@ -248,6 +248,8 @@ impl Relay {
         self.take_events(host, now, &mut polled);
         self.show_link(device, now);
         polled.more |= self.send(host, device, now, budget);
+        // However the poll went, nothing stays that the guest does not know of.
+        device.publish();
         polled.signal = polled.signal.or(host.flush());
         polled.worked |= self.counters != before;
         polled

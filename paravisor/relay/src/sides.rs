@@ -30,6 +30,9 @@ pub trait NetDevice {
     fn deliver(&mut self, parcel: &mut Parcel<'_>, _: Arrived) -> Result<(), NoBuffer> {
         self.deliver_rx(parcel.head())
     }
+    /// The end of a burst: the guest learns of all frames that were taken and delivered
+    /// since the last one, if it did not learn before.
+    fn publish(&mut self);
     /// Tells the guest that its link is up or down.
     fn set_link(&mut self, up: bool);
     /// Whether there is a device.
@@ -62,6 +65,9 @@ impl<G: GuestMemory> NetDevice for InVm<'_, G> {
     fn deliver(&mut self, parcel: &mut Parcel<'_>, arrived: Arrived) -> Result<(), NoBuffer> {
         self.machine.deliver(self.memory, parcel, arrived)
     }
+    fn publish(&mut self) {
+        self.machine.publish(self.memory);
+    }
     fn set_link(&mut self, up: bool) {
         self.machine.set_link(up);
     }
@@ -79,6 +85,7 @@ impl NetDevice for Unplugged {
     fn deliver_rx(&mut self, _: &[u8]) -> Result<(), NoBuffer> {
         Ok(())
     }
+    fn publish(&mut self) {}
     fn set_link(&mut self, _: bool) {}
     fn is_plugged(&self) -> bool {
         false

@@ -14,22 +14,31 @@ struct Device {
     delivered: u64,
     /// Counts only.
     forget: bool,
+    /// Frames moved of which the guest does not know, and how often it was told.
+    untold: usize,
+    told: usize,
     link: Vec<bool>,
 }
 
 impl NetDevice for Device {
     fn take_tx(&mut self, buf: &mut [u8]) -> Option<usize> {
         let frame = self.to_host.pop_front()?;
+        self.untold += 1;
         buf[..frame.len()].copy_from_slice(&frame);
         Some(frame.len())
     }
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         self.buffers = self.buffers.checked_sub(1).ok_or(NoBuffer)?;
         self.delivered += 1;
+        self.untold += 1;
         if !self.forget {
             self.from_host.push(frame.to_vec());
         }
         Ok(())
+    }
+    fn publish(&mut self) {
+        self.untold = 0;
+        self.told += 1;
     }
     fn set_link(&mut self, up: bool) {
         self.link.push(up);
@@ -139,9 +148,13 @@ impl Setup {
     }
 
     fn poll(&mut self) -> Polled {
-        let budget = limits::TX_PER_POLL;
-        self.relay
-            .poll(&mut self.wire, &mut self.device, self.now, budget)
+        let (budget, told) = (limits::TX_PER_POLL, self.device.told);
+        let polled = self
+            .relay
+            .poll(&mut self.wire, &mut self.device, self.now, budget);
+        // Whatever ended the poll, the guest was told once of all that was moved.
+        assert_eq!((self.device.untold, self.device.told), (0, told + 1));
+        polled
     }
 }
 

@@ -296,5 +296,8 @@ impl<D: NetDevice> NetDevice for Queues<'_, D> {
     ) -> Result<(), devices::NoBuffer> {
         self.0.deliver(parcel, arrived)
     }
+    fn publish(&mut self) {
+        self.0.publish();
+    }
     fn set_link(&mut self, _: bool) {}
 }

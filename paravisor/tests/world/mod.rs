@@ -254,6 +254,7 @@ impl NetDevice for Device {
         side(false, || self.received.push(frame.to_vec()));
         Ok(())
     }
+    fn publish(&mut self) {}
     fn set_link(&mut self, up: bool) {
         side(false, || self.link.push(up));
     }

@@ -198,6 +198,7 @@ impl NetDevice for Talker {
         }
         Ok(())
     }
+    fn publish(&mut self) {}
     fn set_link(&mut self, up: bool) {
         self.losses += u64::from(self.link && !up);
         self.link = up;

@@ -4,6 +4,7 @@
 use super::Machine;
 use crate::interrupt::apics::Apics;
 use crate::interrupt::{Deliver, Message};
+use crate::virtio::net::Pair;
 use crate::virtio::share::Raised;
 use crate::{Counters, NicEvents, NoBuffer};
 use abi::virtio::net;
@@ -90,10 +91,29 @@ impl Machine {
         }
     }
 
+    /// Tells the guest of all frames that [`Machine::take_frame`] and
+    /// [`Machine::deliver`] have moved since the last time, with one interrupt for each
+    /// direction at most. Who moves frames calls it before the guest runs again.
+    pub fn publish(&mut self, guest: &impl GuestMemory) {
+        if let Some(pair) = &mut self.pair {
+            pair.publish(guest);
+            self.settle();
+        }
+    }
+
+    /// What cannot wait for the end of a burst: the card stops, and before it the guest
+    /// hears of what was right.
+    fn publish_if_broken(&mut self, guest: &impl GuestMemory) {
+        if self.pair.as_ref().is_some_and(Pair::is_broken) {
+            self.publish(guest);
+        }
+    }
+
     /// The next frame that the guest sends, copied into `buf` without the
     /// card's header: its length, and what the guest leaves to its card. Frames that do not
     /// fit `buf` or ask for what cannot be are dropped and counted. `None`: nothing
-    /// to send now; the guest will ring (`tx_kicked`) when there is.
+    /// to send now; the guest will ring (`tx_kicked`) when there is. That a frame was
+    /// taken the guest may learn by [`Machine::publish`] only.
     pub fn take_frame(
         &mut self,
         guest: &impl GuestMemory,
@@ -104,7 +124,7 @@ impl Machine {
         }
         if let Some(pair) = &mut self.pair {
             let taken = pair.take_frame(guest, buf);
-            self.settle();
+            self.publish_if_broken(guest);
             taken
         } else if self.card_behind_lock() {
             self.with_devices(|devices, _| devices.nic.take_frame(guest, buf))
@@ -113,15 +133,19 @@ impl Machine {
         }
     }
 
-    /// [`Machine::take_frame`] for a guest that leaves nothing to its card.
+    /// [`Machine::take_frame`] for a guest that leaves nothing to its card, which is
+    /// told at once.
     pub fn take_tx(&mut self, guest: &impl GuestMemory, buf: &mut [u8]) -> Option<usize> {
-        self.take_frame(guest, buf).map(|(len, _)| len)
+        let taken = self.take_frame(guest, buf);
+        self.publish(guest);
+        taken.map(|(len, _)| len)
     }
 
     /// Gives a frame (from the destination MAC on, without FCS) to the guest, written
     /// straight into its buffers. Frames longer than MTU + 18 bytes, and those for
     /// which the guest's next buffer is too small, are dropped and counted. After
-    /// `NoBuffer` nothing of the parcel has been written.
+    /// `NoBuffer` nothing of the parcel has been written. The guest may learn of the
+    /// frame by [`Machine::publish`] only.
     pub fn deliver(
         &mut self,
         guest: &impl GuestMemory,
@@ -130,7 +154,7 @@ impl Machine {
     ) -> Result<(), NoBuffer> {
         if let Some(pair) = &mut self.pair {
             let delivered = pair.deliver(guest, parcel, arrived);
-            self.settle();
+            self.publish_if_broken(guest);
             delivered
         } else if self.card_behind_lock() {
             self.with_devices(|devices, _| devices.nic.deliver(guest, parcel))
@@ -145,9 +169,12 @@ impl Machine {
         self.board.card.is_some() || self.card_behind_lock() && self.board.lock().nic.takes_pieces()
     }
 
-    /// [`Machine::deliver`] for a frame that is private and of which nothing is known.
+    /// [`Machine::deliver`] for a frame that is private and of which nothing is known;
+    /// the guest is told at once.
     pub fn deliver_rx(&mut self, guest: &impl GuestMemory, frame: &[u8]) -> Result<(), NoBuffer> {
-        self.deliver(guest, &mut Parcel::private(frame), Arrived::default())
+        let delivered = self.deliver(guest, &mut Parcel::private(frame), Arrived::default());
+        self.publish(guest);
+        delivered
     }
 
     /// Tells the guest that the link went up or down.

@@ -178,6 +178,27 @@ impl Pair {
         core::mem::take(&mut self.owed)
     }
 
+    /// Whether the driver broke a rule, which is to be told at once.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.owed.broken.is_some()
+    }
+
+    /// Tells the driver what went back since the last time: each queue's index is stored
+    /// once, and it is asked once whether it wants an interrupt. After a reset there
+    /// is nothing to tell; a queue that is out of use is told when it is used again.
+    pub(crate) fn publish(&mut self, guest: &impl GuestMemory) {
+        for which in [net::QUEUE_RX, net::QUEUE_TX] {
+            let held = match which {
+                net::QUEUE_RX => &self.rx,
+                _ => &self.tx,
+            };
+            if held.has_unpublished() {
+                let wanted = self.with_queue(which, |queue, _| queue.publish(guest));
+                self.owe(which, wanted.unwrap_or(false));
+            }
+        }
+    }
+
     /// How the interrupts leave that are owed.
     pub(crate) fn raise(&self, owed: &Owed) -> [Raised; 2] {
         let [rx, tx] = owed.interrupts;
@@ -231,21 +252,20 @@ impl Pair {
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
         for _ in 0..QUEUE_SIZE {
-            let (sent, interrupt) = self.with_queue(net::QUEUE_TX, |queue, _| {
+            let sent = self.with_queue(net::QUEUE_TX, |queue, _| {
                 let chain = match queue.peek(guest)? {
                     Some(chain) => Some(chain),
                     None if queue.ask_for_notification(guest)? => queue.peek(guest)?,
                     None => None,
                 };
                 let Some(chain) = chain else {
-                    return Ok((None, false));
+                    return Ok(None);
                 };
                 queue.advance();
                 let sent = read_frame(queue, chain, guest, buf, may)?;
-                Ok((Some(sent), queue.give_back(guest, chain.head, 0)?))
-            })?;
-            self.owe(net::QUEUE_TX, interrupt);
-            let sent = sent?;
+                queue.put_back(guest, &[(chain.head, 0)])?;
+                Ok(Some(sent))
+            })??;
             let counts = self.shared()?;
             match sent {
                 Sent::Frame(len, task) => {
@@ -283,7 +303,7 @@ impl Pair {
             };
             match found {
                 Found::Nothing => Ok(None),
-                Found::TooSmall => Ok(Some((false, false))),
+                Found::TooSmall => Ok(Some(false)),
                 Found::Room => {
                     let mut header = [0u8; net::HEADER_LEN];
                     header[net::HEADER_FLAGS] = match vouched {
@@ -298,19 +318,18 @@ impl Pair {
                     // From here on the parcel is used up, whatever comes.
                     let written = room.write(guest, &header, parcel);
                     let given =
-                        written.and_then(|()| queue.give_back_all(guest, room.chains.as_slice()));
+                        written.and_then(|()| queue.put_back(guest, room.chains.as_slice()));
                     room.broken = given.is_err();
-                    Ok(Some((given.is_ok(), given.unwrap_or(false))))
+                    Ok(Some(given.is_ok()))
                 }
             }
         });
         match delivered.flatten() {
-            Some((true, interrupt)) => {
+            Some(true) => {
                 self.count(|pair| pair.rx_frames.add());
-                self.owe(net::QUEUE_RX, interrupt);
                 Ok(())
             }
-            Some((false, _)) => {
+            Some(false) => {
                 self.count(|pair| pair.rx_dropped.add());
                 Ok(())
             }

@@ -35,7 +35,11 @@ pub(crate) struct Queue {
     event_idx: bool,
     indirect: bool,
     next_avail: u16,
+    /// Where the next chain that goes back is entered.
     next_used: u16,
+    /// The used index as the driver was told last: entries from here on wait for
+    /// [`Queue::publish`].
+    published: u16,
 }
 
 /// One buffer of a chain.
@@ -75,6 +79,7 @@ impl Queue {
             indirect: false,
             next_avail: 0,
             next_used: 0,
+            published: 0,
         }
     }
 
@@ -123,8 +128,9 @@ impl Queue {
     fn waiting(&self, guest: &impl GuestMemory) -> Result<u16, Broken> {
         let index = Queue::read_u16(guest, self.avail, layout::IDX_OFFSET)?;
         let waiting = index.wrapping_sub(self.next_avail);
-        // 2.7.13.3: never more chains than descriptors.
-        if waiting > self.size {
+        // 2.7.13.3: never more chains than descriptors, those included that were taken
+        // and not given back yet, as far as the driver can know.
+        if index.wrapping_sub(self.published) > self.size || waiting > self.size {
             Err(Broken)
         } else {
             Ok(waiting)
@@ -189,26 +195,26 @@ impl Queue {
         Ok(self.waiting(guest)? != 0)
     }
 
-    /// Gives a chain back with `len` bytes written into it (2.7.8). Tells whether
-    /// the driver wants an interrupt for it (2.7.7).
+    /// Gives a chain back with `len` bytes written into it and tells the driver: as
+    /// [`Queue::put_back`] and [`Queue::publish`].
     pub(crate) fn give_back(
         &mut self,
         guest: &impl GuestMemory,
         head: u16,
         len: u32,
     ) -> Result<bool, Broken> {
-        self.give_back_all(guest, &[(head, len)])
+        self.put_back(guest, &[(head, len)])?;
+        self.publish(guest)
     }
 
-    /// As [`Queue::give_back`] for chains that the driver is to find together: all
-    /// entries, then the index.
-    pub(crate) fn give_back_all(
+    /// Enters chains that go back, with the bytes written into each (2.7.8), all of them
+    /// or none. The driver does not know before [`Queue::publish`].
+    pub(crate) fn put_back(
         &mut self,
         guest: &impl GuestMemory,
         chains: &[(u16, u32)],
-    ) -> Result<bool, Broken> {
-        let old = self.next_used;
-        let mut new = old;
+    ) -> Result<(), Broken> {
+        let mut new = self.next_used;
         for (head, len) in chains {
             let [a, b, c, d] = u32::from(*head).to_le_bytes();
             let [e, f, g, h] = len.to_le_bytes();
@@ -218,6 +224,22 @@ impl Queue {
             new = new.wrapping_add(1);
         }
         self.next_used = new;
+        Ok(())
+    }
+
+    /// Whether chains went back of which the driver was not told.
+    pub(crate) fn has_unpublished(&self) -> bool {
+        self.next_used != self.published
+    }
+
+    /// Tells the driver of all chains that went back since the last time, by one store
+    /// of the index, and tells whether it wants an interrupt for any of them (2.7.7).
+    pub(crate) fn publish(&mut self, guest: &impl GuestMemory) -> Result<bool, Broken> {
+        let (old, new) = (self.published, self.next_used);
+        if new == old {
+            return Ok(false);
+        }
+        self.published = new;
         // 2.7.8.2: the entries before the index that announces them.
         fence(Ordering::Release);
         Queue::write(guest, self.used, layout::IDX_OFFSET, &new.to_le_bytes())?;

@@ -319,6 +319,11 @@ impl Held {
         }
     }
 
+    /// Whether the driver was not told of all that went back in the queue.
+    pub(crate) fn has_unpublished(&self) -> bool {
+        self.queue.has_unpublished()
+    }
+
     /// Works on a queue of a pair, if that may be. To be called by the owner alone.
     pub(crate) fn work<T>(
         &mut self,

@@ -105,6 +105,10 @@ pub fn body(data: &[u8]) -> u64 {
                     digest.bytes(&buffer[..len]);
                 }
                 digest.debug(&taken);
+                // A burst of any length.
+                if input.flag() {
+                    machine.publish(&ram);
+                }
             }
             8 => {
                 let frame = vec![0x5a; 14 + input.below(1505)];

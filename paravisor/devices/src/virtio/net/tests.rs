@@ -1,5 +1,7 @@
 //! The card against a driver, through ports and registers of the machine.
 
+mod bursts;
+
 use crate::test_support::{
     DRIVER_RAM, HostCpu, NetDriver, Ram, VECTORS, config, config_write, take_all,
 };
@@ -171,6 +173,7 @@ fn v_5_1_6_2_what_the_driver_leaves_to_the_card() {
         for (header, works) in headers.into_iter().zip(works) {
             driver.send_with(&mut machine, &ram, &header, &tcp(1900));
             let taken = machine.take_frame(&ram, &mut buf);
+            machine.publish(&ram);
             assert_eq!(taken.is_some(), works, "{header:?} with {wanted:#x}");
             if let Some((len, task)) = taken {
                 assert_eq!(len, 1954);

@@ -238,12 +238,61 @@ fn v_2_7_7_2_interrupts_with_event_idx_when_the_index_passes_it() {
         .collect();
     assert_eq!(asked, [false, false, true, false, false]);
     // Around the end of the 16-bit index.
-    queue.next_used = 0xfffe;
+    (queue.next_used, queue.published) = (0xfffe, 0xfffe);
     ram.set::<2>(used_event, 0xffff);
     let asked: Vec<bool> = (0..3)
         .map(|_| queue.give_back(&ram, 0, 0).unwrap())
         .collect();
     assert_eq!(asked, [false, true, false]);
+}
+
+/// A burst is one index, and one answer to whether the driver wants to know.
+#[test]
+fn v_2_7_8_2_chains_that_go_back_together_are_published_at_once() {
+    let (mut queue, ram) = (queue(true), Ram::new(0x4000));
+    let used_event = AVAIL + 4 + 2 * 8;
+    for (event, asked) in [(0, true), (2, false), (7, true), (9, true), (15, false)] {
+        ram.set::<2>(used_event, event);
+        let before = ram.get::<2>(USED + 2);
+        assert_eq!(queue.publish(&ram), Ok(false));
+        for head in 0..3u16 {
+            let len = 100 + u32::from(head);
+            assert_eq!(queue.put_back(&ram, &[(head, len)]), Ok(()));
+            assert!(queue.has_unpublished());
+            assert_eq!(ram.get::<2>(USED + 2), before);
+        }
+        let wanted = queue.publish(&ram);
+        assert_eq!(wanted, Ok(asked), "event {event}, index {before}");
+        assert_eq!(ram.get::<2>(USED + 2), before + 3);
+        assert!(!queue.has_unpublished());
+        for n in 0..3 {
+            let entry = USED + 4 + 8 * ((before + n) % 8);
+            let found = (ram.get::<4>(entry), ram.get::<4>(entry + 4));
+            assert_eq!(found, (n, 100 + n));
+        }
+    }
+    // One for all that wait, with the other way to say it.
+    let (mut queue, ram) = (self::queue(false), Ram::new(0x4000));
+    assert_eq!(queue.put_back(&ram, &[(0, 0), (1, 0)]), Ok(()));
+    ram.set::<2>(AVAIL, 1);
+    assert_eq!(queue.publish(&ram), Ok(false));
+}
+
+/// What the driver was not told of is still with the device.
+#[test]
+fn v_2_7_13_3_chains_in_flight_are_no_more_than_descriptors() {
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
+    describe(&ram, 0, 0, 1, 0, 0);
+    for at in 0..8 {
+        offer(&ram, at, 0, at + 1);
+        assert!(queue.peek(&ram).unwrap().is_some());
+        queue.advance();
+        queue.put_back(&ram, &[(0, 0)]).unwrap();
+    }
+    offer(&ram, 0, 0, 9);
+    assert_eq!(queue.peek(&ram).err(), Some(Broken));
+    queue.publish(&ram).unwrap();
+    assert!(queue.peek(&ram).unwrap().is_some());
 }
 
 #[test]
