@@ -84,6 +84,7 @@ impl Account {
                 ("tx_refused", totals.tx_refused),
                 ("tx_errors", totals.tx_errors),
                 ("tx_messages", totals.tx_messages),
+                ("tx_packets", totals.tx_packets),
             ],
         );
         self.add_all(

@@ -141,6 +141,8 @@ pub struct Totals {
     pub tx_bytes: u64,
     /// Messages that they took ([`netvsc::Counters::tx_messages`]).
     pub tx_messages: u64,
+    /// Packets that these were gathered into ([`netvsc::Counters::tx_packets`]).
+    pub tx_packets: u64,
     /// Frames from the host that came too early or too late.
     pub rx_not_ready: u64,
     /// Ranges from the host that were discarded.
@@ -680,6 +682,7 @@ fn add_validation(totals: &mut Totals, counters: &netvsc::Counters) {
     totals.tx_frames = totals.tx_frames.saturating_add(counters.tx_frames);
     totals.tx_bytes = totals.tx_bytes.saturating_add(counters.tx_bytes);
     totals.tx_messages = totals.tx_messages.saturating_add(counters.tx_messages);
+    totals.tx_packets = totals.tx_packets.saturating_add(counters.tx_packets);
     totals.rx_not_ready = totals.rx_not_ready.saturating_add(counters.rx_not_ready);
     totals.rx_refused = totals.rx_refused.saturating_add(counters.rx_refused);
     totals.tx_refused = totals.tx_refused.saturating_add(counters.tx_refused);

@@ -17,6 +17,9 @@ pub struct Counters {
     /// Messages that they took: more than one for a frame that the host does not
     /// cut into segments as a whole.
     pub tx_messages: u64,
+    /// Packets that these were gathered into; messages of more than a section have their
+    /// own, which are not counted here.
+    pub tx_packets: u64,
     /// Frames that came before the NIC was ready, or while it stops.
     pub rx_not_ready: u64,
     /// Ranges that were discarded because a rule did not hold.
@@ -24,7 +27,7 @@ pub struct Counters {
     /// Frames that [`transmit`](crate::Nic::transmit) refused for good: not
     /// ready, or of a length that no frame has.
     pub tx_refused: u64,
-    /// Transmits that the host answered with an error (NVS-36).
+    /// Messages about frames that the host answered with an error (NVS-36).
     pub tx_errors: u64,
     /// Changes of the link that the guest does not see, because another came
     /// too soon after (RND-55).

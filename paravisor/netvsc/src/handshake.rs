@@ -195,6 +195,7 @@ impl<M: SharedMemory> Nic<M> {
         let request = Request {
             awaited: Awaited::Init,
             sections: None,
+            messages: 0,
             sent: now,
         };
         self.sent = self.send_request(channel, message.as_bytes(), request)?;
@@ -272,6 +273,7 @@ impl<M: SharedMemory> Nic<M> {
         let request = Request {
             awaited,
             sections: None,
+            messages: 0,
             sent: now,
         };
         self.sent = self.send_request(channel, message.as_bytes(), request)?;
@@ -403,7 +405,8 @@ impl<M: SharedMemory> Nic<M> {
             Response::Value(Value::Scale { queues, table }) => {
                 self.subs.scale = Some((queues, table));
             }
-            Response::Value(Value::Number(_)) | Response::Initialized(_) | Response::Set => {}
+            Response::Initialized(allowed) => self.allowed = Some(allowed),
+            Response::Value(Value::Number(_)) | Response::Set => {}
         }
         self.next_request(now);
     }

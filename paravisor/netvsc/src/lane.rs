@@ -68,6 +68,7 @@ impl<M: SharedMemory> Nic<M> {
         let request = Request {
             awaited: Awaited::SubChannels { count },
             sections: None,
+            messages: 0,
             sent: now,
         };
         self.sent = self.send_request(channel, message.as_bytes(), request)?;
@@ -120,6 +121,7 @@ impl<M: SharedMemory> Nic<M> {
         nic.mac = self.mac;
         nic.mtu = self.mtu;
         nic.offloads = self.offloads;
+        nic.allowed = self.allowed;
         nic.subs.granted = self.subs.granted;
         Ok(Lane { nic })
     }

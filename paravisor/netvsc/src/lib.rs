@@ -36,6 +36,7 @@
 extern crate alloc;
 
 mod counters;
+mod gather;
 mod handshake;
 mod lane;
 pub mod limits;

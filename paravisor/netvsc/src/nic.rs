@@ -1,6 +1,7 @@
 //! The NIC: its parts, what its owner sees of it, and how it ends.
 
 use crate::counters::{Counters, add};
+use crate::gather::Begun;
 use crate::handshake::Phase;
 use crate::lane::Subs;
 use crate::limits;
@@ -10,12 +11,11 @@ use crate::receive::ReceiveBuffer;
 use crate::requests::Requests;
 use crate::spread::Spread;
 use crate::transmit::SendBuffer;
-use abi::nvsp::channel_type;
 use alloc::vec;
 use alloc::vec::Vec;
 use memory::{OutOfRange, Parcel, SharedMemory};
 use validate::frame::{Arrived, MAX_SEGMENTED, TaskKind};
-use validate::rndis::{AwaitedResponse, Offloads};
+use validate::rndis::{AwaitedResponse, Initialized, Offloads};
 use validate::{Reaction, Rule, Violation};
 use vmbus::{Channel, Signal};
 
@@ -142,6 +142,10 @@ pub struct Nic<M> {
     pub(crate) receive: ReceiveBuffer<M>,
     pub(crate) send: SendBuffer<M>,
     pub(crate) requests: Requests,
+    /// What the host allows in one packet, once known.
+    pub(crate) allowed: Option<Initialized>,
+    /// A packet to which messages may be added.
+    pub(crate) begun: Option<Begun>,
     /// The RNDIS request that waits for its response.
     pub(crate) awaited: Option<AwaitedResponse>,
     pub(crate) next_request_id: u32,
@@ -194,6 +198,8 @@ impl<M: SharedMemory> Nic<M> {
             receive,
             send,
             requests: Requests::new(config.seed, index),
+            allowed: None,
+            begun: None,
             awaited: None,
             next_request_id: config.seed as u32 | 1,
             link: Link::new(),
@@ -294,9 +300,10 @@ impl<M: SharedMemory> Nic<M> {
         self.counters.validation.take_news()
     }
 
-    /// Requests that the host has not completed.
+    /// Requests that the host has not completed, one that is about to leave included.
     pub fn outstanding(&self) -> usize {
-        self.requests.outstanding()
+        let begun = usize::from(self.begun.is_some());
+        self.requests.outstanding().saturating_add(begun)
     }
 
     /// The next event, if there is one.
@@ -436,13 +443,12 @@ impl<M: SharedMemory> Nic<M> {
         sending: &mut Sending,
         now: u64,
     ) -> Result<(), TransmitError> {
-        let reserve = limits::CONTROL_SECTIONS;
         let largest = self.send.longest().saturating_sub(limits::MESSAGE_OVERHEAD);
         // A frame has no more segments than this, and each message takes one at least.
         for _ in 0..limits::SEGMENTS {
             let message = sending.next(frame, &self.offloads, largest);
             let parts = message.parts(frame);
-            match self.send_rndis(channel, channel_type::DATA, &parts, reserve, now) {
+            match self.gather(channel, &parts, now) {
                 Ok(true) => {
                     add(&mut self.counters.tx_messages, 1);
                     if sending.advance(&message, frame) {
@@ -467,7 +473,9 @@ impl<M: SharedMemory> Nic<M> {
         if self.failed.is_some() {
             return Signal::NotNeeded;
         }
-        channel.flush().unwrap_or_else(|violation| {
+        let closed = self.close(channel);
+        let flushed = closed.and_then(|_| channel.flush());
+        flushed.unwrap_or_else(|violation| {
             self.fail(violation);
             Signal::NotNeeded
         })

@@ -43,6 +43,7 @@ impl<M: SharedMemory> Nic<M> {
     ) -> Result<(), Violation> {
         let mut ranges = 0;
         let mut blocked = false;
+        self.close(channel)?;
         self.step(channel, now)?;
         channel.begin_receive()?;
         while self.failed.is_none() {
@@ -384,7 +385,7 @@ impl<M: SharedMemory> Nic<M> {
                 if let Some(violation) = judged.noted {
                     self.counters.validation.violation(violation);
                     if violation.rule == Rule::NVS_36 {
-                        add(&mut self.counters.tx_errors, 1);
+                        add(&mut self.counters.tx_errors, request.messages.into());
                     }
                 }
                 self.completed(judged.value, now);

@@ -23,6 +23,8 @@ pub(crate) struct Request {
     pub awaited: Awaited,
     /// The send sections that it holds (NVS-22).
     pub sections: Option<Sections>,
+    /// RNDIS messages in it.
+    pub messages: u16,
     /// When it was sent.
     pub sent: u64,
 }
@@ -65,6 +67,11 @@ impl Requests {
     /// Requests that wait.
     pub fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Whether another one can be entered.
+    pub fn has_room(&self) -> bool {
+        self.outstanding < REQUESTS
     }
 
     /// Enters a request and gives its id, which is never 0.
@@ -143,6 +150,7 @@ mod tests {
         Request {
             awaited: Awaited::Rndis,
             sections: Some(Sections::one(3)),
+            messages: 1,
             sent,
         }
     }

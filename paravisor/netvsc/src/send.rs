@@ -64,6 +64,7 @@ impl<M: SharedMemory> Nic<M> {
         let request = Request {
             awaited: Awaited::Rndis,
             sections: Some(sections),
+            messages: 1,
             sent: now,
         };
         let (section_index, section_size) = match sections.is_one() {

@@ -110,6 +110,11 @@ impl<M: SharedMemory> SendBuffer<M> {
         view
     }
 
+    /// Bytes of a section.
+    pub fn section_size(&self) -> usize {
+        self.section_size
+    }
+
     /// Sections that the host has made.
     pub fn section_count(&self) -> u16 {
         self.section_count
@@ -183,20 +188,32 @@ impl<M: SharedMemory> SendBuffer<M> {
         self.free_count = self.free_count.saturating_add(sections.count);
     }
 
-    /// Copies `parts` one behind the other into the sections and clears what
-    /// earlier messages left behind them. Gives the bytes written.
-    pub fn write(&mut self, sections: Sections, parts: &[&[u8]]) -> Result<u32, OutOfRange> {
+    /// Copies `heads` and `parts` one behind the other into the sections, from byte `at`
+    /// on. Gives the byte behind them.
+    pub fn put(
+        &mut self,
+        sections: Sections,
+        at: usize,
+        heads: [&[u8]; 2],
+        parts: &[&[u8]],
+    ) -> Result<usize, OutOfRange> {
         let room = self.section_size.saturating_mul(sections.count.into());
-        let start = self.offset(sections);
-        let mut length = 0_usize;
-        for part in parts {
-            length = length.checked_add(part.len()).ok_or(OutOfRange)?;
+        let mut end = at;
+        for part in heads.iter().chain(parts) {
+            end = end.checked_add(part.len()).ok_or(OutOfRange)?;
         }
-        if length > room {
+        if end > room {
             return Err(OutOfRange);
         }
-        self.memory.copy_out_all(start, [&[], &[]], parts, &[])?;
-        let mut at = start;
+        let start = self.offset(sections).checked_add(at).ok_or(OutOfRange)?;
+        self.memory.copy_out_all(start, heads, parts, &[])?;
+        Ok(end)
+    }
+
+    /// The sections hold `length` bytes and no more: what earlier messages left behind
+    /// them is cleared. Before this the host is not to be told of them.
+    pub fn seal(&mut self, sections: Sections, length: usize) -> Result<u32, OutOfRange> {
+        let mut at = self.offset(sections);
         let mut left = length;
         for section in sections.all() {
             let here = left.min(self.section_size);
@@ -211,5 +228,11 @@ impl<M: SharedMemory> SendBuffer<M> {
             at = at.checked_add(self.section_size).ok_or(OutOfRange)?;
         }
         u32::try_from(length).map_err(|_| OutOfRange)
+    }
+
+    /// As [`put`](Self::put) from the start on, and [`seal`](Self::seal).
+    pub fn write(&mut self, sections: Sections, parts: &[&[u8]]) -> Result<u32, OutOfRange> {
+        let length = self.put(sections, 0, [&[], &[]], parts)?;
+        self.seal(sections, length)
     }
 }

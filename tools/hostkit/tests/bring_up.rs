@@ -300,7 +300,7 @@ fn modify_channel_moves_or_refuses() {
 #[test]
 fn guest_errors_stop_the_channel_with_a_name() {
     type Breakage = fn(&mut Client);
-    let cases: [(&str, Breakage); 8] = [
+    let cases: [(&str, Breakage); 9] = [
         ("nvsp-type", |c| c.nvsp_send(&words(&[999]))),
         ("init-twice", |c| {
             c.nvsp_send(&words(&[1, 0x6_0001, 0x6_0001]))
@@ -334,6 +334,13 @@ fn guest_errors_stop_the_channel_with_a_name() {
                 0,
             ]);
             m.extend([0; 60]);
+            c.mem.write(SEND, &m).unwrap();
+            c.nvsp_send(&words(&[107, 0, 0, m.len() as u32]));
+        }),
+        // The second message starts where the host did not say.
+        ("rndis-alignment", |c| {
+            let mut m = [rndis_packet(&[1; 101]), rndis_packet(&[2; 64])].concat();
+            m.resize(m.len().next_multiple_of(8), 0);
             c.mem.write(SEND, &m).unwrap();
             c.nvsp_send(&words(&[107, 0, 0, m.len() as u32]));
         }),

@@ -93,7 +93,7 @@ fn nvs_37_refused_sub_channels_leave_one_channel() {
         {
             count += 1;
         }
-        assert_eq!(count, 14);
+        assert_eq!(count, 8 * 14);
     }
 }
 

@@ -78,6 +78,9 @@ pub struct Peer {
     pub mute_spread: bool,
     /// Medium that INITIALIZE is answered with.
     pub medium: u32,
+    /// And what it allows in one packet: messages, bytes, and the power of two that they
+    /// are aligned to.
+    pub allowed: [u32; 3],
     rings: PlainShared,
     pub receive: PlainShared,
     pub send: PlainShared,
@@ -179,6 +182,7 @@ impl Peer {
             spread: Vec::new(),
             mute_spread: false,
             medium: rndis::MEDIUM_802_3,
+            allowed: [8, 0xEFFF, 3],
             rings,
             receive,
             send,
@@ -384,6 +388,28 @@ impl Peer {
         bytes
     }
 
+    /// The messages of a packet about frames, as a host finds them: each as long as its
+    /// head says. Padding is cut off here, and is zero.
+    pub fn frames_of(&self, packet: &Sent) -> Vec<Vec<u8>> {
+        let all = self.rndis(packet);
+        let mut rest = &all[..];
+        let mut messages = Vec::new();
+        while !rest.is_empty() {
+            let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+            assert_eq!(word(0), rndis::message::PACKET);
+            let (message, behind) = rest.split_at(word(4) as usize);
+            let end = 8 + (word(8) + word(12)) as usize;
+            let (message, padding) = message.split_at(end);
+            assert!(padding.iter().all(|byte| *byte == 0));
+            assert!(behind.is_empty() == padding.is_empty() || padding.is_empty());
+            let mut message = message.to_vec();
+            message[4..8].copy_from_slice(&(end as u32).to_le_bytes());
+            messages.push(message);
+            rest = behind;
+        }
+        messages
+    }
+
     /// The bytes at the pages that a GPA-direct packet names.
     fn direct(&self, packet: &Sent) -> Vec<u8> {
         assert_eq!((packet.word(8), packet.word(12)), (nvsp::NO_SECTION, 0));
@@ -445,6 +471,10 @@ impl Peer {
             rndis::message::INITIALIZE => {
                 let mut answer = initialize_complete(word(8));
                 answer.medium = self.medium.into();
+                let [messages, transfer, alignment] = self.allowed;
+                answer.max_packets_per_message = messages.into();
+                answer.max_transfer = transfer.into();
+                answer.alignment_factor = alignment.into();
                 self.control(id, answer.as_bytes());
             }
             rndis::message::QUERY => {

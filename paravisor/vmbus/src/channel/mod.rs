@@ -288,6 +288,16 @@ impl<M: SharedMemory> Channel<M> {
         self.put(kind.kind(), transaction_id, &[], parts)
     }
 
+    /// Whether a packet with so many bytes of payload fits now, as [`Channel::queue`]
+    /// finds out; what fits will fit as long as nothing else is queued.
+    pub fn reserve(&mut self, payload: usize) -> Result<(), SendError> {
+        if let Some(violation) = self.dead {
+            return Err(SendError::Corrupt(violation));
+        }
+        let result = self.outgoing.reserve_payload(&self.memory, payload);
+        self.not_killed(result)
+    }
+
     /// As [`Channel::queue`], for a packet whose data are the `len` bytes at
     /// `offset` of a shared region: the host finds them by the page numbers of that
     /// region, so that none of private memory can be among them (SYS-09). A
@@ -327,9 +337,16 @@ impl<M: SharedMemory> Channel<M> {
                 self.traffic.bytes_out = self.traffic.bytes_out.saturating_add(bytes.into());
                 Ok(())
             }
-            Err(SendError::Corrupt(violation)) => Err(SendError::Corrupt(self.kill(violation))),
-            Err(other) => Err(other),
+            Err(error) => self.not_killed(Err(error)),
         }
+    }
+
+    /// A corrupt ring ends the channel.
+    fn not_killed(&mut self, result: Result<(), SendError>) -> Result<(), SendError> {
+        if let Err(SendError::Corrupt(violation)) = result {
+            self.kill(violation);
+        }
+        result
     }
 
     /// Makes all queued packets visible to the host.

@@ -152,6 +152,21 @@ impl Outgoing {
         })
     }
 
+    /// Makes sure that a packet with so many bytes of payload fits.
+    pub(super) fn reserve_payload(
+        &mut self,
+        memory: &impl SharedMemory,
+        payload: usize,
+    ) -> Result<(), SendError> {
+        if payload > self.max_payload {
+            return Err(SendError::TooLong);
+        }
+        // Below half a megabyte from here on.
+        let around = size_of::<PacketDescriptor>().wrapping_add(PACKET_TRAILER_SIZE);
+        let needed = (payload.wrapping_add(7) & !7).wrapping_add(around) as u32;
+        self.reserve(memory, needed)
+    }
+
     /// Makes sure that `needed` bytes are free and 8 more stay so (RNG-27).
     #[inline]
     fn reserve(&mut self, memory: &impl SharedMemory, needed: u32) -> Result<(), SendError> {

@@ -14,7 +14,7 @@ use zerocopy::{Immutable, IntoBytes};
 /// Largest message that INITIALIZE_COMPLETE allows.
 const MAX_TRANSFER: u32 = 0x4000;
 /// Power of two that messages in one buffer are aligned to.
-const ALIGNMENT_FACTOR: u32 = 3;
+pub(super) const ALIGNMENT_FACTOR: u32 = 3;
 /// Hashes in the RSS capabilities: over TCP and IP of both versions.
 const HASHES: u32 = hash::TOEPLITZ | hash::IPV4 | hash::TCP_IPV4 | hash::IPV6 | hash::TCP_IPV6;
 /// Control answers that may wait for a slot.

@@ -1,5 +1,5 @@
 //! Guest to host: send-buffer sections, GPA direct ranges, RNDIS PACKETs in them.
-use super::control::Rndis;
+use super::control::{ALIGNMENT_FACTOR, Rndis};
 use super::offload::{self, Limits, Notes};
 use super::{Bytes, Env, NicError, parse, part};
 use crate::mem::VmMemory;
@@ -119,6 +119,10 @@ pub(super) fn frames(
         rest = rest.get(length..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
+        }
+        // Padding in front of the next message is a part of this one.
+        if !length.is_multiple_of(1 << ALIGNMENT_FACTOR) {
+            return Err(NicError::Protocol("rndis-alignment"));
         }
     }
 }
