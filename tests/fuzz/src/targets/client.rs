@@ -1,4 +1,5 @@
-//! The whole uplink (SynIC, VMBus client, rings, NIC, relay) over the fake host.
+//! The whole uplink (SynIC, VMBus client, rings, NIC, relay) over the fake host, with one
+//! VP or with a second one that has a lane of its own, which may be slow to take its turns.
 //! The host is honest until the input says otherwise: it changes, drops, cuts and
 //! repeats messages, writes shared words at rest and between our accesses, takes
 //! its offer back, says things of its own and lets time pass.
@@ -12,7 +13,9 @@ use hostkit::backend::Loopback;
 use hostkit::fault::{Layer as FaultLayer, OutgoingMessage};
 use hostkit::hv::NoHook;
 use hostkit::{Machine, MachineConfig};
-use memory::{Purpose, SharedPool};
+use memory::{Backing, Purpose, SharedPool};
+use paravisor_core::lanes::{Hub, Worker};
+use paravisor_core::run::Reason;
 use paravisor_core::synic;
 use paravisor_core::uplink::{Config, Standing, Uplink};
 use platform::{Access, BootState, Error, Exit, Platform};
@@ -20,6 +23,7 @@ use relay::NetDevice;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use vmbus::Target;
 
 use crate::vp::FakeVp;
@@ -72,9 +76,10 @@ fn tell(lies: &Lies, message: &mut OutgoingMessage) {
     }
 }
 
-/// The platform, as far as the uplink uses it.
+/// The platform of one VP, as far as the network uses it.
 struct Below {
-    host: Host,
+    host: Rc<RefCell<Host>>,
+    index: u32,
     vp: FakeVp,
     /// What the next hypercalls end with, if not as they should.
     bad_calls: u8,
@@ -106,19 +111,21 @@ impl Platform for Below {
                 value => Ok(CallResult(value)),
             };
         }
-        let result = self
-            .host
-            .hypercall(&mut NoHook, 0, control.0, input, &mut []);
+        let mut host = self.host.borrow_mut();
+        let result = host.hypercall(&mut NoHook, self.index, control.0, input, &mut []);
         Ok(CallResult(result))
     }
     fn hypercall_counts(&self) -> &[(u16, u64)] {
         &[]
     }
     fn read_register(&mut self, register: u32) -> Result<u64, Error> {
-        Ok(self.host.msr_read(0, register).unwrap_or(0))
+        let mut host = self.host.borrow_mut();
+        Ok(host.msr_read(self.index, register).unwrap_or(0))
     }
     fn write_register(&mut self, register: u32, value: u64) -> Result<(), Error> {
-        self.host.msr_write(0, register, value).expect("register");
+        let mut host = self.host.borrow_mut();
+        host.msr_write(self.index, register, value)
+            .expect("register");
         Ok(())
     }
     fn write_port(&mut self, _: u16, _: u8) -> Result<(), Error> {
@@ -143,12 +150,55 @@ impl Platform for Below {
     }
 }
 
-/// The guest's NIC.
+impl Below {
+    /// Whether the host's interrupt has come; asking takes it.
+    fn is_raised(&mut self) -> bool {
+        let mut host = self.host.borrow_mut();
+        let Some(vector) = host.pending_vector(self.index) else {
+            return false;
+        };
+        assert_eq!(vector, VECTOR);
+        host.accept_vector(self.index, vector);
+        true
+    }
+}
+
+impl Second {
+    fn turn(&mut self, now: u64) {
+        if self.sleeps > 0 {
+            self.sleeps -= 1;
+            return;
+        }
+        let reason = Reason {
+            sint: self.below.is_raised(),
+            guest: !self.device.out.is_empty(),
+            reset: false,
+        };
+        let turn = self
+            .worker
+            .turn(&mut self.below, &mut self.device, reason, now);
+        assert!(turn.is_ok(), "the paravisor ends");
+        self.worker.take_findings();
+    }
+}
+
+/// The guest's NIC, or the queues of one VP.
 struct Device {
     out: VecDeque<Vec<u8>>,
     room: usize,
     received: u64,
     digest: Digest,
+}
+
+impl Device {
+    fn new() -> Device {
+        Device {
+            out: VecDeque::new(),
+            room: usize::MAX,
+            received: 0,
+            digest: Digest::new(),
+        }
+    }
 }
 
 impl NetDevice for Device {
@@ -170,8 +220,18 @@ impl NetDevice for Device {
     }
 }
 
+/// The second VP.
+struct Second {
+    below: Below,
+    worker: Worker<<HostView as Backing>::Region>,
+    device: Device,
+    /// Turns that it lets pass.
+    sleeps: u8,
+}
+
 struct World {
     below: Below,
+    second: Option<Second>,
     uplink: Uplink<HostView, PAGES>,
     device: Device,
     arena: Rc<Arena>,
@@ -181,9 +241,10 @@ struct World {
 
 pub fn body(data: &[u8]) -> u64 {
     let mut input = Input::new(data);
-    let mut world = World::new();
+    let shape = input.u8();
+    let mut world = World::new(shape & 2 != 0);
     world.uplink.start(world.now);
-    if input.u8() & 1 == 0 {
+    if shape & 1 == 0 {
         for _ in 0..60 {
             world.turn();
             if world.uplink.standing() == (Standing::Ready { link: true }) {
@@ -191,6 +252,11 @@ pub fn body(data: &[u8]) -> u64 {
             }
         }
         assert_eq!(world.uplink.standing(), Standing::Ready { link: true });
+        if let Some(second) = &world.second {
+            world.uplink.vps_online();
+            world.uplink.set_queues(2);
+            assert_eq!(second.worker.lane(), None);
+        }
     }
     for _ in 0..64 {
         if input.is_empty() {
@@ -203,42 +269,60 @@ pub fn body(data: &[u8]) -> u64 {
 }
 
 impl World {
-    fn new() -> World {
+    fn new(two: bool) -> World {
         let arena = Arena::new(PAGES, FIRST_PFN);
         let view = HostView(arena.clone());
         let lies = Lies::default();
-        let mut host = Machine::new(view.clone(), Loopback::default(), MachineConfig::default());
+        let vps = 1 + u8::from(two);
+        let mut config = MachineConfig::default();
+        config.partition.vp_count = vps.into();
+        let mut host = Machine::new(view.clone(), Loopback::default(), config);
         let hook = lies.clone();
         host.faults.set_hook(move |message| tell(&hook, message));
-        let mut below = Below {
-            host,
+        let host = Rc::new(RefCell::new(host));
+        let below = |index| Below {
+            host: host.clone(),
+            index,
             vp: FakeVp::new(0),
             bad_calls: 0,
             bad_value: 0,
         };
+        let mut first = below(0);
         let mut pool = SharedPool::new(view, FIRST_PFN);
         let messages = pool.take(1, Purpose::Synic).expect("page");
         let flags = pool.take(1, Purpose::Synic).expect("page");
         let target = Target::REDIRECTED;
-        synic::introduce(&mut below).expect("introduction");
-        synic::take(&mut below, &messages, &flags, target.sint, VECTOR).expect("SynIC");
+        synic::introduce(&mut first).expect("introduction");
+        synic::take(&mut first, &messages, &flags, target.sint, VECTOR).expect("SynIC");
         let config = Config {
             target,
             mac: None,
             mtu: 1500,
             enforce_unmeasured: true,
             seed: 7,
-            sub_channels: 0,
+            sub_channels: u16::from(two),
         };
+        // The pages are watched by one thread, and so is the way to them.
+        #[allow(clippy::arc_with_non_send_sync)]
+        let hub = Arc::new(Hub::new(vps));
+        let second = two.then(|| {
+            let messages = pool.take(1, Purpose::Synic).expect("page");
+            let flags = pool.take(1, Purpose::Synic).expect("page");
+            let mut below = below(1);
+            synic::identify(&mut below, 1).expect("identity");
+            synic::take(&mut below, &messages, &flags, target.sint, VECTOR).expect("SynIC");
+            Second {
+                below,
+                worker: Worker::new(hub.clone(), 1, messages, flags, target.sint),
+                device: Device::new(),
+                sleeps: 0,
+            }
+        });
         World {
-            below,
-            uplink: Uplink::new(config, pool, messages, flags),
-            device: Device {
-                out: VecDeque::new(),
-                room: usize::MAX,
-                received: 0,
-                digest: Digest::new(),
-            },
+            below: first,
+            second,
+            uplink: Uplink::with_lanes(config, pool, messages, flags, hub),
+            device: Device::new(),
             arena,
             lies,
             now: 1000,
@@ -248,15 +332,9 @@ impl World {
     /// Both sides once.
     fn turn(&mut self) {
         self.now += 1000;
-        let host = &mut self.below.host;
-        let _ = host.poll(self.now);
-        let vector = host.pending_vector(0);
-        if let Some(vector) = vector {
-            assert_eq!(vector, VECTOR);
-            host.accept_vector(0, vector);
-        }
+        let _ = self.below.host.borrow_mut().poll(self.now);
+        let raised = self.below.is_raised();
         let before = self.arena.accesses();
-        let raised = vector.is_some();
         let polled = self
             .uplink
             .turn(&mut self.below, &mut self.device, raised, self.now);
@@ -264,6 +342,12 @@ impl World {
         assert!(polled.is_ok(), "the paravisor ends");
         let cost = self.arena.accesses() - before;
         assert!(cost <= PER_TURN, "{cost} accesses in a turn");
+        if let Some(second) = &mut self.second {
+            let before = self.arena.accesses();
+            second.turn(self.now);
+            let cost = self.arena.accesses() - before;
+            assert!(cost <= PER_TURN, "{cost} accesses in a turn");
+        }
         assert_eq!(self.arena.outside(), 0, "an access outside of its region");
         assert_eq!(self.uplink.pool().shared(), self.arena.shared());
     }
@@ -286,8 +370,12 @@ impl World {
                 for _ in 0..=input.u8() & 7 {
                     let mut frame = vec![0xff; 14 + input.below(1500)];
                     frame[6] = input.u8();
-                    if self.device.out.len() < 100 {
-                        self.device.out.push_back(frame);
+                    let device = match &mut self.second {
+                        Some(second) if frame[6] & 1 != 0 => &mut second.device,
+                        _ => &mut self.device,
+                    };
+                    if device.out.len() < 100 {
+                        device.out.push_back(frame);
                     }
                 }
             }
@@ -305,21 +393,30 @@ impl World {
                 });
             }
             9 => {
-                let relid = self.below.host.nic_relid;
-                let host = &mut self.below.host;
-                match input.u8() % 4 {
-                    0 => host.rescind_nic(),
-                    1 if relid < 64 => drop(host.offer_nic()),
+                let host = &mut *self.below.host.borrow_mut();
+                match input.u8() % 8 {
+                    0 | 4 => host.rescind_nic(),
+                    1 | 5 if host.nic_relid < 64 => drop(host.offer_nic()),
+                    2 => {
+                        if let Some(relid) = host.subs.keys().next().copied() {
+                            host.rescind(relid);
+                        }
+                    }
+                    3 => {
+                        if let Some(second) = &mut self.second {
+                            second.sleeps = input.u8();
+                        }
+                    }
                     _ => {}
                 }
             }
             10 => {
                 let packet = input.run();
-                self.below.host.nic.inject_packet(packet);
+                self.below.host.borrow_mut().nic.inject_packet(packet);
             }
             11 => {
                 let message = input.run();
-                self.below.host.nic.inject_control(message);
+                self.below.host.borrow_mut().nic.inject_control(message);
             }
             12 => {
                 let sint = Target::REDIRECTED.sint;
@@ -329,13 +426,18 @@ impl World {
                     VMBUS_MESSAGE_TYPE
                 };
                 let payload = input.run();
-                let Machine { partition, mem, .. } = &mut self.below.host;
-                partition.send_message(mem, 0, sint, kind, 0, &payload[..payload.len().min(240)]);
+                let Machine { partition, mem, .. } = &mut *self.below.host.borrow_mut();
+                let vp = u32::from(self.second.is_some() && input.flag());
+                partition.send_message(mem, vp, sint, kind, 0, &payload[..payload.len().min(240)]);
             }
             13 => self.now += u64::from(input.u8()) * vmbus::limits::SECOND / 4,
             14 => {
-                self.below.bad_calls = input.u8() & 7;
-                self.below.bad_value = match input.u8() % 3 {
+                let below = match &mut self.second {
+                    Some(second) if input.flag() => &mut second.below,
+                    _ => &mut self.below,
+                };
+                below.bad_calls = input.u8() & 7;
+                below.bad_value = match input.u8() % 3 {
                     0 => u64::from(input.u16()),
                     1 => input.u64(),
                     _ => 1 << 63 | input.u64(),
@@ -343,6 +445,9 @@ impl World {
             }
             _ => {
                 self.device.room = usize::from(input.u8());
+                if let Some(second) = &mut self.second {
+                    second.device.room = self.device.room;
+                }
                 for _ in 0..input.u8() & 15 {
                     self.turn();
                 }
@@ -371,6 +476,10 @@ impl World {
     fn finish(mut self) -> u64 {
         self.lies.borrow_mut().clear();
         self.below.bad_calls = 0;
+        if let Some(second) = &mut self.second {
+            second.below.bad_calls = 0;
+            second.sleeps = 0;
+        }
         for step in 0..24 {
             self.now += if step % 4 == 0 {
                 40 * vmbus::limits::SECOND
@@ -378,7 +487,7 @@ impl World {
                 1000
             };
             if step == 4 {
-                self.below.host.rescind_nic();
+                self.below.host.borrow_mut().rescind_nic();
             }
             self.turn();
         }
@@ -391,11 +500,18 @@ impl World {
             .into_iter()
             .map(|purpose| pool.leaked(purpose))
             .sum();
-        assert!(used + leaked <= pool.shared() && used >= 2);
+        let synic = 2 * (1 + usize::from(self.second.is_some()));
+        assert!(used + leaked <= pool.shared() && used >= synic);
         if matches!(self.uplink.standing(), Standing::NoNic | Standing::Failed) {
-            assert_eq!(used, 2, "pages that nobody accounts for");
+            assert_eq!(used, synic, "pages that nobody accounts for");
         }
         let mut digest = self.device.digest;
+        if let Some(second) = &mut self.second {
+            assert_eq!(second.worker.lane(), None, "a lane of a NIC that is gone");
+            digest.number(second.device.digest.value());
+            digest.violations(second.worker.counters());
+            digest.number(second.device.received);
+        }
         let totals = self.uplink.totals();
         digest.violations(&totals.validation);
         digest.debug(&self.uplink.standing());
