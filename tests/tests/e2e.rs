@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,6 +16,37 @@ use serde_json::Value;
 const LIMIT: &str = "300";
 /// What building, imaging and measuring may take on top.
 const OVERHEAD: Duration = Duration::from_secs(120);
+
+/// Two machines with one processor run side by side; what keeps two real processors busy
+/// by itself runs alone.
+const SEATS: usize = 2;
+static FREE: Mutex<usize> = Mutex::new(SEATS);
+static LEFT: Condvar = Condvar::new();
+
+/// Seats that are taken until this goes.
+struct Seats(usize);
+
+impl Seats {
+    fn take(count: usize) -> Seats {
+        let mut free = LEFT
+            .wait_while(Seats::free(), |free| *free < count)
+            .unwrap();
+        *free -= count;
+        Seats(count)
+    }
+
+    /// A test that failed has given its seats back all the same.
+    fn free() -> MutexGuard<'static, usize> {
+        FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Seats {
+    fn drop(&mut self) {
+        *Seats::free() += self.0;
+        LEFT.notify_all();
+    }
+}
 
 struct Run {
     ok: bool,
@@ -34,21 +66,17 @@ fn xtask() -> Command {
 /// report agree with each other.
 fn run(args: &[&str]) -> Run {
     let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
-    run_within(args, limit)
+    run_within(1, args, limit)
 }
 
-/// The same for what takes longer than one machine may.
-fn run_within(args: &[&str], limit: Duration) -> Run {
-    run_limited(LIMIT, args, limit)
-}
-
-/// The same with another time limit of the virtual machine's, in seconds.
-fn run_limited(seconds: &str, args: &[&str], limit: Duration) -> Run {
+/// The same on so many seats, with another time limit.
+fn run_within(seats: usize, args: &[&str], limit: Duration) -> Run {
+    let _seats = Seats::take(seats);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("report.json");
     let started = Instant::now();
     let out = xtask()
-        .args(["run", "--quiet", "--timeout", seconds, "--report"])
+        .args(["run", "--quiet", "--timeout", LIMIT, "--report"])
         .arg(&file)
         .args(args)
         .output()
@@ -204,8 +232,8 @@ fn debian_6_1_drives_an_82574l() {
 /// frames go on each of them.
 fn several_processors_share_the_card(vps: u64) {
     // Each of them is a thread of the emulator's: with fewer real ones they are slow.
-    let limit = Duration::from_secs(240) + OVERHEAD;
-    let run = run_limited("240", &["--vps", &vps.to_string()], limit);
+    let limit = Duration::from_secs(LIMIT.parse().unwrap()) + OVERHEAD;
+    let run = run_within(SEATS, &["--vps", &vps.to_string()], limit);
     assert!(run.ok, "{}", run.error);
     whole_and_clean(&run.report, "virtio_net");
     let sees = &run.report["guest"]["sees"];
@@ -251,6 +279,7 @@ fn four_processors_share_the_card() {
 fn debian_6_1_under_load_loses_nothing_without_a_count() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("report.json");
+    let _seats = Seats::take(SEATS);
     let out = xtask()
         .args(["soak", "--seconds", "12", "--beat", "4", "--report"])
         .arg(&file)
@@ -314,6 +343,7 @@ fn debian_6_12_drives_the_fake_host_with_hv_netvsc() {
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]
 fn the_emulated_machine_passes_its_own_test() {
+    let _seats = Seats::take(1);
     let out = xtask().arg("selftest").output().unwrap();
     assert!(
         out.status.success(),
@@ -394,6 +424,7 @@ const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
 #[ignore = "needs QEMU: cargo xtask test"]
 fn scenarios_of_a_hostile_host_end_as_they_say() {
     let run = run_within(
+        SEATS,
         &["--scenario", SCENARIOS, "--jobs", "2"],
         Duration::from_secs(1800),
     );
@@ -519,6 +550,7 @@ fn host_that_raises_no_interrupt_is_given_up() {
 #[test]
 #[ignore = "needs QEMU: cargo xtask test"]
 fn interrupt_takes_qemu_along() {
+    let _seats = Seats::take(1);
     let mut child = xtask()
         .args(["run", "--plain", "--quiet", "--append", "uc.url="])
         .stdout(Stdio::null())

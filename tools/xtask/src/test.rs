@@ -11,8 +11,8 @@ use crate::{firmware, fuzz, lint, panics, process, texts};
 
 /// Tells the end-to-end tests which program to call.
 const XTASK: &str = "UNDERCROFT_XTASK";
-/// Packages whose end-to-end tests need QEMU.
-const E2E_PACKAGE: &str = "undercroft-tests";
+/// The end-to-end tests, which need QEMU.
+const E2E: &str = "e2e";
 
 /// What `test` takes.
 #[derive(Args)]
@@ -71,10 +71,12 @@ pub fn test(args: &TestArgs) -> Result<()> {
         }
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = firmware::cargo();
-        command.args(["test", "-p", E2E_PACKAGE, "--test", "e2e"]);
+        // Of the whole workspace, so that nothing is compiled once more with the
+        // features of one package.
+        command.args(["test", "--workspace", "--test", E2E]);
         command.args(&args.filter);
-        // One machine at a time: two guests on two cores would measure each other.
-        command.args(["--", "--ignored", "--test-threads", "1", "--nocapture"]);
+        // They agree among themselves on how many machines run side by side.
+        command.args(["--", "--ignored", "--test-threads", "2", "--nocapture"]);
         command.env(XTASK, program);
         if process::shown_by_line(&mut command, |line| tally.machine_line(line)).is_err() {
             failed.push("end-to-end tests");
