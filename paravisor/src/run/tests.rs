@@ -1,4 +1,6 @@
 use super::*;
+use crate::account::Account;
+use crate::audit::Audit;
 use crate::testing::{FakePlatform, identity_tables};
 use abi::hyperv::msr;
 use devices::{CpuidSource, MachineConfig};
