@@ -9,12 +9,13 @@
 use crate::report::SharedPages;
 use crate::uplink::Totals;
 use memory::Purpose;
+use platform::Exit;
 
 /// Counter, key, value.
 pub type Row = (&'static str, &'static str, u64);
 
 /// Most rows. More than there are, so that none is left out.
-pub const MOST: usize = 64;
+pub const MOST: usize = 80;
 
 /// Bytes of the private heap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +108,19 @@ impl Account {
         let broken = totals.validation.violations();
         let broken = broken.fold(0u64, |sum, (_, times)| sum.saturating_add(times.into()));
         self.add("rules_broken", "", broken);
+        self.add("host_signal", "sent", totals.signals_sent);
+        self.add("host_signal", "needed", totals.signals_needed);
         self.add("nic_restart", "", totals.restarts);
         self.add("host_call_refused", "", totals.calls_refused);
+    }
+
+    /// Why the guest's half of this VP has left so far.
+    pub fn exits(&mut self, exits: &[u64; Exit::NAMES.len()]) {
+        for (name, count) in Exit::NAMES.iter().zip(exits) {
+            if *count != 0 {
+                self.add("guest_exit", name, *count);
+            }
+        }
     }
 
     /// What the guest's devices have counted.

@@ -49,13 +49,6 @@ impl<B: Backing, const N: usize> Summary<'_, B, N> {
             emit(&Line::count("hypercall", format_args!("{code:#x}"), *count));
         }
         let totals: Totals = self.uplink.totals();
-        let told = [
-            ("host_signal", "sent", totals.signals_sent),
-            ("host_signal", "needed", totals.signals_needed),
-        ];
-        for (name, key, value) in told {
-            emit(&Line::count(name, format_args!("{key}"), value));
-        }
         // Of one channel the sum says all.
         if totals.lanes.len() > 1 {
             for (lane, frames) in (0..u64::BITS).zip(&totals.lanes) {

@@ -353,6 +353,7 @@ where
             // Memory first: the rest may need some for a moment.
             self.surroundings.memory(account);
             account.devices(&self.machine.counters());
+            account.exits(&self.stats.exits);
             self.network.account(account);
         }
         if !self.audit_port.is_answering() {

@@ -34,7 +34,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 
-use bench::Bench;
+use bench::{AllArgs, Bench};
 use nic::Nic;
 use plain::Own;
 use run::Plan;
@@ -70,10 +70,13 @@ enum Chore {
     Test(TestArgs),
     /// Fuzz what host and guest can reach (needs a nightly toolchain)
     Fuzz(fuzz::FuzzArgs),
-    /// Measure: without a word more, speed, count and net
+    /// Measure: without a word more, everything that has an aim, in one run
+    #[command(args_conflicts_with_subcommands = true)]
     Bench {
         #[command(subcommand)]
         what: Option<Bench>,
+        #[command(flatten)]
+        all: AllArgs,
     },
     /// Run what is nearest to shared memory under Miri (needs nightly)
     Miri,
@@ -205,7 +208,7 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Lint => lint::lint(),
         Chore::Test(args) => test::test(&args),
         Chore::Fuzz(args) => fuzz::fuzz(&args),
-        Chore::Bench { what } => bench::bench(what.as_ref()),
+        Chore::Bench { what, all } => bench::bench(what.as_ref(), &all),
         Chore::Miri => miri::miri(),
         Chore::Panics(args) => panics::panics(&args),
         Chore::Soak(args) => soak::soak(&args),

@@ -2,7 +2,7 @@
 //! while others watch it. Every long-lived child is known to [`end_all`], so that
 //! Ctrl-C, SIGTERM and a timeout take it along.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,6 +104,16 @@ impl Guarded {
             .context("cannot wait for a child process")
     }
 
+    /// The status, once the child has ended. Others can end it meanwhile.
+    fn wait(&self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.poll()? {
+                return Ok(status);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Kills the child and collects it.
     pub fn end(&self) {
         self.with(|child| {
@@ -131,23 +141,35 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// As [`output`], for output that is not text.
 pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let out = command
+    command
         .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {program}"))?;
-    if !out.status.success() {
-        let said = [out.stderr.as_slice(), out.stdout.as_slice()]
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = Guarded::spawn(command)?;
+    let (out, complaint) = child.with(|child| (child.stdout.take(), child.stderr.take()));
+    // Both at the same time, so that neither pipe is ever full.
+    let complaint = std::thread::spawn(move || all_of(complaint));
+    let out = all_of(out);
+    let complaint = complaint.join().unwrap_or_default();
+    let status = child.wait()?;
+    if !status.success() {
+        let said = [complaint.as_slice(), out.as_slice()]
             .into_iter()
             .map(|raw| String::from_utf8_lossy(raw).trim().to_owned())
             .find(|text| !text.is_empty())
             .unwrap_or_default();
-        bail!(
-            "{program} failed ({}): {}",
-            out.status,
-            last_lines(&said, 6)
-        );
+        bail!("{program} failed ({status}): {}", last_lines(&said, 6));
     }
-    Ok(out.stdout)
+    Ok(out)
+}
+
+/// What comes out of a pipe; what came before it broke, if it did.
+fn all_of(pipe: Option<impl Read>) -> Vec<u8> {
+    let mut all = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = pipe.read_to_end(&mut all);
+    }
+    all
 }
 
 /// Runs `command` with its output shown to the user; fails if it fails.
@@ -158,15 +180,11 @@ pub fn shown(command: &mut Command) -> Result<()> {
 
 /// Waits for `child`; an error if it fails.
 fn ended(child: &Guarded, program: &str) -> Result<()> {
-    loop {
-        if let Some(status) = child.poll()? {
-            if status.success() {
-                return Ok(());
-            }
-            bail!("{program} failed ({status})");
-        }
-        std::thread::sleep(POLL);
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{program} failed ({status})");
     }
+    Ok(())
 }
 
 /// As [`shown`]; every line of standard output also goes to `line`.

@@ -2,6 +2,7 @@
 //! unsafe blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -75,6 +76,10 @@ struct Memory {
     region_bytes: u64,
     pool_bytes: u64,
     private_bytes: u64,
+    /// Area of each VP but the first, which lies in the region.
+    vp_bytes: u64,
+    /// Of it, what is validated and not the guest's; the rest is never touched.
+    vp_private_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,78 +88,111 @@ struct Crates {
     others: BTreeSet<String>,
 }
 
-/// Builds, measures, prints.
-pub fn size(json: bool) -> Result<()> {
+/// Builds and measures.
+pub fn measure() -> Result<Size> {
     let built = firmware::build()?;
     let programs = BTreeMap::from([
         ("stage", program(&built.stage)?),
         ("paravisor", program(&built.paravisor)?),
     ]);
-    let size = Size {
+    Ok(Size {
         image: image(&built)?,
         programs,
         memory: Memory {
             region_bytes: loader::layout::SIZE,
             pool_bytes: loader::layout::POOL.len(),
             private_bytes: loader::layout::SIZE - loader::layout::POOL.len(),
+            vp_bytes: loader::layout::VP_AREA,
+            vp_private_bytes: loader::layout::VP_USED.len(),
         },
         crates: crates()?,
         unsafe_firmware: scan(&FIRMWARE)?,
         unsafe_outside: scan(&OUTSIDE)?,
-    };
+    })
+}
+
+/// Builds, measures, prints.
+pub fn size(json: bool) -> Result<()> {
+    let size = measure()?;
     if json {
         println!("{}", serde_json::to_string_pretty(&size)?);
     } else {
-        print(&size);
+        print!("{}", size.text());
     }
     Ok(())
 }
 
-fn print(size: &Size) {
-    println!(
-        "image without guest payload   {}",
-        bytes(size.image.without_payload_bytes)
-    );
-    for (name, program) in &size.programs {
-        let (file, memory) = (bytes(program.file), bytes(program.memory));
-        println!("  {name:<27} {file} in the image, {memory} in memory");
+impl Size {
+    /// The image without its guest.
+    pub fn image_bytes(&self) -> u64 {
+        self.image.without_payload_bytes
     }
-    println!(
-        "memory kept from the guest    {}",
-        bytes(size.memory.region_bytes)
-    );
-    println!(
-        "  private                     {}",
-        bytes(size.memory.private_bytes)
-    );
-    println!(
-        "  pool that becomes shared    {}",
-        bytes(size.memory.pool_bytes)
-    );
-    let (ours, others) = (&size.crates.ours, &size.crates.others);
-    println!(
-        "crates in the firmware        {}",
-        ours.len() + others.len()
-    );
-    println!("  ours                        {}", ours.len());
-    let names: Vec<_> = others.iter().map(String::as_str).collect();
-    println!(
-        "  others                      {} ({})",
-        others.len(),
-        names.join(", ")
-    );
-    for (what, table) in [
-        ("in the firmware", &size.unsafe_firmware),
-        ("outside of it", &size.unsafe_outside),
-    ] {
-        let sum: usize = table.values().map(|count| count.blocks).sum();
-        println!("unsafe blocks {what:<15} {sum}");
-        for (name, count) in table {
-            println!(
-                "  {name:<27} {} blocks, {} functions, {} impls, {} attributes",
-                count.blocks, count.functions, count.impls, count.attributes
+
+    /// Private memory of a VM with one processor.
+    pub fn private_bytes(&self) -> u64 {
+        self.memory.private_bytes
+    }
+
+    /// As a table.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let mut row = |name: &str, value: String| {
+            let _ = writeln!(text, "{name:<29} {value}");
+        };
+        row(
+            "image without guest payload",
+            bytes(self.image.without_payload_bytes),
+        );
+        for (name, program) in &self.programs {
+            let (file, memory) = (bytes(program.file), bytes(program.memory));
+            row(
+                &format!("  {name}"),
+                format!("{file} in the image, {memory} in memory"),
             );
         }
+        row(
+            "memory kept from the guest",
+            bytes(self.memory.region_bytes),
+        );
+        row("  private", bytes(self.memory.private_bytes));
+        row("  pool that becomes shared", bytes(self.memory.pool_bytes));
+        row(
+            "  for each further VP",
+            format!(
+                "{}, {} of it validated",
+                bytes(self.memory.vp_bytes),
+                bytes(self.memory.vp_private_bytes)
+            ),
+        );
+        let (ours, others) = (&self.crates.ours, &self.crates.others);
+        row(
+            "crates in the firmware",
+            (ours.len() + others.len()).to_string(),
+        );
+        row("  ours", ours.len().to_string());
+        let names: Vec<_> = others.iter().map(String::as_str).collect();
+        row(
+            "  others",
+            format!("{} ({})", others.len(), names.join(", ")),
+        );
+        for (what, table) in [
+            ("in the firmware", &self.unsafe_firmware),
+            ("outside of it", &self.unsafe_outside),
+        ] {
+            let sum: usize = table.values().map(|count| count.blocks).sum();
+            row(&format!("unsafe blocks {what:<15}"), sum.to_string());
+            for (name, count) in table {
+                row(
+                    &format!("  {name}"),
+                    format!(
+                        "{} blocks, {} functions, {} impls, {} attributes",
+                        count.blocks, count.functions, count.impls, count.attributes
+                    ),
+                );
+            }
+        }
+        text
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::speed;
+use super::{plot, speed};
 use crate::process::Scratch;
 use crate::ui::Step;
 use crate::{firmware, paths, process};
@@ -21,13 +21,21 @@ use crate::{firmware, paths, process};
 pub struct CountArgs {
     /// Only paths whose name contains this
     #[arg(conflicts_with = "write")]
-    filter: Option<String>,
+    pub filter: Option<String>,
     /// Write the table anew in place of comparing
     #[arg(long)]
-    write: bool,
+    pub write: bool,
     /// Folder for the profile; default: bench in the target directory
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub out: Option<PathBuf>,
+}
+
+/// What came out.
+pub struct Counted {
+    /// Instructions a frame, by path.
+    pub paths: BTreeMap<String, f64>,
+    /// What differs too much from the committed table.
+    pub differ: Vec<String>,
 }
 
 /// The committed table.
@@ -51,18 +59,29 @@ const CALLS: usize = 8;
 const FUNCTIONS: usize = 16;
 
 /// One path, as callgrind has seen it.
-struct Counted {
+struct Profile {
     /// Instructions a frame.
     each: f64,
     /// The same by function, what is inlined into it included.
     functions: Vec<(String, f64)>,
 }
 
-/// Counts, prints, and compares or writes.
-pub fn count(args: &CountArgs) -> Result<()> {
+/// A path that has become longer is an error.
+pub fn judge(counted: Option<Counted>) -> Result<()> {
+    match counted {
+        Some(counted) if !counted.differ.is_empty() => bail!(
+            "too far from the table:\n  {}\nIf that is meant: `cargo xtask bench count --write`",
+            counted.differ.join("\n  ")
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Counts, prints, and compares or writes; `None` without valgrind.
+pub fn count(args: &CountArgs) -> Result<Option<Counted>> {
     if process::on_path("valgrind").is_none() {
         println!("{MISSING}");
-        return Ok(());
+        return Ok(None);
     }
     let step = Step::new("building the bench");
     let bench = build()?;
@@ -92,20 +111,49 @@ pub fn count(args: &CountArgs) -> Result<()> {
         profile.push('\n');
         counted.insert(name, (path.each * 10.0).round() / 10.0);
     }
-    let file = speed::folder(args.out.as_deref())?.join("profile.txt");
-    std::fs::write(&file, profile).with_context(|| format!("cannot write {}", file.display()))?;
-    println!("where the instructions go: {}", file.display());
+    let folder = speed::folder(args.out.as_deref())?;
+    let keep = |name: &str, text: &str| {
+        let file = folder.join(name);
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
+    };
+    keep("profile.txt", &profile)?;
     let committed = paths::root().join("tests/benches/instructions.toml");
     if args.write {
-        return write(&committed, counted);
+        write(&committed, counted.clone())?;
     }
     let text = std::fs::read_to_string(&committed)
         .with_context(|| format!("cannot read {}", committed.display()))?;
     let table: Table = toml::from_str(&text).context("the table of instructions is damaged")?;
-    compare(&table, &counted, args.filter.is_none())
+    let (text, differ) = compare(&table, &counted, args.filter.is_none())?;
+    print!("{text}");
+    keep("count.txt", &text)?;
+    crate::write_json(&folder.join("count.json"), &counted)?;
+    let bars: Vec<_> = counted
+        .iter()
+        .map(|(name, now)| plot::Bar {
+            name: name.clone(),
+            values: [*now, table.paths.get(name).copied().unwrap_or_default()],
+        })
+        .collect();
+    let names = ["now", "committed table"];
+    plot::bars(
+        &folder.join("count.svg"),
+        "instructions a frame",
+        names,
+        &bars,
+    )?;
+    println!(
+        "kept in {}: count.txt, count.json, count.svg, profile.txt (where they go)",
+        folder.display()
+    );
+    Ok(Some(Counted {
+        paths: counted,
+        differ,
+    }))
 }
 
-fn compiler() -> Result<String> {
+/// The compiler's name and version.
+pub fn compiler() -> Result<String> {
     let said = process::output(
         Command::new("rustc")
             .arg("--version")
@@ -127,28 +175,27 @@ fn write(file: &Path, paths: BTreeMap<String, f64>) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Prints both figures of each path; an error names those that differ too much.
-fn compare(table: &Table, counted: &BTreeMap<String, f64>, all: bool) -> Result<()> {
+/// Both figures of each path, and those that differ too much.
+fn compare(
+    table: &Table,
+    counted: &BTreeMap<String, f64>,
+    all: bool,
+) -> Result<(String, Vec<String>)> {
     let rustc = compiler()?;
-    if rustc != table.rustc {
-        println!(
-            "the table is of another compiler ({}): not compared",
-            table.rustc
-        );
-        return Ok(());
-    }
+    let same = rustc == table.rustc;
     let mut differ = Vec::new();
-    println!(
-        "{:<34} {:>10} {:>10} {:>8}",
+    let mut text = format!(
+        "{:<34} {:>10} {:>10} {:>8}\n",
         "instructions a frame", "now", "table", ""
     );
     for (name, now) in counted {
         let Some(then) = table.paths.get(name) else {
+            writeln!(text, "{name:<34} {now:>10.1}")?;
             differ.push(format!("{name} is not in the table"));
             continue;
         };
         let percent = 100.0 * (now - then) / then;
-        println!("{name:<34} {now:>10.1} {then:>10.1} {percent:>+7.1}%");
+        writeln!(text, "{name:<34} {now:>10.1} {then:>10.1} {percent:>+7.1}%")?;
         if percent.abs() > table.percent {
             differ.push(format!("{name}: {then:.1} in the table, {now:.1} now"));
         }
@@ -160,14 +207,15 @@ fn compare(table: &Table, counted: &BTreeMap<String, f64>, all: bool) -> Result<
             .filter(|name| !counted.contains_key(*name));
         differ.extend(gone.map(|name| format!("{name} is in the table only")));
     }
-    if differ.is_empty() {
-        return Ok(());
+    if !same {
+        writeln!(
+            text,
+            "the table is of another compiler ({}): nothing is said about differences",
+            table.rustc
+        )?;
+        differ.clear();
     }
-    bail!(
-        "more than {} % from the table:\n  {}\nIf that is meant: `cargo xtask bench count --write`",
-        table.percent,
-        differ.join("\n  ")
-    )
+    Ok((text, differ))
 }
 
 /// Builds the bench; the program.
@@ -196,7 +244,7 @@ fn list(bench: &Path) -> Result<Vec<String>> {
     Ok(said.lines().map(str::to_owned).collect())
 }
 
-fn run(bench: &Path, name: &str, dir: &Path) -> Result<Counted> {
+fn run(bench: &Path, name: &str, dir: &Path) -> Result<Profile> {
     let file = dir.join("callgrind.out");
     let mut command = Command::new("valgrind");
     command.args(["--quiet", "--tool=callgrind"]);
@@ -220,7 +268,7 @@ fn run(bench: &Path, name: &str, dir: &Path) -> Result<Counted> {
         .map(|(name, count)| (name, count as f64 / frames))
         .collect();
     functions.sort_by(|a, b| b.1.total_cmp(&a.1));
-    Ok(Counted {
+    Ok(Profile {
         each: total as f64 / frames,
         functions,
     })
@@ -292,12 +340,19 @@ Ir
             paths: [("ring".to_owned(), each)].into(),
         };
         let now = BTreeMap::from([("ring".to_owned(), 101.0)]);
-        assert!(compare(&table(100.0), &now, true).is_ok());
+        let differ =
+            |each, now: &BTreeMap<String, f64>, all| compare(&table(each), now, all).unwrap().1;
+        assert!(differ(100.0, &now, true).is_empty());
         for wrong in [98.0, 104.0] {
-            let why = compare(&table(wrong), &now, true).unwrap_err().to_string();
+            let counted = Counted {
+                paths: now.clone(),
+                differ: differ(wrong, &now, true),
+            };
+            let why = judge(Some(counted)).unwrap_err().to_string();
             assert!(why.contains("ring"), "{why}");
         }
-        assert!(compare(&table(100.0), &BTreeMap::new(), true).is_err());
-        assert!(compare(&table(100.0), &BTreeMap::new(), false).is_ok());
+        assert!(!differ(100.0, &BTreeMap::new(), true).is_empty());
+        assert!(differ(100.0, &BTreeMap::new(), false).is_empty());
+        assert!(judge(None).is_ok());
     }
 }

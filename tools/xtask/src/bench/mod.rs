@@ -1,16 +1,21 @@
-//! `cargo xtask bench boot`: the same guest with and without the paravisor, by
-//! turns on the same machine, and the ratio of the two. `cargo xtask bench
-//! validate`: what judging a message costs (docs/cost.md). `cargo xtask bench speed`
-//! and `count`: what moving a frame costs, in time and in instructions
-//! (docs/speed.md), `net` the same in the rig.
+//! `cargo xtask bench`: everything that has an aim, in one run ([`all`]). One by one:
+//! `bench boot`: the same guest with and without the paravisor, by turns on the same
+//! machine, and the ratio of the two. `bench validate`: what judging a message costs
+//! (docs/cost.md). `bench speed` and `count`: what moving a frame costs, in time and in
+//! instructions (docs/speed.md), `net` the same in the rig.
 
+mod aims;
+mod all;
 mod count;
 mod net;
 mod plot;
 mod speed;
 
+pub use all::AllArgs;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use std::path::Path;
 
 use crate::report::Report;
 use crate::run::{self, Plan};
@@ -63,34 +68,28 @@ const POINTS: [Point; 4] = [
     ("upload", |report| report.guest.uploaded),
 ];
 
-/// Measures and prints a table.
-pub fn bench(bench: Option<&Bench>) -> Result<()> {
+/// Measures and prints a table; without a word more, all that there are.
+pub fn bench(bench: Option<&Bench>, all: &AllArgs) -> Result<()> {
     match bench {
-        None => {
-            speed::speed(&speed::SpeedArgs::default())?;
-            // A path that has become longer is no reason to measure no more.
-            let counted = count::count(&count::CountArgs::default());
-            net::net(&net::NetArgs::default())?;
-            counted
-        }
+        None => all::all(all),
         Some(Bench::Boot(args)) => boot(args),
-        Some(Bench::Validate(args)) => validate(args),
-        Some(Bench::Speed(args)) => speed::speed(args),
-        Some(Bench::Count(args)) => count::count(args),
-        Some(Bench::Net(args)) => net::net(args),
+        Some(Bench::Validate(args)) => validate(args.report.as_deref(), |_| {}),
+        Some(Bench::Speed(args)) => speed::speed(args).map(|_| ()),
+        Some(Bench::Count(args)) => count::count(args).and_then(count::judge),
+        Some(Bench::Net(args)) => net::net(args).map(|_| ()),
     }
 }
 
-/// The bench is a program of its own, which prints the table.
-fn validate(args: &ValidateArgs) -> Result<()> {
+/// The bench is a program of its own, which prints the table; its lines go to `line`, too.
+fn validate(report: Option<&Path>, line: impl FnMut(&str)) -> Result<()> {
     let mut command = firmware::cargo();
     command.args(["bench", "-p", "undercroft-benches", "--bench", "validate"]);
-    if let Some(file) = &args.report {
+    if let Some(file) = report {
         let file = std::path::absolute(file)
             .with_context(|| format!("cannot make a full path of {}", file.display()))?;
         command.env("UNDERCROFT_BENCH_REPORT", file);
     }
-    process::shown(&mut command)
+    process::shown_by_line(&mut command, line)
 }
 
 /// Runs by turns and prints the medians.

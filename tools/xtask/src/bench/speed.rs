@@ -14,18 +14,21 @@ use crate::{firmware, paths, process};
 #[derive(Args, Default)]
 pub struct SpeedArgs {
     /// Only paths whose name contains this
-    filter: Option<String>,
+    pub filter: Option<String>,
     /// Folder for table, JSON and plot; default: bench in the target directory
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub out: Option<PathBuf>,
 }
 
 /// A line of the bench's report.
 #[derive(Deserialize)]
-struct Row {
-    path: String,
-    ns: f64,
-    memcpy_ns: f64,
+pub struct Row {
+    /// What the frame's way is called.
+    pub path: String,
+    /// The fastest call, a frame.
+    pub ns: f64,
+    /// A plain copy of as many bytes.
+    pub memcpy_ns: f64,
 }
 
 /// Where figures are kept.
@@ -40,7 +43,7 @@ pub fn folder(chosen: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The bench is a program of its own, which prints the table.
-pub fn speed(args: &SpeedArgs) -> Result<()> {
+pub fn speed(args: &SpeedArgs) -> Result<Vec<Row>> {
     let folder = folder(args.out.as_deref())?;
     let report = folder.join("speed.json");
     let mut command = firmware::cargo();
@@ -69,9 +72,9 @@ pub fn speed(args: &SpeedArgs) -> Result<()> {
         .with_context(|| format!("cannot read {}", report.display()))?;
     let rows: Vec<Row> = serde_json::from_str(&text).context("the bench's report is damaged")?;
     let bars: Vec<plot::Bar> = rows
-        .into_iter()
+        .iter()
         .map(|row| plot::Bar {
-            name: row.path,
+            name: row.path.clone(),
             values: [row.ns, row.memcpy_ns],
         })
         .collect();
@@ -81,5 +84,5 @@ pub fn speed(args: &SpeedArgs) -> Result<()> {
         "kept in {}: speed.txt, speed.json, speed.svg",
         folder.display()
     );
-    Ok(())
+    Ok(rows)
 }

@@ -14,12 +14,14 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 say init
 
-url= sha= rounds= soak= beat=
+url= sha= rounds= seconds= counters= soak= beat=
 for word in $(cat /proc/cmdline); do
     case $word in
         uc.url=*) url=${word#uc.url=} ;;
         uc.sha=*) sha=${word#uc.sha=} ;;
         uc.rounds=*) rounds=${word#uc.rounds=} ;;
+        uc.seconds=*) seconds=${word#uc.seconds=} ;;
+        uc.counters) counters=yes ;;
         uc.soak=*) soak=${word#uc.soak=} ;;
         uc.beat=*) beat=${word#uc.beat=} ;;
     esac
@@ -81,28 +83,60 @@ crowd() {
     see crowd "$good of $all"
 }
 
+# The paravisor's counters as they are now, kept until all is measured: the console has
+# its price, too.
+moment() {
+    [ -n "$counters" ] || return 0
+    paravisor
+    eval "moment_$moments=\$words"
+    moments=$((moments + 1))
+}
+
+# Whether one more file is to be timed.
+more() {
+    now=$(clock)
+    [ "$files" -lt "$rounds" ] && [ $((${now%.*} - ${start%.*})) -lt "$seconds" ]
+}
+
 # The same both ways, as often as asked for, and the way to the router and back. The
 # contents were checked above.
 measure() {
-    start=$(clock)
-    for round in $(seq "$rounds"); do timeout 120 wget -q -O /dev/null "$url" || say error "fetch $round"; done
-    see bench-fetch "$(since "$start")"
+    moments=0
+    [ -z "$counters" ] || . /bin/counters
+    # Twice, to know what asking costs.
+    moment
+    moment
+    start=$(clock) files=0
+    while more; do
+        files=$((files + 1))
+        timeout 120 wget -q -O /dev/null "$url" || say error "fetch $files"
+    done
+    fetched="$files $(since "$start")"
+    moment
     # nc writes large blocks, wget would write a file to be posted byte by byte.
     router=${url#http://}
     port=${router#*:}
     size=$(stat -c %s /tmp/upload)
     printf 'POST /upload HTTP/1.0\r\nContent-Length: %s\r\n\r\n' "$size" > /tmp/head
-    start=$(clock)
-    for round in $(seq "$rounds"); do
+    start=$(clock) files=0
+    while more; do
+        files=$((files + 1))
         # The server looks at the sum.
         answer=$({
             cat /tmp/head
             dd if=/tmp/upload bs=64k 2>/dev/null
         } | timeout 120 nc "${router%%:*}" "${port%%/*}" | tail -n 1)
-        [ "$answer" = ok ] || say error "upload $round"
+        [ "$answer" = ok ] || say error "upload $files"
     done
-    see bench-upload "$(since "$start")"
-    see bench-ping "$(ping -q -c 100 -i 0.02 "${router%%:*}" | sed -n 's/.*min.avg.max = //p')"
+    sent="$files $(since "$start")"
+    moment
+    pinged=$(ping -q -c 100 -i 0.02 "${router%%:*}" | sed -n 's/.*min.avg.max = //p')
+    moment
+    see bench-fetch "$fetched"
+    see bench-upload "$sent"
+    see bench-ping "$pinged"
+    for number in $(seq 0 $((moments - 1))); do eval "see bench-counters-$number \$moment_$number"; done
+    [ -z "$counters" ] || exec 3>&-
 }
 
 flag() { if grep -m1 '^flags' /proc/cpuinfo | grep -qw "$1"; then echo yes; else echo no; fi; }

@@ -98,6 +98,7 @@ pub fn initrd(kernel: &Kernel, busybox: &Path, errand: Errand, nic: Nic) -> Resu
         cpio.symlink(&format!("bin/{applet}"), "busybox");
     }
     cpio.file("bin/lease", true, include_bytes!("lease.sh"));
+    cpio.file("bin/counters", true, include_bytes!("counters.sh"));
     cpio.file("bin/soak", true, include_bytes!("soak.sh"));
     cpio.file("init", true, init);
     let mut order = String::new();

@@ -52,30 +52,6 @@ interface() {
     done
 }
 
-# The paravisor's, all of one moment, as words.
-paravisor() {
-    words= from=
-    while :; do
-        echo "counters$from" >&3
-        more=
-        while read -r -t 5 line <&3; do
-            case $line in
-                *'"kind":"count"'*)
-                    value=${line#*'"value":'} name=${line#*'"name":"'} key=${line#*'"key":"'}
-                    words="$words ${name%%'"'*}.${key%%'"'*}=${value%%,*}"
-                    ;;
-                *'"kind":"counters-end"'*)
-                    from=${line#*'"next":'} more=${line#*'"more":'}
-                    from=" ${from%%,*}" more=${more%%'}'*}
-                    break
-                    ;;
-            esac
-        done
-        [ "$more" = 1 ] || break
-    done
-    [ "$more" = 0 ] || words="$words broken=1"
-}
-
 # Everything at this moment: before and after the paravisor's counters the kernel's, so
 # that a reader knows whether anything has moved meanwhile.
 account() {
@@ -87,8 +63,7 @@ account() {
     all="seconds=$((up - born))$memory$before$after$counted"
 }
 
-stty -F /dev/ttyS1 raw -echo
-exec 3<>/dev/ttyS1
+. /bin/counters
 seconds
 born=$up until=$((up + soak))
 say soak begin

@@ -7,7 +7,7 @@ mod hops;
 mod judge;
 #[cfg(test)]
 mod tests;
-mod told;
+pub mod told;
 
 use std::path::PathBuf;
 use std::time::Duration;
