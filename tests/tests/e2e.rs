@@ -241,6 +241,12 @@ fn several_processors_share_the_card(vps: u64) {
     assert_eq!(sees["processors"], *all);
     assert_eq!(sees["nic-queues"], *all);
     assert_eq!(sees["crowd"], format!("{0} of {0}", 6 * vps));
+    // The last processor was away: its VP served its lane all the same.
+    let (off, on) = (&sees["hotplug-off"], &sees["hotplug-on"]);
+    let all: Vec<_> = off.as_str().unwrap().split(' ').collect();
+    assert_eq!(*off, format!("{0} of {0} with {1}", all[2], vps - 1));
+    assert_eq!(*on, format!("2 of 2 with {vps}"));
+    assert_ne!(sees["hotplug-interrupts"], "0");
     let counts = &run.report["counts"]["paravisor"];
     let frames = |lane: u64, way| counts["lane_frame"][format!("{lane}.{way}")].as_u64();
     // What a processor sends leaves on its own channel. Where a connection's frames

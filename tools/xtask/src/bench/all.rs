@@ -25,7 +25,7 @@ pub struct AllArgs {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=100))]
     rounds: u8,
     /// Seconds after which no more of them are begun
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=3600))]
     seconds: u16,
     /// Leave this part out (repeatable)
     #[arg(long, value_enum, value_name = "PART")]

@@ -28,7 +28,7 @@ pub struct NetArgs {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub rounds: u8,
     /// Seconds after which no more of them are begun
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub seconds: u16,
     /// Only this card; default: each that there is
     #[arg(long, value_enum)]
@@ -46,7 +46,7 @@ impl Default for NetArgs {
         NetArgs {
             number: 2,
             rounds: 8,
-            seconds: 20,
+            seconds: 10,
             nic: None,
             kernel_version: KernelVersion::V6_1,
             out: None,
@@ -209,7 +209,7 @@ fn card(args: &NetArgs, nic: Nic, folder: &Path) -> Result<Card> {
 fn plan(args: &NetArgs, nic: Nic, plain: bool) -> Plan {
     let counters = if plain { "" } else { " uc.counters" };
     // Both ways, the last file of each begun in time; a slow one takes minutes.
-    let longest = 600 + 2 * u64::from(args.seconds);
+    let longest = 900 + 2 * u64::from(args.seconds);
     Plan {
         own: Own {
             append: Some(format!(

@@ -63,24 +63,55 @@ network() {
     start=$(clock)
     answer=$(timeout 120 wget -q -O - --post-file /tmp/upload "${url%/file}/upload")
     if [ "$answer" = ok ]; then say upload ok "$(since "$start")"; else say upload bad "$(since "$start")"; fi
-    [ "$(nproc)" -eq 1 ] || crowd
+    [ "$(nproc)" -eq 1 ] || { crowd; hotplug; }
     [ -z "$rounds" ] || measure
+}
+
+# So many connections from one processor: how many got an answer.
+connect() {
+    router=${url#http://}
+    router=${router%%/*}
+    good=0
+    for turn in $(seq "$2"); do
+        answer=$(printf 'GET /nothing HTTP/1.0\r\n\r\n' |
+            taskset "$(printf %x $((1 << $1)))" timeout 20 nc "${router%:*}" "${router#*:}" | tail -n 1)
+        [ "$answer" = "no such thing" ] && good=$((good + 1))
+    done
+    echo $good
 }
 
 # A few connections from each processor, so that each of the card's queues has its own.
 crowd() {
-    router=${url#http://}
-    router=${router%%/*}
-    good=0 all=0
-    for cpu in $(seq 0 $(($(nproc) - 1))); do
-        for turn in 1 2 3 4 5 6; do
-            all=$((all + 1))
-            answer=$(printf 'GET /nothing HTTP/1.0\r\n\r\n' |
-                taskset "$(printf %x $((1 << cpu)))" timeout 20 nc "${router%:*}" "${router#*:}" | tail -n 1)
-            [ "$answer" = "no such thing" ] && good=$((good + 1))
-        done
+    sum=0
+    for cpu in $(seq 0 $(($(nproc) - 1))); do sum=$((sum + $(connect "$cpu" 6))); done
+    see crowd "$sum of $((6 * $(nproc)))"
+}
+
+# Interrupts of the queue to the guest, by its number.
+interrupts() {
+    awk -v name="input[.]$1\$" '$NF ~ name { for (n = 2; n < NF; n++) if ($n ~ /^[0-9]+$/) sum += $n } END { print sum + 0 }' /proc/interrupts
+}
+
+# The last processor goes and comes back. The queue that was its own stays in use: there
+# are connections until one has used it.
+hotplug() {
+    last=$(($(nproc) - 1))
+    online=/sys/devices/system/cpu/cpu$last/online
+    begun=$(clock)
+    echo 0 > "$online" || return
+    left=$(nproc)
+    before=$(interrupts "$last")
+    good=0 all=0 calls=0
+    while [ "$calls" -eq 0 ] && [ "$all" -lt 40 ]; do
+        good=$((good + $(connect 0 2))) all=$((all + 2))
+        calls=$(($(interrupts "$last") - before))
     done
-    see crowd "$good of $all"
+    echo 1 > "$online" || return
+    again=$(connect "$last" 2)
+    see hotplug-off "$good of $all with $left"
+    see hotplug-on "$again of 2 with $(nproc)"
+    see hotplug-interrupts "$calls"
+    see hotplug-seconds "$(since "$begun")"
 }
 
 # The paravisor's counters as they are now, kept until all is measured: the console has
@@ -109,7 +140,7 @@ measure() {
     start=$(clock) files=0
     while more; do
         files=$((files + 1))
-        timeout 120 wget -q -O /dev/null "$url" || say error "fetch $files"
+        timeout 300 wget -q -O /dev/null "$url" || say error "fetch $files"
     done
     fetched="$files $(since "$start")"
     moment
@@ -125,7 +156,7 @@ measure() {
         answer=$({
             cat /tmp/head
             dd if=/tmp/upload bs=64k 2>/dev/null
-        } | timeout 120 nc "${router%%:*}" "${port%%/*}" | tail -n 1)
+        } | timeout 300 nc "${router%%:*}" "${port%%/*}" | tail -n 1)
         [ "$answer" = ok ] || say error "upload $files"
     done
     sent="$files $(since "$start")"
