@@ -98,8 +98,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
                     channel,
                     index,
                 } => self.sub_offered(primary, channel, index),
-                // A VP of ours works even while the guest has no use for its own half,
-                // so no channel is moved.
+                // A VP of ours works even while the guest has taken its own half offline,
+                // so no channel is moved (docs/architecture.md).
                 Event::Moved { .. } | Event::MoveFailed { .. } => {}
                 Event::MemoryReleased { gpadl } => self.host_let_go(gpadl, true),
                 Event::MemoryLeaked { gpadl } => self.host_let_go(gpadl, false),
