@@ -8,13 +8,13 @@
 use crate::counters::add;
 use crate::limits;
 use crate::nic::Nic;
+use crate::offload::ZEROS;
 use crate::requests::Request;
-use crate::transmit::Sections;
+use crate::transmit::{Parts, Sections};
 use abi::nvsp::{self, channel_type};
 use memory::{OutOfRange, SharedMemory};
 use validate::nvsp::Awaited;
 use validate::rndis::Initialized;
-use validate::rndis::response::MAX_ALIGNMENT;
 use validate::{Rule, Violation};
 use vmbus::{Channel, SendError};
 use zerocopy::IntoBytes;
@@ -35,8 +35,9 @@ impl Begun {
     /// front of it, which is a part of the message before it, and its start. `None`: it
     /// does not fit.
     fn place(&self, length: usize, room: usize, allowed: &Initialized) -> Option<(usize, usize)> {
-        let align = allowed.alignment() as usize;
-        let start = self.length.checked_next_multiple_of(align)?;
+        // A power of two, by its type.
+        let below = (allowed.alignment() as usize).checked_sub(1)?;
+        let start = self.length.checked_add(below)? & !below;
         let end = start.checked_add(length)?;
         let most = room.min(allowed.max_transfer() as usize);
         let fits = u32::from(self.messages) < allowed.max_packets() && end <= most;
@@ -50,15 +51,13 @@ impl<M: SharedMemory> Nic<M> {
     pub(crate) fn gather<R: SharedMemory>(
         &mut self,
         channel: &mut Channel<R>,
-        parts: &[&[u8]],
+        parts: &Parts<'_>,
         now: u64,
     ) -> Result<bool, Violation> {
-        let length = parts
-            .iter()
-            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let length = parts.len();
         // Outside of the buffer: our own mistake, not to be repeated.
         let outside = |OutOfRange| Violation::new(Rule::NVS_20, 0, length as u64);
-        if self.append(parts, length).map_err(outside)? {
+        if self.append(parts).map_err(outside)? {
             return Ok(true);
         }
         if !self.close(channel)? {
@@ -66,7 +65,7 @@ impl<M: SharedMemory> Nic<M> {
         }
         if length > self.send.section_size() {
             let reserve = limits::CONTROL_SECTIONS;
-            return self.send_rndis(channel, channel_type::DATA, parts, reserve, now);
+            return self.send_rndis(channel, channel_type::DATA, parts.all(), reserve, now);
         }
         // What is begun can be ended: there is an entry in the table and room in the ring,
         // which only we fill.
@@ -81,9 +80,7 @@ impl<M: SharedMemory> Nic<M> {
         let Some(section) = self.send.take(length, limits::CONTROL_SECTIONS) else {
             return Ok(false);
         };
-        self.send
-            .put(section, 0, [&[], &[]], parts)
-            .map_err(outside)?;
+        self.send.put(section, 0, &[], parts).map_err(outside)?;
         self.begun = Some(Begun {
             section,
             length,
@@ -94,8 +91,16 @@ impl<M: SharedMemory> Nic<M> {
         Ok(true)
     }
 
+    /// What messages about frames are aligned to, where others may follow them. Linux, too,
+    /// has such a message padded before it knows whether one does.
+    pub(crate) fn alignment(&self) -> usize {
+        let several = self.allowed.filter(|allowed| allowed.max_packets() > 1);
+        several.map_or(1, |allowed| allowed.alignment() as usize)
+    }
+
     /// Puts a message behind those of the packet that was begun, if that may be.
-    fn append(&mut self, parts: &[&[u8]], length: usize) -> Result<bool, OutOfRange> {
+    fn append(&mut self, parts: &Parts<'_>) -> Result<bool, OutOfRange> {
+        let length = parts.len();
         let (Some(begun), Some(allowed)) = (&mut self.begun, &self.allowed) else {
             return Ok(false);
         };
@@ -108,12 +113,10 @@ impl<M: SharedMemory> Nic<M> {
             let whole = u32::try_from(start.saturating_sub(begun.last)).map_err(|_| OutOfRange)?;
             let at = begun.last.saturating_add(LENGTH_AT);
             let bytes = whole.to_le_bytes();
-            self.send.put(begun.section, at, [&bytes, &[]], &[])?;
+            self.send.put(begun.section, at, &bytes, &Parts::NONE)?;
         }
-        let zeros = [0; 1 << MAX_ALIGNMENT];
-        let zeros = zeros.get(..padding).ok_or(OutOfRange)?;
-        self.send
-            .put(begun.section, begun.length, [&[], zeros], parts)?;
+        let zeros = ZEROS.get(..padding).ok_or(OutOfRange)?;
+        self.send.put(begun.section, begun.length, zeros, parts)?;
         begun.last = start;
         begun.length = start.saturating_add(length);
         begun.messages = begun.messages.saturating_add(1);

@@ -10,7 +10,7 @@ use crate::rate::{Budget, Link};
 use crate::receive::ReceiveBuffer;
 use crate::requests::Requests;
 use crate::spread::Spread;
-use crate::transmit::SendBuffer;
+use crate::transmit::{Parts, SendBuffer};
 use alloc::vec;
 use alloc::vec::Vec;
 use memory::{OutOfRange, Parcel, SharedMemory};
@@ -443,29 +443,46 @@ impl<M: SharedMemory> Nic<M> {
         sending: &mut Sending,
         now: u64,
     ) -> Result<(), TransmitError> {
+        if let Some(brief) = sending.brief(frame, self.alignment()) {
+            let parts = [brief.head(), brief.note(), frame, brief.padding()];
+            self.pass_message(channel, &parts, now)?;
+            add(&mut self.counters.tx_frames, 1);
+            add(&mut self.counters.tx_bytes, frame.len());
+            return Ok(());
+        }
         let largest = self.send.longest().saturating_sub(limits::MESSAGE_OVERHEAD);
         // A frame has no more segments than this, and each message takes one at least.
         for _ in 0..limits::SEGMENTS {
             let message = sending.next(frame, &self.offloads, largest);
             let parts = message.parts(frame);
-            match self.gather(channel, &parts, now) {
-                Ok(true) => {
-                    add(&mut self.counters.tx_messages, 1);
-                    if sending.advance(&message, frame) {
-                        break;
-                    }
-                }
-                Ok(false) => return Err(TransmitError::Full),
-                Err(violation) => {
-                    self.fail(violation);
-                    add(&mut self.counters.tx_refused, 1);
-                    return Err(TransmitError::NotReady);
-                }
+            self.pass_message(channel, &parts, now)?;
+            if sending.advance(&message, frame) {
+                break;
             }
         }
         add(&mut self.counters.tx_frames, 1);
         add(&mut self.counters.tx_bytes, frame.len());
         Ok(())
+    }
+
+    fn pass_message<R: SharedMemory>(
+        &mut self,
+        channel: &mut Channel<R>,
+        parts: &[&[u8]],
+        now: u64,
+    ) -> Result<(), TransmitError> {
+        match self.gather(channel, &Parts::new(parts), now) {
+            Ok(true) => {
+                add(&mut self.counters.tx_messages, 1);
+                Ok(())
+            }
+            Ok(false) => Err(TransmitError::Full),
+            Err(violation) => {
+                self.fail(violation);
+                add(&mut self.counters.tx_refused, 1);
+                Err(TransmitError::NotReady)
+            }
+        }
     }
 
     /// Makes queued frames visible to the host.

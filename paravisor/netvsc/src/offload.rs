@@ -9,6 +9,7 @@
 use abi::rndis::{self, checksum, lso, ppi, vlan};
 use validate::frame::{Headers, MAX_HEADERS, Network, Task, TaskKind, Transport, fold, sum};
 use validate::rndis::Offloads;
+use validate::rndis::response::MAX_ALIGNMENT;
 use zerocopy::IntoBytes;
 
 /// PACKET header, and three elements of information of one word each.
@@ -89,6 +90,96 @@ impl Message {
     }
 }
 
+/// The longest padding.
+pub(crate) static ZEROS: [u8; 1 << MAX_ALIGNMENT] = [0; 1 << MAX_ALIGNMENT];
+
+/// What stands in front of a frame that is sent as it is: the head of its message, and
+/// one element of information at most. Nearly all frames are of this kind.
+pub(crate) struct Brief {
+    head: rndis::Packet,
+    note: [u8; ELEMENT],
+    noted: bool,
+    padding: usize,
+}
+
+impl Brief {
+    /// `align`: of messages that lie behind one another, a power of two.
+    fn new(frame: usize, checksum: Option<u32>, align: usize) -> Brief {
+        let notes = if checksum.is_some() { ELEMENT } else { 0 };
+        let length = size_of::<rndis::Packet>()
+            .saturating_add(notes)
+            .saturating_add(frame);
+        let padding = length.wrapping_neg() & align.saturating_sub(1);
+        let mut head = packet(frame, notes);
+        head.header.length = (length.saturating_add(padding) as u32).into();
+        let mut brief = Brief {
+            head,
+            padding,
+            note: [0; ELEMENT],
+            noted: checksum.is_some(),
+        };
+        if let Some(value) = checksum {
+            let (head, value) = (element(ppi::CHECKSUM), value.to_le_bytes());
+            let words = head.as_bytes().iter().chain(&value);
+            for (to, from) in brief.note.iter_mut().zip(words) {
+                *to = *from;
+            }
+        }
+        brief
+    }
+
+    /// The head.
+    pub fn head(&self) -> &[u8] {
+        self.head.as_bytes()
+    }
+
+    /// Zeros behind the frame, so that another message may follow.
+    pub fn padding(&self) -> &'static [u8] {
+        ZEROS.get(..self.padding).unwrap_or_default()
+    }
+
+    /// The element, if there is one.
+    pub fn note(&self) -> &[u8] {
+        let note: &[u8] = &self.note;
+        if self.noted { note } else { &[] }
+    }
+}
+
+/// The head of a message with so many bytes of information and of a frame behind it.
+fn packet(frame: usize, notes: usize) -> rndis::Packet {
+    const HEADER: usize = size_of::<rndis::Packet>();
+    const BEHIND: u32 = (HEADER - rndis::OFFSET_BASE) as u32;
+    let (frame, notes) = (frame as u32, notes as u32);
+    rndis::Packet {
+        header: rndis::Header {
+            message_type: rndis::message::PACKET.into(),
+            length: (HEADER as u32)
+                .saturating_add(notes)
+                .saturating_add(frame)
+                .into(),
+        },
+        data_offset: BEHIND.saturating_add(notes).into(),
+        data_length: frame.into(),
+        // With no information: offset 36 and length 0, as FreeBSD sends it.
+        ppi_offset: BEHIND.into(),
+        ppi_length: notes.into(),
+        ..Default::default()
+    }
+}
+
+/// The head of an element of one word.
+fn element(kind: u32) -> rndis::PerPacketInfo {
+    rndis::PerPacketInfo {
+        size: (ELEMENT as u32).into(),
+        kind: kind.into(),
+        value_offset: (ppi::HEADER_SIZE as u32).into(),
+    }
+}
+
+fn is_tagged(frame: &[u8]) -> bool {
+    word(frame, TAG_AT) == 0x8100 && frame.len() >= TAG_AT.saturating_add(2 * TAG)
+}
+
 fn set(bytes: &mut [u8], at: usize, value: u16) {
     if let Some(to) = at.checked_add(2).and_then(|end| bytes.get_mut(at..end)) {
         to.copy_from_slice(&value.to_be_bytes());
@@ -121,6 +212,17 @@ impl Sending {
         let total = fold(sum(frame.get(start..).unwrap_or_default()));
         set(frame, at, finished(total, udp));
         self.task = Task::PLAIN;
+    }
+
+    /// What stands in front of the frame, if it is sent as it is, in one message and with
+    /// one element beside it at most.
+    pub(crate) fn brief(&self, frame: &[u8], align: usize) -> Option<Brief> {
+        let checksum = match self.task.kind() {
+            TaskKind::Plain | TaskKind::Sum { .. } => None,
+            TaskKind::Checksum(headers) => Some(checksum_bits(&headers)),
+            TaskKind::Segments(..) => return None,
+        };
+        (!is_tagged(frame)).then(|| Brief::new(frame.len(), checksum, align))
     }
 
     /// The next message about the frame. `largest` bounds the frame in it.
@@ -322,7 +424,7 @@ struct Notes {
 impl Message {
     /// An 802.1Q tag travels beside the frame, as Linux sends it.
     fn take_tag(&mut self, frame: &[u8], notes: &mut Notes) {
-        if word(frame, TAG_AT) != 0x8100 || frame.len() < TAG_AT.saturating_add(2 * TAG) {
+        if !is_tagged(frame) {
             return;
         }
         let tag = u32::from(word(frame, TAG_AT.saturating_add(2)));
@@ -350,11 +452,7 @@ impl Message {
         let mut end = header;
         for (kind, value) in elements {
             let Some(value) = value else { continue };
-            let element = rndis::PerPacketInfo {
-                size: (ELEMENT as u32).into(),
-                kind: kind.into(),
-                value_offset: (ppi::HEADER_SIZE as u32).into(),
-            };
+            let element = element(kind);
             for bytes in [element.as_bytes(), &value.to_le_bytes()] {
                 let next = end.saturating_add(bytes.len());
                 let room = self.rndis.get_mut(end..next).unwrap_or_default();
@@ -373,20 +471,7 @@ impl Message {
             .head_len
             .saturating_sub(removed)
             .saturating_add(last.saturating_sub(start));
-        let behind = (header.saturating_sub(rndis::OFFSET_BASE)) as u32;
-        let notes = end.saturating_sub(header) as u32;
-        let message = rndis::Packet {
-            header: rndis::Header {
-                message_type: rndis::message::PACKET.into(),
-                length: (end.saturating_add(data) as u32).into(),
-            },
-            data_offset: behind.saturating_add(notes).into(),
-            data_length: (data as u32).into(),
-            // With no information: offset 36 and length 0, as FreeBSD sends it.
-            ppi_offset: behind.into(),
-            ppi_length: notes.into(),
-            ..Default::default()
-        };
+        let message = packet(data, end.saturating_sub(header));
         // There is room for every element behind it, too.
         let _ = message.write_to_prefix(&mut self.rndis);
         self.rndis_len = end;

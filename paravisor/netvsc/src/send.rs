@@ -2,7 +2,7 @@
 
 use crate::nic::Nic;
 use crate::requests::Request;
-use crate::transmit::Sections;
+use crate::transmit::{Parts, Sections};
 use abi::nvsp::{self, channel_type};
 use memory::SharedMemory;
 use validate::nvsp::Awaited;
@@ -50,13 +50,11 @@ impl<M: SharedMemory> Nic<M> {
         reserve: u16,
         now: u64,
     ) -> Result<bool, Violation> {
-        let length = parts
-            .iter()
-            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
-        let Some(sections) = self.send.take(length, reserve) else {
+        let parts = Parts::new(parts);
+        let Some(sections) = self.send.take(parts.len(), reserve) else {
             return Ok(false);
         };
-        let Ok(length) = self.send.write(sections, parts) else {
+        let Ok(length) = self.send.write(sections, &parts) else {
             // Outside of the buffer: our own mistake, not to be repeated.
             self.send.give_back(sections);
             return Err(Violation::new(Rule::NVS_20, 0, u64::from(sections.first())));

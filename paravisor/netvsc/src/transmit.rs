@@ -34,6 +34,35 @@ impl Sections {
     }
 }
 
+/// The bytes of a message in their order, measured once.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts<'a> {
+    parts: &'a [&'a [u8]],
+    length: usize,
+}
+
+impl<'a> Parts<'a> {
+    pub const NONE: Parts<'static> = Parts {
+        parts: &[],
+        length: 0,
+    };
+
+    pub fn new(parts: &'a [&'a [u8]]) -> Parts<'a> {
+        let length = parts
+            .iter()
+            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        Parts { parts, length }
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn all(&self) -> &'a [&'a [u8]] {
+        self.parts
+    }
+}
+
 const WORDS: usize = MAX_SECTIONS as usize / 64;
 
 pub(crate) struct SendBuffer<M> {
@@ -42,6 +71,8 @@ pub(crate) struct SendBuffer<M> {
     section_count: u16,
     /// Those that are this channel's.
     share: core::ops::Range<u16>,
+    /// Bytes of the longest message.
+    longest: usize,
     /// One bit per section that is free.
     free: [u64; WORDS],
     free_count: u16,
@@ -58,6 +89,7 @@ impl<M: SharedMemory> SendBuffer<M> {
             section_size: 0,
             section_count: 0,
             share: 0..0,
+            longest: 0,
             free: [0; WORDS],
             free_count: 0,
             used: [0; MAX_SECTIONS as usize],
@@ -89,6 +121,8 @@ impl<M: SharedMemory> SendBuffer<M> {
         let count = self.section_count.checked_div(lanes).unwrap_or(0);
         let first = count.saturating_mul(lane);
         self.share = first..first.saturating_add(count);
+        let bytes = self.section_size.saturating_mul(count.into());
+        self.longest = bytes.min(crate::limits::MESSAGE);
         self.free = [0; WORDS];
         self.free_count = 0;
         self.give_back(Sections { first, count });
@@ -101,6 +135,7 @@ impl<M: SharedMemory> SendBuffer<M> {
             section_size: self.section_size,
             section_count: self.section_count,
             share: 0..0,
+            longest: 0,
             free: [0; WORDS],
             free_count: 0,
             // What an earlier message of the primary has left there is cleared, too.
@@ -122,9 +157,7 @@ impl<M: SharedMemory> SendBuffer<M> {
 
     /// Bytes of the longest message.
     pub fn longest(&self) -> usize {
-        self.section_size
-            .saturating_mul(self.share.len())
-            .min(crate::limits::MESSAGE)
+        self.longest
     }
 
     /// Where the sections start in the region.
@@ -188,25 +221,24 @@ impl<M: SharedMemory> SendBuffer<M> {
         self.free_count = self.free_count.saturating_add(sections.count);
     }
 
-    /// Copies `heads` and `parts` one behind the other into the sections, from byte `at`
-    /// on. Gives the byte behind them.
+    /// Copies `front` and then `parts` into the sections, from byte `at` on. Gives the byte
+    /// behind them.
     pub fn put(
         &mut self,
         sections: Sections,
         at: usize,
-        heads: [&[u8]; 2],
-        parts: &[&[u8]],
+        front: &[u8],
+        parts: &Parts<'_>,
     ) -> Result<usize, OutOfRange> {
         let room = self.section_size.saturating_mul(sections.count.into());
-        let mut end = at;
-        for part in heads.iter().chain(parts) {
-            end = end.checked_add(part.len()).ok_or(OutOfRange)?;
-        }
+        let behind = at.checked_add(front.len()).ok_or(OutOfRange)?;
+        let end = behind.checked_add(parts.length).ok_or(OutOfRange)?;
         if end > room {
             return Err(OutOfRange);
         }
         let start = self.offset(sections).checked_add(at).ok_or(OutOfRange)?;
-        self.memory.copy_out_all(start, heads, parts, &[])?;
+        self.memory
+            .copy_out_all(start, [front, &[]], parts.parts, &[])?;
         Ok(end)
     }
 
@@ -231,8 +263,8 @@ impl<M: SharedMemory> SendBuffer<M> {
     }
 
     /// As [`put`](Self::put) from the start on, and [`seal`](Self::seal).
-    pub fn write(&mut self, sections: Sections, parts: &[&[u8]]) -> Result<u32, OutOfRange> {
-        let length = self.put(sections, 0, [&[], &[]], parts)?;
+    pub fn write(&mut self, sections: Sections, parts: &Parts<'_>) -> Result<u32, OutOfRange> {
+        let length = self.put(sections, 0, &[], parts)?;
         self.seal(sections, length)
     }
 }

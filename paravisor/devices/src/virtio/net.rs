@@ -242,12 +242,11 @@ impl Pair {
         guest: &impl GuestMemory,
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
+        let features = self.share.features();
         let may = Allowed {
-            sums: self.share.accepted(feature::NET_CSUM),
-            segments: [
-                self.share.accepted(feature::NET_HOST_TSO4),
-                self.share.accepted(feature::NET_HOST_TSO6),
-            ],
+            sums: features & feature::NET_CSUM != 0,
+            segments: [feature::NET_HOST_TSO4, feature::NET_HOST_TSO6]
+                .map(|feature| features & feature != 0),
         };
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
@@ -402,7 +401,7 @@ impl Room {
     /// they do not, the chains still belong to the device: none was taken.
     fn find(
         &mut self,
-        queue: &Queue,
+        queue: &mut Queue,
         guest: &impl GuestMemory,
         total: usize,
         several: bool,

@@ -35,6 +35,8 @@ pub(crate) struct Queue {
     event_idx: bool,
     indirect: bool,
     next_avail: u16,
+    /// The driver's index as it was judged last: chains below it wait.
+    known: u16,
     /// Where the next chain that goes back is entered.
     next_used: u16,
     /// The used index as the driver was told last: entries from here on wait for
@@ -78,6 +80,7 @@ impl Queue {
             event_idx: false,
             indirect: false,
             next_avail: 0,
+            known: 0,
             next_used: 0,
             published: 0,
         }
@@ -124,8 +127,8 @@ impl Queue {
         Ok(())
     }
 
-    /// How many chains wait (2.7.13).
-    fn waiting(&self, guest: &impl GuestMemory) -> Result<u16, Broken> {
+    /// How many chains wait (2.7.13): the driver's index is looked at.
+    fn waiting(&mut self, guest: &impl GuestMemory) -> Result<u16, Broken> {
         let index = Queue::read_u16(guest, self.avail, layout::IDX_OFFSET)?;
         let waiting = index.wrapping_sub(self.next_avail);
         // 2.7.13.3: never more chains than descriptors, those included that were taken
@@ -133,22 +136,25 @@ impl Queue {
         if index.wrapping_sub(self.published) > self.size || waiting > self.size {
             Err(Broken)
         } else {
+            self.known = index;
             Ok(waiting)
         }
     }
 
     /// The next chain, without taking it; see [`Queue::advance`].
-    pub(crate) fn peek(&self, guest: &impl GuestMemory) -> Result<Option<Chain>, Broken> {
+    pub(crate) fn peek(&mut self, guest: &impl GuestMemory) -> Result<Option<Chain>, Broken> {
         self.peek_behind(guest, 0)
     }
 
     /// As [`Queue::peek`], the chain behind so many others.
     pub(crate) fn peek_behind(
-        &self,
+        &mut self,
         guest: &impl GuestMemory,
         others: u16,
     ) -> Result<Option<Chain>, Broken> {
-        if !self.enabled || self.waiting(guest)? <= others {
+        // The index only grows, so what it was at the last look is there still.
+        let known = self.known.wrapping_sub(self.next_avail) > others;
+        if !self.enabled || !known && self.waiting(guest)? <= others {
             return Ok(None);
         }
         // The ring entry was written before the index that announced it.
@@ -181,7 +187,10 @@ impl Queue {
 
     /// Asks the driver to ring when it makes the next chain available (2.7.10), and
     /// tells whether one came meanwhile.
-    pub(crate) fn ask_for_notification(&self, guest: &impl GuestMemory) -> Result<bool, Broken> {
+    pub(crate) fn ask_for_notification(
+        &mut self,
+        guest: &impl GuestMemory,
+    ) -> Result<bool, Broken> {
         if !self.enabled {
             return Ok(false);
         }

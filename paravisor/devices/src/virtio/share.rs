@@ -154,9 +154,14 @@ impl Share {
         self.in_use.load(SeqCst)
     }
 
+    /// What was agreed on.
+    pub(crate) fn features(&self) -> u64 {
+        self.features.load(Relaxed)
+    }
+
     /// Whether a feature was agreed on.
     pub(crate) fn accepted(&self, feature: u64) -> bool {
-        self.features.load(Relaxed) & feature != 0
+        self.features() & feature != 0
     }
 
     /// The queue that is rung by a write to this address, if there is one.

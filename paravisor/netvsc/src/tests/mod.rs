@@ -98,7 +98,7 @@ fn a_frame_each_way() {
         .unwrap();
     assert!(peer.nic.flush(&mut peer.channel).is_needed());
     let sent = peer.heard();
-    assert_eq!(peer.rndis(&sent[0])[44..], out);
+    assert_eq!(peer.frames_of(&sent[0])[0][44..], out);
     peer.serve(&sent[0]);
     let (first, second) = (frame(60, 2), frame(1518, 3));
     let ranges = [peer.slot(&packet(&first)), peer.slot(&packet(&second))];

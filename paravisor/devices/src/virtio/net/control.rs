@@ -87,7 +87,7 @@ impl Net {
 }
 
 /// The next command, without taking it.
-fn next(queue: &Queue, guest: &impl GuestMemory) -> Result<Option<(u16, Command)>, Broken> {
+fn next(queue: &mut Queue, guest: &impl GuestMemory) -> Result<Option<(u16, Command)>, Broken> {
     let chain = match queue.peek(guest)? {
         Some(chain) => chain,
         None if queue.ask_for_notification(guest)? => match queue.peek(guest)? {

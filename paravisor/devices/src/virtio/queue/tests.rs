@@ -28,9 +28,10 @@ fn offer(ram: &Ram, slot: u64, head: u64, idx: u64) {
 }
 
 fn walk(queue: &Queue, ram: &Ram) -> Result<Vec<Buffer>, Broken> {
+    let mut queue = queue.clone();
     let mut chain = queue.peek(ram)?.unwrap();
     let mut buffers = Vec::new();
-    while let Some(buffer) = chain.next(queue, ram)? {
+    while let Some(buffer) = chain.next(&queue, ram)? {
         buffers.push(buffer);
     }
     Ok(buffers)
@@ -60,7 +61,7 @@ fn v_2_7_size_and_alignment_are_checked_on_enabling() {
 
 #[test]
 fn v_2_7_5_a_chain_is_followed_by_next() {
-    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
     describe(&ram, 5, 0xaaaa, 10, DESC_NEXT, 2);
     describe(&ram, 2, 0xbbbb, 20, DESC_WRITE, 7);
     assert!(queue.peek(&ram).unwrap().is_none());
@@ -105,7 +106,7 @@ fn a_chain_as_long_as_the_queue_is_fine() {
 
 #[test]
 fn indices_beyond_the_table_break_the_queue() {
-    let (queue, ram) = (queue(false), Ram::new(0x4000));
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
     offer(&ram, 0, 8, 1);
     assert!(queue.peek(&ram).is_err());
     offer(&ram, 0, 0, 1);
@@ -170,13 +171,19 @@ fn v_2_7_5_3_a_table_is_walked_and_bounded() {
 
 #[test]
 fn v_2_7_13_3_more_chains_than_descriptors_break_the_queue() {
-    let (queue, ram) = (queue(false), Ram::new(0x4000));
-    offer(&ram, 0, 0, 8);
-    assert!(queue.peek(&ram).unwrap().is_some());
+    for (index, right) in [(8, true), (9, false), (0xffff, false)] {
+        let (mut queue, ram) = (queue(false), Ram::new(0x4000));
+        offer(&ram, 0, 0, index);
+        assert_eq!(queue.peek(&ram).is_ok(), right);
+    }
+    // The index is looked at again when what it announced is taken.
+    let (mut queue, ram) = (queue(false), Ram::new(0x4000));
+    offer(&ram, 0, 0, 2);
+    assert!(queue.peek_behind(&ram, 1).unwrap().is_some());
     offer(&ram, 0, 0, 9);
-    assert!(queue.peek(&ram).is_err());
-    offer(&ram, 0, 0, 0xffff);
-    assert!(queue.peek(&ram).is_err());
+    assert!(queue.peek(&ram).unwrap().is_some());
+    queue.advance_by(2);
+    assert_eq!(queue.peek(&ram).err(), Some(Broken));
 }
 
 #[test]

@@ -206,7 +206,8 @@ fn rnd_61_no_name_is_asked_for() {
     assert_eq!(counted(&peer, Rule::RND_36), 1);
 }
 
-/// Whatever the frame holds, its message has our header and nothing else ("RND-69").
+/// Whatever the frame holds, its message has our header and nothing else but zeros up to
+/// where the host wants the next one ("RND-69").
 #[test]
 fn rnd_69_nothing_but_our_header_and_the_frame_leaves() {
     let mut peer = Peer::ready();
@@ -221,9 +222,12 @@ fn rnd_69_nothing_but_our_header_and_the_frame_leaves() {
             .chunks(4)
             .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
             .collect();
-        let (total, len) = (44 + len as u32, len as u32);
-        assert_eq!(words, [1, total, 36, len, 0, 0, 0, 36, 0, 0, 0]);
-        assert_eq!(bytes[44..], out);
+        let total = (44 + len).next_multiple_of(8);
+        let (message, frame) = (total as u32, len as u32);
+        assert_eq!(words, [1, message, 36, frame, 0, 0, 0, 36, 0, 0, 0]);
+        assert_eq!(bytes.len(), total);
+        assert_eq!(bytes[44..44 + len], out);
+        assert!(bytes[44 + len..].iter().all(|byte| *byte == 0));
         peer.serve(&sent[0]);
     }
 }
