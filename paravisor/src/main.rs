@@ -158,6 +158,7 @@ mod story {
             mtu: MTU,
             seed: tsc(),
             sub_channels,
+            coalescing: config.nic != NIC_E1000E,
         };
         let mut uplink = Uplink::with_lanes(uplink_config, pool, messages, flags, hub);
         network::bring_up(&mut host, &mut uplink, &mut watch, &clock)?;

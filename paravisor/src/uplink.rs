@@ -65,6 +65,8 @@ pub struct Config {
     pub seed: u64,
     /// Sub-channels that are asked for: one for each VP but the first, or none.
     pub sub_channels: u16,
+    /// The guest's card can take coalesced frames, if its driver agrees.
+    pub coalescing: bool,
 }
 
 /// A buffer that was handed to the host.

@@ -2,6 +2,8 @@
 //! rings, buffers, RNDIS, and frames each way. The shared memory changes after
 //! the first read of any byte.
 
+#[path = "netvsc_bringup/joined.rs"]
+mod joined;
 #[path = "netvsc_bringup/stack.rs"]
 mod stack;
 

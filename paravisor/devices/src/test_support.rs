@@ -548,6 +548,27 @@ impl NetDriver {
         Some(frame)
     }
 
+    /// The next received frame with its header, in as many buffers as that says.
+    pub fn receive_all(&mut self, ram: &Ram) -> Option<([u8; net::HEADER_LEN], Vec<u8>)> {
+        let mut header = [0; net::HEADER_LEN];
+        let (mut bytes, mut left) = (Vec::new(), 1);
+        while left != 0 {
+            let (id, len) = self.reap(ram, net::QUEUE_RX)?;
+            let rx = &self.queues[usize::from(net::QUEUE_RX)];
+            let mut part = vec![0; len as usize];
+            let at = rx.buffers + BUFFER * u64::from(id);
+            ram.read(at, &mut part).unwrap();
+            if bytes.is_empty() {
+                header.copy_from_slice(&part[..net::HEADER_LEN]);
+                let [.., low, high] = header;
+                left = u16::from_le_bytes([low, high]);
+            }
+            bytes.extend(part);
+            left -= 1;
+        }
+        Some((header, bytes.split_off(net::HEADER_LEN)))
+    }
+
     /// Takes the pending interrupt and ends it; its vector.
     pub fn take_interrupt(&self, machine: &mut Machine) -> Option<u8> {
         let vector = machine.pending_interrupt()?.vector;

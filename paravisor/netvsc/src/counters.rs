@@ -20,6 +20,10 @@ pub struct Counters {
     /// Packets that these were gathered into; messages of more than a section have their
     /// own, which are not counted here.
     pub tx_packets: u64,
+    /// Frames among those given to the sink that the host had coalesced.
+    pub rx_coalesced: u64,
+    /// Fragments that they came in.
+    pub rx_fragments: u64,
     /// Frames that came before the NIC was ready, or while it stops.
     pub rx_not_ready: u64,
     /// Ranges that were discarded because a rule did not hold.

@@ -109,6 +109,7 @@ impl<M: SharedMemory> Nic<M> {
     ) -> Result<(), Violation> {
         self.send_keepalive(channel, now)?;
         self.step_spread(channel, now)?;
+        self.step_coalesce(channel, now)?;
         // Phases that await nothing follow one another; there are fewer than 8.
         for _ in 0..8 {
             let overdue = self.phase_deadline().is_some_and(|deadline| now > deadline);
@@ -207,8 +208,13 @@ impl<M: SharedMemory> Nic<M> {
         channel: &mut Channel<R>,
         now: u64,
     ) -> Result<(), Violation> {
-        // NVS-10: neither SR-IOV nor receive coalescing. Teaming is what lets
-        // the host send link speed events; tags travel beside their frames.
+        // NVS-10: no SR-IOV. Teaming is what lets the host send link speed events; tags
+        // travel beside their frames.
+        let coalescing = match self.config.coalescing {
+            true => nvsp::capability::RSC,
+            false => 0,
+        };
+        let capabilities = nvsp::capability::TEAMING | nvsp::capability::IEEE_8021Q | coalescing;
         let message = nvsp::SendNdisConfig {
             message_type: nvsp::message::SEND_NDIS_CONFIG.into(),
             mtu: self
@@ -217,7 +223,7 @@ impl<M: SharedMemory> Nic<M> {
                 .saturating_add(judged::packet::MIN_FRAME)
                 .into(),
             reserved: 0.into(),
-            capabilities: (nvsp::capability::TEAMING | nvsp::capability::IEEE_8021Q).into(),
+            capabilities: capabilities.into(),
         };
         if send_message(channel, message.as_bytes(), 0, Reply::None)? {
             self.enter(Phase::NdisVersion, now);
@@ -372,7 +378,7 @@ impl<M: SharedMemory> Nic<M> {
             (_, Completion::Rndis | Completion::Nothing) => {}
             (Phase::Init, Completion::Init) => self.enter(Phase::Config, now),
             (Phase::ReceiveBuffer, Completion::ReceiveBuffer(geometry)) => {
-                self.receive.open(geometry);
+                self.receive.open(geometry, self.config.coalescing);
                 self.enter(Phase::SendBuffer, now);
             }
             (Phase::SendBuffer, Completion::SendBuffer(geometry)) => {
@@ -488,6 +494,7 @@ fn offload_parameters(host: &Offloads) -> rndis::OffloadParameters {
         udp_ipv6_checksum: sums(Network::V6, Transport::Udp),
         lso_v2_ipv4: large(Network::V4),
         lso_v2_ipv6: large(Network::V6),
+        // Until the guest's driver can take what is coalesced.
         rsc_ipv4: OFF,
         rsc_ipv6: OFF,
         ..Default::default()
@@ -499,7 +506,7 @@ const VALUE: usize = size_of::<rndis::Offload>();
 const _: () = assert!(VALUE >= size_of::<rndis::OffloadParameters>());
 
 /// An RNDIS request: its structure, and the value behind it.
-struct RequestMessage {
+pub(crate) struct RequestMessage {
     bytes: [u8; size_of::<rndis::Request>()],
     len: usize,
     value: [u8; VALUE],
@@ -507,7 +514,7 @@ struct RequestMessage {
 }
 
 impl RequestMessage {
-    fn new(request: judged::Request, request_id: u32, value: &[u8]) -> RequestMessage {
+    pub fn new(request: judged::Request, request_id: u32, value: &[u8]) -> RequestMessage {
         const BEHIND: u32 = (size_of::<rndis::Request>() - rndis::OFFSET_BASE) as u32;
         let mut message = RequestMessage {
             bytes: [0; size_of::<rndis::Request>()],
@@ -557,7 +564,7 @@ impl RequestMessage {
         self.len = bytes.len();
     }
 
-    fn parts(&self) -> [&[u8]; 2] {
+    pub fn parts(&self) -> [&[u8]; 2] {
         [
             self.bytes.get(..self.len).unwrap_or_default(),
             self.value.get(..self.value_len).unwrap_or_default(),

@@ -112,7 +112,7 @@ impl<M: SharedMemory> Nic<M> {
         let mut nic = Nic::unstarted(
             self.config,
             index,
-            self.receive.view(receive),
+            self.receive.view(receive, self.config.coalescing),
             self.send.view(send, index, lanes),
         );
         nic.phase = Phase::Ready;
@@ -122,6 +122,8 @@ impl<M: SharedMemory> Nic<M> {
         nic.mtu = self.mtu;
         nic.offloads = self.offloads;
         nic.allowed = self.allowed;
+        // It is not told when that is switched on.
+        nic.coalesce.expected = self.may_coalesce();
         nic.subs.granted = self.subs.granted;
         Ok(Lane { nic })
     }

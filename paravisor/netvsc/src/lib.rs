@@ -35,9 +35,11 @@
 
 extern crate alloc;
 
+mod coalesce;
 mod counters;
 mod gather;
 mod handshake;
+mod joint;
 mod lane;
 pub mod limits;
 mod nic;

@@ -84,8 +84,8 @@ pub const NETWORK_CHANGE_INTERVAL: u64 = 10 * SECOND;
 pub const MAX_TRANSFER: u32 = 0x4000;
 
 /// Private buffer for one packet of the ring: a transfer-page packet with
-/// [`MAX_RANGES`] ranges (24 + 375 * 8 bytes) and its message, with room to
+/// [`MAX_RANGES`] ranges (24 + 562 * 8 bytes) and its message, with room to
 /// spare. A longer packet is a corrupt ring (RNG-22).
 pub const PACKET_BUFFER: usize = 8192;
-/// Most ranges of a transfer-page packet: receive coalescing is not offered.
-pub const MAX_RANGES: u32 = abi::nvsp::MAX_RANGES;
+/// Most ranges of a transfer-page packet, with receive coalescing.
+pub const MAX_RANGES: u32 = abi::nvsp::MAX_RANGES_RSC;

@@ -1,5 +1,6 @@
 //! The NIC: its parts, what its owner sees of it, and how it ends.
 
+use crate::coalesce::Coalesce;
 use crate::counters::{Counters, add};
 use crate::gather::Begun;
 use crate::handshake::Phase;
@@ -44,6 +45,9 @@ pub struct Config {
     pub seed: u64,
     /// Sub-channels that are asked for; 0: none, and nothing is said of them.
     pub sub_channels: u16,
+    /// Coalesced frames may be asked for ([`Nic::coalesce`]): the guest's card can take
+    /// them, and in pieces.
+    pub coalescing: bool,
 }
 
 /// What the owner must know.
@@ -134,6 +138,7 @@ pub struct Nic<M> {
     pub(crate) index: u16,
     pub(crate) subs: Subs,
     pub(crate) spread: Spread,
+    pub(crate) coalesce: Coalesce,
     pub(crate) phase: Phase,
     /// The message of this phase has been sent.
     pub(crate) sent: bool,
@@ -192,6 +197,7 @@ impl<M: SharedMemory> Nic<M> {
             index,
             subs: Subs::default(),
             spread: Spread::Idle,
+            coalesce: Coalesce::default(),
             phase: Phase::Idle,
             sent: false,
             entered: 0,
@@ -336,7 +342,12 @@ impl<M: SharedMemory> Nic<M> {
         }
         // Link events are told by a NIC that is ready only.
         let link = self.link.deadline().filter(|_| self.phase == Phase::Ready);
-        let waits = [self.phase_deadline(), self.spread_deadline(), link];
+        let waits = [
+            self.phase_deadline(),
+            self.spread_deadline(),
+            self.coalesce_deadline(),
+            link,
+        ];
         waits.into_iter().flatten().chain([self.next_scan]).min()
     }
 

@@ -350,6 +350,16 @@ impl Sending {
     }
 }
 
+/// Finishes the headers of a frame of `len` bytes that the host has joined: the IP
+/// header's sum, and for TCP that of the pseudo header, from which the guest goes on.
+pub(crate) fn join(head: &mut [u8], headers: &Headers, len: usize) {
+    let payload = len.saturating_sub(headers.payload_at());
+    set_lengths(head, headers, Some(payload));
+    let transport = len.saturating_sub(headers.transport_at());
+    let pseudo = headers.pseudo_sum(head, transport as u32);
+    set(head, headers.sum_at(), pseudo);
+}
+
 /// The sum as it stands in a header. Of UDP zero would mean that there is none.
 fn finished(total: u16, udp: bool) -> u16 {
     match !total {

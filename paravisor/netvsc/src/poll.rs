@@ -5,7 +5,7 @@ use crate::counters::add;
 use crate::handshake::Phase;
 use crate::limits;
 use crate::nic::{Answer, Delivery, Nic, Polled};
-use crate::receive::{Frame, Next};
+use crate::receive::{Frame, Next, Piecemeal};
 use abi::nvsp;
 use memory::{OutOfRange, Parcel, SharedMemory};
 use validate::frame::Arrived;
@@ -26,6 +26,8 @@ enum Progress {
 /// A range after judgement, without its bytes.
 enum Outcome {
     Frame(Frame),
+    /// A part of a coalesced one, which is not complete.
+    Part,
     Message(Message<'static>),
     Refused(Violation),
 }
@@ -174,7 +176,15 @@ impl<M: SharedMemory> Nic<M> {
             }
             Kind::TransferPages(ranges) => {
                 self.counters.validation.judged(Layer::Nvsp);
-                match validate::nvsp::carrier(packet.payload(), self.receive.phase()) {
+                let carrier = validate::nvsp::carrier(packet.payload(), self.receive.phase());
+                // Without coalescing there are fewer ranges.
+                let count = ranges.len() as u32;
+                let many = !self.coalesce.expected && count > nvsp::MAX_RANGES;
+                let carrier = match carrier {
+                    Ok(_) if many => Err(Violation::new(Rule::PKT_10, 20, count)),
+                    carrier => carrier,
+                };
+                match carrier {
                     Ok(carrier) => {
                         let enforce = self.config.enforce_unmeasured;
                         let counters = &mut self.counters;
@@ -208,9 +218,10 @@ impl<M: SharedMemory> Nic<M> {
     ) -> Result<Progress, Violation> {
         let carrier = self.receive.job.map_or(Carrier::Data, |job| job.carrier);
         while *ranges < limits::RANGES_PER_POLL {
-            let context = self.context();
+            let fragments = self.coalesce.expected && !whole;
+            let context = self.context(fragments);
             let outside = |OutOfRange| Violation::new(Rule::NVS_23, 0, 0u32);
-            let outcome = match self.receive.next_range(whole).map_err(outside)? {
+            let outcome = match self.receive.next_range(whole, fragments).map_err(outside)? {
                 Next::Nothing => {
                     // Only now: the last byte has been copied (NVS-28).
                     if let Some(job) = self.receive.finish() {
@@ -238,10 +249,23 @@ impl<M: SharedMemory> Nic<M> {
                             }
                             match judged.value {
                                 Message::Packet(packet) => {
-                                    let arrived = packet.arrived(self.config.trust_checksums);
+                                    let trust = self.config.trust_checksums;
+                                    let arrived = packet.arrived(trust);
+                                    let part = Piecemeal::of(&packet, trust);
                                     let (start, len) = (packet.start(), packet.len());
                                     let vlan = packet.vlan();
-                                    Outcome::Frame(self.receive.hold(start, len, vlan, arrived))
+                                    match part.map(|part| self.receive.gather(&part)) {
+                                        None => {
+                                            if let Some(open) = self.receive.interrupted() {
+                                                self.counters.validation.violation(open);
+                                            }
+                                            let receive = &mut self.receive;
+                                            Outcome::Frame(receive.hold(start, len, vlan, arrived))
+                                        }
+                                        Some(Ok(None)) => Outcome::Part,
+                                        Some(Ok(Some(frame))) => Outcome::Frame(frame),
+                                        Some(Err(violation)) => Outcome::Refused(violation),
+                                    }
                                 }
                                 Message::Indication(indication) => {
                                     Outcome::Message(Message::Indication(indication))
@@ -268,10 +292,14 @@ impl<M: SharedMemory> Nic<M> {
                 }
                 add(&mut self.counters.rx_frames, 1);
                 add(&mut self.counters.rx_bytes, frame.len());
+                if frame.fragments() != 0 {
+                    add(&mut self.counters.rx_coalesced, 1);
+                    add(&mut self.counters.rx_fragments, frame.fragments());
+                }
             }
             *ranges = ranges.saturating_add(1);
             let accepted = match outcome {
-                Outcome::Frame(_) => true,
+                Outcome::Frame(_) | Outcome::Part => true,
                 Outcome::Message(Message::Indication(event)) => {
                     self.indicated(event, now);
                     true
@@ -286,6 +314,9 @@ impl<M: SharedMemory> Nic<M> {
                 }
                 Outcome::Message(Message::Packet(_)) => true,
                 Outcome::Refused(violation) => {
+                    if let Some(open) = self.receive.interrupted() {
+                        self.counters.validation.violation(open);
+                    }
                     let ignored = violation.rule.reaction() == Reaction::Ignore;
                     self.refused(violation, now);
                     ignored
@@ -300,7 +331,7 @@ impl<M: SharedMemory> Nic<M> {
     }
 
     /// What an RNDIS message is judged with.
-    fn context(&self) -> Context {
+    fn context(&self, coalescing: bool) -> Context {
         Context {
             primary: self.index == 0,
             ready: matches!(
@@ -312,6 +343,7 @@ impl<M: SharedMemory> Nic<M> {
                 mac: self.mac.unwrap_or_default(),
                 promiscuous: self.config.promiscuous,
                 vlan: true,
+                coalescing,
                 refuse_oob: self.config.enforce_unmeasured,
             },
             awaited: self.awaited,

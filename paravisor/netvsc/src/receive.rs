@@ -6,13 +6,15 @@
 //! (NVS-30, PKT-19). Of a frame only what is judged is copied here; the rest goes
 //! from its slot to the guest in one copy ([`memory::Parcel`]).
 
+use crate::joint::Joint;
 use alloc::vec::Vec;
 use memory::{OutOfRange, Parcel, Piece, SharedMemory};
-use validate::frame::Arrived;
+use validate::frame::{Arrived, MAX_HEADERS};
 use validate::nvsp::{Carrier, Range, ReceiveGeometry, ReceivePhase, Slots};
 use validate::packet::Ranges;
-use validate::rndis::packet::judged_part;
-use validate::{Judged, Violation};
+use validate::rndis::Part;
+use validate::rndis::packet::{Packet, goes_on, judged_part};
+use validate::{Judged, Rule, Violation};
 
 /// Bytes of both addresses of a frame, and of a tag behind them.
 const ADDRESSES: usize = 12;
@@ -38,10 +40,17 @@ pub(crate) struct Frame {
     start: usize,
     len: usize,
     copied: usize,
+    /// It is the one that was joined, and the rest says nothing.
+    fragments: u32,
     pub arrived: Arrived,
 }
 
 impl Frame {
+    /// Fragments that it was joined of; 0: it came whole.
+    pub fn fragments(&self) -> usize {
+        self.fragments as usize
+    }
+
     /// Its bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -60,8 +69,29 @@ pub(crate) struct ReceiveBuffer<M> {
     rest: [Piece; 1],
     /// Ranges of the packet at hand.
     ranges: Vec<Range>,
+    joint: Joint,
     slots: Slots,
     pub job: Option<Job>,
+}
+
+/// A fragment of a coalesced packet, in the range at hand.
+pub(crate) struct Piecemeal {
+    part: Part,
+    start: usize,
+    vlan: Option<u16>,
+    vouched: bool,
+}
+
+impl Piecemeal {
+    /// `None`: a frame that is whole. `trust`: see [`Packet::arrived`].
+    pub fn of(packet: &Packet<'_>, trust: bool) -> Option<Piecemeal> {
+        Some(Piecemeal {
+            part: packet.part()?,
+            start: packet.start(),
+            vlan: packet.vlan(),
+            vouched: packet.arrived(trust).vouched(),
+        })
+    }
 }
 
 /// What the packet at hand has next.
@@ -84,6 +114,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             copied: 0,
             rest: [Piece { offset: 0, len: 0 }],
             ranges: Vec::new(),
+            joint: Joint::new(),
             slots: Slots::new(),
             job: None,
         }
@@ -92,10 +123,10 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
     /// Another view of the same buffer, for a channel of its own. What is taken of
     /// slots is known to each alone: a host that names one on two channels at a
     /// time gets it read twice, into two copies.
-    pub fn view<V: SharedMemory>(&self, memory: V) -> ReceiveBuffer<V> {
+    pub fn view<V: SharedMemory>(&self, memory: V, coalescing: bool) -> ReceiveBuffer<V> {
         let mut view = ReceiveBuffer::new(memory);
         if let Some(geometry) = self.geometry {
-            view.open(geometry);
+            view.open(geometry, coalescing);
         }
         view
     }
@@ -114,10 +145,13 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
 
     /// Takes the slots that the host made, once. The private copy has the size
     /// of a slot, which `validate` has bounded (SYS-02).
-    pub fn open(&mut self, geometry: ReceiveGeometry) {
+    pub fn open(&mut self, geometry: ReceiveGeometry, coalescing: bool) {
+        const RANGES: usize = crate::limits::MAX_RANGES as usize;
+        if coalescing {
+            self.joint.reserve(RANGES);
+        }
         self.copy.resize(geometry.slot_size() as usize, 0);
-        self.ranges
-            .reserve_exact(crate::limits::MAX_RANGES as usize);
+        self.ranges.reserve_exact(RANGES);
         self.geometry = Some(geometry);
         self.phase = ReceivePhase::Open;
     }
@@ -190,7 +224,9 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
 
     /// Copies the next range of the packet at hand: whole, or of a frame as much as
     /// is judged, if the taker can do with that. Each byte is read once.
-    pub fn next_range(&mut self, whole: bool) -> Result<Next<'_>, OutOfRange> {
+    /// Of a message that only goes on with a coalesced packet, if such may come
+    /// (`fragments`), nothing of the data is.
+    pub fn next_range(&mut self, whole: bool, fragments: bool) -> Result<Next<'_>, OutOfRange> {
         let Some(job) = self.job.as_ref() else {
             return Ok(Next::Nothing);
         };
@@ -208,7 +244,19 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             if let Some(head) = copy.first_chunk_mut::<HEADER>() {
                 self.memory.copy_in(range.offset(), head)?;
                 have = HEADER;
-                want = judged_part(head).map_or(want, |part| part.min(want));
+                let (mut front, mut part) = judged_part(head).unwrap_or((want, want));
+                front = front.min(want);
+                part = part.min(want);
+                if fragments && front < want {
+                    let behind = range.offset().checked_add(have).ok_or(OutOfRange)?;
+                    let information = copy.get_mut(have..front).ok_or(OutOfRange)?;
+                    self.memory.copy_in(behind, information)?;
+                    have = front;
+                    if goes_on(copy.get(..front).unwrap_or_default()) {
+                        part = front;
+                    }
+                }
+                want = part;
             }
         }
         let behind = range.offset().checked_add(have).ok_or(OutOfRange)?;
@@ -228,6 +276,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             start,
             len,
             copied: self.copied,
+            fragments: 0,
             arrived,
         };
         if let Some(tag) = vlan {
@@ -251,8 +300,79 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
         frame
     }
 
-    /// The bytes of a frame that [`hold`](Self::hold) keeps.
+    /// The range at hand holds a fragment of a coalesced packet; with the last one that
+    /// is a frame, which is kept until it is dealt with.
+    pub fn gather(&mut self, fragment: &Piecemeal) -> Result<Option<Frame>, Violation> {
+        let Some(job) = self.job.as_mut() else {
+            return Ok(None);
+        };
+        let Some(range) = self.ranges.get(job.next).copied() else {
+            return Ok(None);
+        };
+        if !job.accepted {
+            self.joint.gathered.interrupted();
+            return Err(Violation::new(Rule::RND_33, 0, job.next as u64));
+        }
+        let more = job.next.saturating_add(1) < self.ranges.len();
+        let last = self.joint.gathered.add(&fragment.part, more)?;
+        let outside = |OutOfRange| Violation::new(Rule::NVS_23, 0, 0u32);
+        let (start, end) = (
+            fragment.start,
+            fragment.start.saturating_add(fragment.part.len()),
+        );
+        // What a first fragment has of headers becomes private, too.
+        let private = match fragment.part.is_first() {
+            true => start.saturating_add(MAX_HEADERS).min(end).max(self.copied),
+            false => start,
+        };
+        if self.copied > private {
+            self.joint.gathered.interrupted();
+            return Err(Violation::new(Rule::RND_34, 8, start as u64));
+        }
+        let behind = |at: usize| range.offset().saturating_add(at);
+        if fragment.part.is_first() {
+            let room = self.copy.get_mut(self.copied..private).unwrap_or_default();
+            let read = self.memory.copy_in(behind(self.copied), room);
+            read.map_err(outside)?;
+            self.copied = private;
+            let bytes = self.copy.get(start..private.min(end)).unwrap_or_default();
+            self.joint.begin(bytes, fragment.vlan, fragment.vouched);
+        }
+        self.joint.push(Piece {
+            offset: behind(private),
+            len: end.saturating_sub(private),
+        });
+        if !last {
+            return Ok(None);
+        }
+        let fragments = core::mem::take(&mut self.joint.gathered).count();
+        let frame = Frame {
+            start: 0,
+            len: self.joint.len(),
+            copied: 0,
+            fragments,
+            arrived: self.joint.finish()?,
+        };
+        job.waiting = Some(frame);
+        Ok(Some(frame))
+    }
+
+    /// A frame that is whole comes in between, or something was refused: what was
+    /// collected of a coalesced packet is thrown away, if anything was.
+    pub fn interrupted(&mut self) -> Option<Violation> {
+        let violation = self.joint.gathered.interrupted()?;
+        if let Some(job) = self.job.as_mut() {
+            job.accepted = false;
+        }
+        Some(violation)
+    }
+
+    /// The bytes of a frame that [`hold`](Self::hold) or [`gather`](Self::gather) keeps.
     pub fn parcel(&mut self, frame: &Frame) -> Parcel<'_> {
+        if frame.fragments != 0 {
+            let (head, pieces) = self.joint.parts();
+            return Parcel::new(head, pieces, &self.memory);
+        }
         let end = frame.start.saturating_add(frame.len);
         let private = frame.copied.min(end);
         let offset = self
@@ -286,6 +406,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             .iter()
             .for_each(|range| self.slots.release(*range));
         self.ranges.clear();
+        self.joint.gathered.interrupted();
         self.job.take()
     }
 }

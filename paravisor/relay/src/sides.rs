@@ -25,6 +25,10 @@ pub trait NetDevice {
     fn takes_pieces(&self) -> bool {
         false
     }
+    /// Whether the guest takes segments of TCP that were joined, over IPv4 and IPv6.
+    fn takes_joined(&self) -> [bool; 2] {
+        [false; 2]
+    }
     /// As `deliver_rx`, with what is known about the frame. After `NoBuffer` nothing
     /// of the parcel has been written.
     fn deliver(&mut self, parcel: &mut Parcel<'_>, _: Arrived) -> Result<(), NoBuffer> {
@@ -61,6 +65,9 @@ impl<G: GuestMemory> NetDevice for InVm<'_, G> {
     }
     fn takes_pieces(&self) -> bool {
         self.machine.takes_pieces()
+    }
+    fn takes_joined(&self) -> [bool; 2] {
+        self.machine.takes_joined()
     }
     fn deliver(&mut self, parcel: &mut Parcel<'_>, arrived: Arrived) -> Result<(), NoBuffer> {
         self.machine.deliver(self.memory, parcel, arrived)

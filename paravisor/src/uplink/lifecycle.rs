@@ -326,6 +326,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             promiscuous: false,
             enforce_unmeasured: self.config.enforce_unmeasured,
             trust_checksums: true,
+            coalescing: self.config.coalescing,
             // Ids of an earlier NIC do not come again soon (PKT-17).
             seed: (self.config.seed)
                 .wrapping_add(self.retired.restarts.wrapping_mul(0x9e37_79b9_7f4a_7c15)),

@@ -89,6 +89,11 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         let alive = matches!(&self.state, State::Running(running) if running.nic.is_ready());
         let link = alive && self.relay.link_up();
         self.hub.set_state(alive, link);
+        if let State::Running(running) = &mut self.state {
+            // Said in the NIC's next turn, which is this one.
+            running.nic.coalesce(device.takes_joined());
+            self.guest_acted |= running.nic.coalesce_due();
+        }
         if alive && self.online {
             self.open_subs(now)?;
             self.spread();

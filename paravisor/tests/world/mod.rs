@@ -351,6 +351,7 @@ impl World {
             mtu: 1500,
             seed: 7,
             sub_channels: (vps - 1).into(),
+            coalescing: true,
         };
         let hub = Arc::new(Hub::new(vps));
         let others = (1..vps).map(|vp| {

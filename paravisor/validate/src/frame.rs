@@ -203,11 +203,30 @@ pub fn fold(mut total: u64) -> u16 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arrived {
     vouched: bool,
+    joined: Option<Headers>,
 }
 
 impl Arrived {
     pub(crate) fn new(vouched: bool) -> Arrived {
-        Arrived { vouched }
+        Arrived {
+            vouched,
+            joined: None,
+        }
+    }
+
+    /// The frame was made of several: its headers, which were judged
+    /// ([`headers`](crate::rndis::coalesce::headers)). In the place of its checksum
+    /// stands the sum of the pseudo header: the host has looked at those of the segments.
+    pub fn of_joined(headers: Headers) -> Arrived {
+        Arrived {
+            vouched: true,
+            joined: Some(headers),
+        }
+    }
+
+    /// Segments of TCP that the host has joined: the headers of the whole.
+    pub fn joined(&self) -> Option<&Headers> {
+        self.joined.as_ref()
     }
 
     /// The host vouches for the checksums in it (RND-25).

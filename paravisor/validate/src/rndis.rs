@@ -9,10 +9,12 @@ use crate::nvsp::Carrier;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message as kind, status};
 
+pub mod coalesce;
 pub mod offload;
 pub mod packet;
 pub mod response;
 
+pub use coalesce::{Gathered, Part};
 pub use offload::Offloads;
 pub use packet::{Checksum, Packet, PacketContext};
 pub use response::{AwaitedResponse, Initialized, Request, Response, Value};

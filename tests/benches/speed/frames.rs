@@ -9,11 +9,14 @@ use vmbus::Signal;
 
 /// Frames of one measured call: fewer than a poll's budget.
 const FRAMES: usize = 48;
+/// The same of frames that are joined, or cut: so many fit the buffers.
+const LARGE: usize = 4;
 
 /// One way, and the yardstick: as many copies from and to places as far apart.
 pub struct Frames {
     way: Way,
     len: usize,
+    count: usize,
     world: World,
     signal: Signal,
     from: Vec<u8>,
@@ -30,25 +33,39 @@ impl Frames {
     /// From the receive buffer into the guest's buffers; the host puts `ranges` frames
     /// into a packet.
     pub fn receive(len: usize, ranges: usize) -> Frames {
-        Frames::new(Way::ToGuest, len, ranges)
+        Frames::new(Way::ToGuest, len, World::new(len, ranges))
+    }
+
+    /// As `receive`, of frames that come in segments, which the host joins.
+    pub fn joined(len: usize) -> Frames {
+        Frames::new(Way::ToGuest, len, World::large(len))
     }
 
     /// From the guest's buffers into the send buffer, the completions of the call
     /// before included.
     pub fn transmit(len: usize) -> Frames {
-        Frames::new(Way::ToHost, len, 1)
+        Frames::new(Way::ToHost, len, World::new(len, 1))
     }
 
-    fn new(way: Way, len: usize, ranges: usize) -> Frames {
-        let mut world = World::new(len, ranges);
+    /// As `transmit`, of frames that the guest leaves to be cut.
+    pub fn segmented(len: usize) -> Frames {
+        Frames::new(Way::ToHost, len, World::large(len))
+    }
+
+    fn new(way: Way, len: usize, mut world: World) -> Frames {
         world.later(Signal::Needed);
+        let count = match world.is_large() {
+            true => LARGE,
+            false => FRAMES,
+        };
         Frames {
             way,
             len,
+            count,
             world,
             signal: Signal::NotNeeded,
-            from: vec![0x5a; FRAMES * slot(len)],
-            to: vec![0; FRAMES * buffer(len)],
+            from: vec![0x5a; count * slot(len)],
+            to: vec![0; count * buffer(len)],
         }
     }
 }
@@ -65,7 +82,7 @@ fn buffer(len: usize) -> usize {
 
 impl Path for Frames {
     fn frames(&self) -> usize {
-        FRAMES
+        self.count
     }
     fn bytes(&self) -> usize {
         self.len
@@ -75,13 +92,14 @@ impl Path for Frames {
         self.world.host.backend.got = (0, 0);
         let which = match self.way {
             Way::ToGuest => {
-                self.world.host.backend.left = FRAMES;
+                self.world.host.backend.left = self.count * self.world.segments();
                 self.world.host();
                 net::QUEUE_RX
             }
             Way::ToHost => net::QUEUE_TX,
         };
-        self.world.post_buffers(which, FRAMES as u16);
+        let buffers = self.count * self.world.buffers(which);
+        self.world.post_buffers(which, buffers as u16);
     }
 
     fn measured(&mut self) {
@@ -92,13 +110,17 @@ impl Path for Frames {
         self.world.later(self.signal);
         match self.way {
             Way::ToGuest => {
-                assert_eq!(usize::from(self.world.reap(net::QUEUE_RX)), FRAMES);
+                let buffers = self.count * self.world.buffers(net::QUEUE_RX);
+                assert_eq!(usize::from(self.world.reap(net::QUEUE_RX)), buffers);
                 let got = self.world.last_received(self.len);
-                assert_eq!(got, self.world.host.backend.frame, "another frame");
+                assert!(got == self.world.frame, "another frame");
             }
             Way::ToHost => {
-                assert_eq!(usize::from(self.world.reap(net::QUEUE_TX)), FRAMES);
-                let expected = (FRAMES as u64, (FRAMES * self.len) as u64);
+                assert_eq!(usize::from(self.world.reap(net::QUEUE_TX)), self.count);
+                let frames = self.count * self.world.segments();
+                // Each segment but the first has headers of its own.
+                let more = (frames - self.count) * crate::tcp::HEADERS;
+                let expected = (frames as u64, (self.count * self.len + more) as u64);
                 assert_eq!(self.world.host.backend.got, expected);
             }
         }

@@ -12,6 +12,7 @@ mod frames;
 mod path;
 mod ring;
 mod table;
+mod tcp;
 mod world;
 
 use criterion::Criterion;
@@ -54,10 +55,16 @@ fn paths() -> Vec<Maker> {
     }
     let name = "receive, 1514 B, 48 a packet".to_owned();
     all.push(Maker::new(name, || Frames::receive(1514, 48)));
+    // One frame, which the host has joined of 45 segments.
+    let name = "receive, 65536 B".to_owned();
+    all.push(Maker::new(name, || Frames::joined(65536)));
     for len in [64, 1514, 9014] {
         let name = format!("transmit, {len} B");
         all.push(Maker::new(name, move || Frames::transmit(len)));
     }
+    // One frame, which the host cuts.
+    let name = "transmit, 65536 B".to_owned();
+    all.push(Maker::new(name, || Frames::segmented(65536)));
     all
 }
 

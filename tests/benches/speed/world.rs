@@ -2,6 +2,7 @@
 //! client, NIC, relay and virtio-net device, and a guest's driver that does the least.
 //! Memory is reached as in the firmware.
 
+use crate::tcp;
 use abi::hyperv::{CallResult, Control, PostMessage, SignalEvent, Sint, call, msr};
 use abi::virtio::{net, queue};
 use devices::test_support::{self, HostCpu, NetDriver, Ram};
@@ -66,11 +67,13 @@ impl VmMemory for View {
     }
 }
 
-/// A network that sends the same frame over and over, and counts what it gets.
+/// A network that sends the same frames over and over, and counts what it gets.
 pub struct Feed {
-    /// The frame.
-    pub frame: Vec<u8>,
-    /// How often it is to come.
+    /// The frames.
+    frames: Vec<Vec<u8>>,
+    /// The one that is next.
+    next: usize,
+    /// How many are to come.
     pub left: usize,
     /// Frames of the guest, and the bytes in them.
     pub got: (u64, u64),
@@ -89,7 +92,8 @@ impl Backend for Feed {
             return false;
         };
         self.left = left;
-        frame.extend_from_slice(&self.frame);
+        frame.extend_from_slice(&self.frames[self.next]);
+        self.next = (self.next + 1) % self.frames.len();
         true
     }
 }
@@ -123,24 +127,60 @@ pub struct World {
     signal: Option<SignalTarget>,
     now: u64,
     mtu: u16,
+    /// What the guest gets, and sends.
+    pub frame: Vec<u8>,
+    /// Frames are cut into segments, and joined.
+    large: bool,
+    /// From one of the guest's buffers to the next, and room in one that receives.
+    stride: [u64; 2],
 }
 
 impl World {
+    /// As [`World::new`], with frames of TCP that are cut into segments where they are not
+    /// the guest's.
+    pub fn large(len: usize) -> World {
+        let segments = tcp::segments(len);
+        World::with(tcp::whole(len), segments.len(), segments, true)
+    }
+
+    /// Whether [`World::large`] has made it.
+    pub fn is_large(&self) -> bool {
+        self.large
+    }
+
+    /// Frames that the network sees of one of the guest's.
+    pub fn segments(&self) -> usize {
+        self.host.backend.frames.len()
+    }
+
+    /// Buffers of the guest that a frame takes.
+    pub fn buffers(&self, which: u16) -> usize {
+        let whole = self.frame.len() + net::HEADER_LEN;
+        whole.div_ceil(self.stride[usize::from(which)] as usize)
+    }
+
     /// Everything up, with frames of `len` bytes (Ethernet header included); the host
     /// puts up to `ranges` of them into one packet.
     pub fn new(len: usize, ranges: usize) -> World {
-        let mtu = len.saturating_sub(14).max(1500) as u16;
+        let mut frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
+        frame[..6].copy_from_slice(&DEFAULT_MAC);
+        // A protocol that nobody looks into.
+        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+        World::with(frame.clone(), ranges, vec![frame], false)
+    }
+
+    fn with(frame: Vec<u8>, ranges: usize, frames: Vec<Vec<u8>>, large: bool) -> World {
+        let len = frame.len();
+        let longest = frames.iter().map(Vec::len).max().unwrap_or(0);
+        let mtu = longest.saturating_sub(14).max(1500) as u16;
         let shared = Native::new(SHARED / PAGE, 0).expect("memory");
         let window = |at: usize, len: usize| shared.window(at, len).expect("a window");
         let mut config = MachineConfig::default();
         config.nic.max_ranges = ranges;
         config.nic.mtu = u32::from(mtu) + 14;
-        let mut frame: Vec<u8> = (0..len).map(|at| at as u8).collect();
-        frame[..6].copy_from_slice(&DEFAULT_MAC);
-        // A protocol that nobody looks into.
-        frame[12..14].copy_from_slice(&[0x88, 0xb5]);
         let feed = Feed {
-            frame,
+            frames,
+            next: 0,
             left: 0,
             got: (0, 0),
         };
@@ -167,17 +207,25 @@ impl World {
         let ram = Native::new(0x180_0000 / PAGE, 0).expect("memory");
         let guest = NativeGuest::new(&ram).expect("memory");
         let driver = NetDriver::start(&mut machine, &Ram::new(0x40_0000), QUEUES, u64::MAX);
-        let stride = (len + net::HEADER_LEN).next_multiple_of(2048) as u64;
+        let whole = (len + net::HEADER_LEN).next_multiple_of(2048) as u64;
+        let stride = [if large { 2048 } else { whole }, whole];
+        // What a driver says of a frame that is to be cut.
+        let mut header = [0; net::HEADER_LEN];
+        if large {
+            header = [1, 1, 54, 0, 0, 0, 34, 0, 16, 0, 0, 0];
+            header[4..6].copy_from_slice(&(tcp::SEGMENT as u16).to_le_bytes());
+        }
         let queues = [net::QUEUE_RX, net::QUEUE_TX].map(|which| {
             let size = 256_u16;
             let (desc, avail, used) = driver.rings(which);
+            let step = stride[usize::from(which)];
             let (space, flags) = match which {
-                net::QUEUE_RX => (stride, queue::DESC_WRITE),
+                net::QUEUE_RX => (step, queue::DESC_WRITE),
                 _ => ((net::HEADER_LEN + len) as u64, 0),
             };
-            let base = BUFFERS + u64::from(which) * stride * u64::from(size);
+            let base = BUFFERS + u64::from(which) * stride[0] * u64::from(size);
             for id in 0..size {
-                let address = base + stride * u64::from(id);
+                let address = base + step * u64::from(id);
                 let bytes = [
                     &address.to_le_bytes()[..],
                     &(space as u32).to_le_bytes(),
@@ -189,7 +237,10 @@ impl World {
                 write(desc + 16 * u64::from(id), &bytes);
                 let entry = avail + queue::RING_OFFSET + 2 * u64::from(id);
                 write(entry, &id.to_le_bytes());
-                write(address + net::HEADER_LEN as u64, &host.backend.frame);
+                if which == net::QUEUE_TX {
+                    write(address, &header);
+                    write(address + net::HEADER_LEN as u64, &frame);
+                }
             }
             Queue {
                 avail,
@@ -217,8 +268,19 @@ impl World {
             signal: None,
             now: 0,
             mtu,
+            frame,
+            large,
+            stride,
         };
         world.bring_up(target.sint);
+        if large {
+            let nic = world.nic.as_mut().expect("a NIC");
+            nic.coalesce(world.machine.takes_joined());
+            for _ in 0..4 {
+                world.poll();
+                world.later(vmbus::Signal::NotNeeded);
+            }
+        }
         world
     }
 
@@ -304,7 +366,8 @@ impl World {
                         enforce_unmeasured: true,
                         seed: 7,
                         sub_channels: 0,
-                        trust_checksums: false,
+                        trust_checksums: self.large,
+                        coalescing: self.large,
                     };
                     let [receive, send] = parts.map(|(at, len)| window(at, len));
                     let mut nic = Nic::new(config, receive, send).expect("buffers");
@@ -388,12 +451,17 @@ impl World {
     /// Bytes of the buffer into which the guest got its last frame.
     pub fn last_received(&self, len: usize) -> Vec<u8> {
         let queue = &self.queues[usize::from(net::QUEUE_RX)];
-        let stride = (len + net::HEADER_LEN).next_multiple_of(2048) as u64;
-        let id = u64::from(queue.reaped.wrapping_sub(1) % queue.size);
-        let mut bytes = vec![0; len];
-        let at = BUFFERS + stride * id + net::HEADER_LEN as u64;
-        self.guest.read(at, &mut bytes).expect("RAM");
-        bytes
+        let stride = self.stride[0];
+        let buffers = self.buffers(net::QUEUE_RX) as u16;
+        let mut bytes = Vec::new();
+        for back in (1..=buffers).rev() {
+            let id = u64::from(queue.reaped.wrapping_sub(back) % queue.size);
+            let mut part = vec![0; stride as usize];
+            let at = BUFFERS + stride * id;
+            self.guest.read(at, &mut part).expect("RAM");
+            bytes.extend(part);
+        }
+        bytes[net::HEADER_LEN..][..len].to_vec()
     }
 
     /// Time goes on.

@@ -81,6 +81,7 @@ const CONTEXT: Context = Context {
         mac: bytes::MAC,
         promiscuous: false,
         vlan: false,
+        coalescing: false,
         refuse_oob: true,
     },
     awaited: None,

@@ -218,6 +218,7 @@ impl<B: Backend> Stack<B> {
             promiscuous: false,
             enforce_unmeasured: true,
             trust_checksums: true,
+            coalescing: true,
             seed: 0xC0FF_EE00,
             sub_channels: 0,
         };

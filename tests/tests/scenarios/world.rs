@@ -273,6 +273,7 @@ fn run(
         mtu: 1500,
         seed: 7,
         sub_channels: 0,
+        coalescing: true,
         enforce_unmeasured: false,
     };
     let mut uplink: Uplink<Pages, PAGES> = Uplink::new(config, pool, messages, flags);

@@ -332,6 +332,7 @@ impl Many {
             promiscuous: false,
             enforce_unmeasured: true,
             trust_checksums: true,
+            coalescing: false,
             seed: 0xC0FF_EE00,
             sub_channels: self.wanted,
         };

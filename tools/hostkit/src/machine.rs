@@ -464,6 +464,9 @@ impl<M: VmMemory, B: Backend> Machine<M, B> {
         row("offload", String::from("large-send"), nic.large_sends);
         row("offload", String::from("segment"), nic.segments);
         row("offload", String::from("checksum"), nic.checksums);
+        row("offload", String::from("joined"), nic.joined);
+        row("offload", String::from("coalesced"), nic.coalesced);
+        row("offload", String::from("bytes-saved"), nic.bytes_saved);
         out
     }
 }

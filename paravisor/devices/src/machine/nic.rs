@@ -4,7 +4,7 @@
 use super::Machine;
 use crate::interrupt::apics::Apics;
 use crate::interrupt::{Deliver, Message};
-use crate::virtio::net::Pair;
+use crate::virtio::net::{Pair, takes_joined};
 use crate::virtio::share::Raised;
 use crate::{Counters, NicEvents, NoBuffer};
 use abi::virtio::net;
@@ -167,6 +167,13 @@ impl Machine {
     /// [`Machine::deliver`] wants them private and whole.
     pub fn takes_pieces(&self) -> bool {
         self.board.card.is_some() || self.card_behind_lock() && self.board.lock().nic.takes_pieces()
+    }
+
+    /// Whether the guest's driver takes segments of TCP that were joined, over IPv4 and
+    /// over IPv6 ([`Arrived::joined`]). Others are dropped and counted.
+    pub fn takes_joined(&self) -> [bool; 2] {
+        let card = self.board.card.as_ref();
+        card.map_or([false; 2], |card| takes_joined(card.features()))
     }
 
     /// [`Machine::deliver`] for a frame that is private and of which nothing is known;

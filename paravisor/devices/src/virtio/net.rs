@@ -7,6 +7,7 @@
 //! processors share, and its queue pairs ([`Pair`]), each of which one processor has
 //! for its own. [`Share`] is between them.
 
+mod arrived;
 mod control;
 
 use super::queue::{Broken, Chain, Queue};
@@ -17,7 +18,7 @@ use abi::virtio::{feature, net};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use memory::{GuestMemory, Parcel};
-use validate::frame::{Arrived, Network, PartialSum, Request, Task};
+use validate::frame::{Arrived, MAX_SEGMENTED, Network, PartialSum, Request, Task};
 
 /// Descriptors per queue.
 const QUEUE_SIZE: u16 = 256;
@@ -85,6 +86,8 @@ impl Net {
                 | feature::NET_CSUM
                 | feature::NET_GUEST_CSUM
                 | feature::NET_MRG_RXBUF
+                | feature::NET_GUEST_TSO4
+                | feature::NET_GUEST_TSO6
                 | feature::NET_HOST_TSO4
                 | feature::NET_HOST_TSO6
                 | feature::INDIRECT_DESC
@@ -119,6 +122,8 @@ impl Net {
         }
     }
 }
+
+pub(crate) use arrived::takes_joined;
 
 impl Pair {
     /// A queue pair for its owner. `None`: there is none with this number, or somebody
@@ -286,12 +291,19 @@ impl Pair {
         parcel: &mut Parcel<'_>,
         arrived: Arrived,
     ) -> Result<(), NoBuffer> {
-        if parcel.len() < ETHERNET_LEN || parcel.len() > self.max_frame {
+        let most = match arrived.joined() {
+            None => self.max_frame,
+            Some(_) => MAX_SEGMENTED,
+        };
+        let mtu = self.max_frame.saturating_sub(ETHERNET_LEN + VLAN_LEN);
+        let features = self.share.features();
+        let header = arrived::header(&arrived, features, mtu, parcel.len());
+        let fits = (ETHERNET_LEN..=most).contains(&parcel.len());
+        let Some(mut header) = header.filter(|_| fits) else {
             self.count(|pair| pair.rx_dropped.add());
             return Ok(());
-        }
-        let several = self.share.accepted(feature::NET_MRG_RXBUF);
-        let vouched = arrived.vouched() && self.share.accepted(feature::NET_GUEST_CSUM);
+        };
+        let several = features & feature::NET_MRG_RXBUF != 0;
         let delivered = self.with_queue(net::QUEUE_RX, |queue, room| {
             let total = parcel.len().saturating_add(net::HEADER_LEN);
             let found = match room.find(queue, guest, total, several)? {
@@ -304,11 +316,6 @@ impl Pair {
                 Found::Nothing => Ok(None),
                 Found::TooSmall => Ok(Some(false)),
                 Found::Room => {
-                    let mut header = [0u8; net::HEADER_LEN];
-                    header[net::HEADER_FLAGS] = match vouched {
-                        true => net::FLAG_DATA_VALID,
-                        false => 0,
-                    };
                     // 5.1.6.4.1: without NET_MRG_RXBUF num_buffers is 1.
                     let [low, high] = (room.chains.len as u16).to_le_bytes();
                     header[net::HEADER_NUM_BUFFERS] = low;

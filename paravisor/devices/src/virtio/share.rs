@@ -159,11 +159,6 @@ impl Share {
         self.features.load(Relaxed)
     }
 
-    /// Whether a feature was agreed on.
-    pub(crate) fn accepted(&self, feature: u64) -> bool {
-        self.features() & feature != 0
-    }
-
     /// The queue that is rung by a write to this address, if there is one.
     pub(crate) fn doorbell(&self, gpa: u64) -> Option<u64> {
         let page = self.doorbells.load(Relaxed);

@@ -1,6 +1,7 @@
 //! The NIC against a scripted host, over rings and buffers that change after
 //! their first read.
 
+mod coalesce;
 mod gather;
 mod lanes;
 mod messages;

@@ -9,7 +9,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use memory::doubles::{DoubleFetch, PlainShared, VecGuest};
 use memory::{GuestMemory, PAGE_SIZE, Parcel, SharedMemory};
-use validate::frame::Arrived;
+use validate::frame::{Arrived, Headers};
 use vmbus::Channel;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -52,6 +52,8 @@ pub struct Peer {
     pub frames: Vec<Vec<u8>>,
     /// Whether the host vouched for each.
     pub vouched: Vec<bool>,
+    /// Of each frame the headers, if it was joined.
+    pub joined: Vec<Option<Headers>>,
     /// Where they are written to.
     guest: VecGuest,
     /// Takes them private and in a row, in place of pieces.
@@ -101,6 +103,7 @@ pub fn config() -> Config {
         promiscuous: false,
         enforce_unmeasured: true,
         trust_checksums: true,
+        coalescing: false,
         seed: 0x0123_4567_89AB_CDEF,
         sub_channels: 0,
     }
@@ -166,6 +169,7 @@ impl Peer {
             now: 1000,
             frames: Vec::new(),
             vouched: Vec::new(),
+            joined: Vec::new(),
             guest: VecGuest::new(0x11000),
             whole: false,
             room: usize::MAX,
@@ -210,6 +214,7 @@ impl Peer {
         let Peer {
             frames,
             vouched,
+            joined,
             room,
             guest,
             ..
@@ -225,6 +230,7 @@ impl Peer {
             guest.read(0, &mut frame).unwrap();
             frames.push(frame);
             vouched.push(arrived.vouched());
+            joined.push(arrived.joined().copied());
             Delivery::Taken
         };
         let polled = self.nic.poll_parcels(channel, self.now, self.whole, take);

@@ -2,41 +2,6 @@
 
 use super::*;
 
-/// The fragments of a coalesced packet, in the ways the rules speak of. Coalescing
-/// is not offered: each is refused by itself ("RND-28"), so none waits for another.
-#[test]
-fn rnd_29_rnd_30_rnd_31_rnd_32_rnd_33_rnd_34_fragments_are_refused() {
-    let fragment = |flags: u8, id: u16| {
-        let mut message = packet(&frame(1000, 7));
-        // The one element becomes a packet id: version 1, flags, id.
-        message[48..52].copy_from_slice(&rndis::ppi::PACKET_ID.to_le_bytes());
-        let [low, high] = id.to_le_bytes();
-        message[56..60].copy_from_slice(&[1, flags, low, high]);
-        message
-    };
-    const PART: u8 = rndis::packet_id::SUB_ALLOCATION;
-    // Middle without first; first and last of two ids; 600 of one packet.
-    let flood = (0..600).map(|_| (PART, 9));
-    let all = [(PART, 1), (PART | 2, 1), (PART | 4, 2)];
-    let mut peer = Peer::ready();
-    let mut sent = 0;
-    for (flags, id) in all.into_iter().chain(flood) {
-        let range = peer.slot(&fragment(flags, id));
-        sent += 1;
-        peer.transfer(sent, 0, &[range]);
-        peer.settle();
-        assert_eq!(statuses(&peer).last(), Some(&(sent, status::FAILURE)));
-    }
-    assert_eq!(u64::from(counted(&peer, Rule::RND_28)), sent);
-    assert!(peer.frames.is_empty() && peer.nic.is_ready());
-    // A packet id on a packet that is whole is legal, and nothing is left over.
-    let range = peer.slot(&fragment(0, 3));
-    peer.transfer(7777, 0, &[range]);
-    peer.settle();
-    assert_eq!(peer.frames, [frame(1000, 7)]);
-    assert_eq!(u64::from(counted(&peer, Rule::RND_28)), sent);
-}
-
 /// One proposal, of 6.1 and nothing below ("NVS-07", "NVS-09"), and no capability
 /// but those that let link speeds be told and tags travel beside frames ("NVS-10"). A refusal ends it.
 #[test]

@@ -1,10 +1,11 @@
 //! PACKET: a frame with per-packet information.
 
+use super::coalesce::{Flags, Part};
 use super::{from_start, slice};
 use crate::frame::Arrived;
 use crate::index::part;
 use crate::{Judged, Rule, Violation, read_prefix};
-use abi::rndis::{self, checksum, packet_id, ppi, vlan};
+use abi::rndis::{self, checksum, ppi, vlan};
 use core::mem::size_of;
 use zerocopy::little_endian::U32;
 
@@ -32,6 +33,8 @@ pub struct PacketContext {
     pub promiscuous: bool,
     /// 802.1Q information was agreed on.
     pub vlan: bool,
+    /// Receive coalescing was agreed on.
+    pub coalescing: bool,
     /// Out-of-band data is refused, not only counted (RND-10 is a rule to be
     /// counted before it is enforced on hosts that nobody has measured).
     pub refuse_oob: bool,
@@ -71,6 +74,7 @@ pub struct Packet<'a> {
     checksum: Checksum,
     vlan: Option<u16>,
     hash: Option<u32>,
+    fragment: Option<Flags>,
 }
 
 impl<'a> Packet<'a> {
@@ -105,16 +109,23 @@ impl<'a> Packet<'a> {
     pub fn vlan(&self) -> Option<u16> {
         self.vlan
     }
+    /// Which part of a coalesced packet this is; `None`: a frame.
+    pub fn part(&self) -> Option<Part> {
+        self.fragment.map(|flags| Part {
+            flags,
+            len: self.len,
+        })
+    }
     /// The host's hash of the flow: a hint, never an index (RND-27).
     pub fn hash(&self) -> Option<u32> {
         self.hash
     }
 }
 
-/// How many bytes of a message must be copied before it can be judged: its header,
-/// the information behind that and the head of its frame, as `head` (its first 44
-/// bytes) says. What follows are bytes that nobody judges. `None`: copy it whole.
-pub fn judged_part(head: &[u8; size_of::<rndis::Packet>()]) -> Option<usize> {
+/// How many bytes of a message must be copied before it can be judged, as `head` (its
+/// first 44 bytes) says: its header and the information behind that; and with the head
+/// of its frame. What follows are bytes that nobody judges. `None`: copy it whole.
+pub fn judged_part(head: &[u8; size_of::<rndis::Packet>()]) -> Option<(usize, usize)> {
     let header = read_prefix::<rndis::Packet>(head)?;
     let frame = from_start(header.data_offset.get());
     let behind = header
@@ -123,7 +134,32 @@ pub fn judged_part(head: &[u8; size_of::<rndis::Packet>()]) -> Option<usize> {
         .checked_add(header.ppi_length.get())?;
     let needed = frame.checked_add(FRAME_HEAD)?;
     let usual = from_start(behind) <= frame && needed <= LONGEST_PART;
-    usual.then_some(needed)
+    usual.then_some((frame, needed))
+}
+
+/// Whether a message, of which at least header and information are here, goes on with
+/// a coalesced packet that another began: then nothing of its data is judged, and so
+/// nothing need be private. This decides about how much is copied and no more.
+pub fn goes_on(message: &[u8]) -> bool {
+    let Some(header) = read_prefix::<rndis::Packet>(message) else {
+        return false;
+    };
+    let mut area = slice(message, header.ppi_offset.get(), header.ppi_length.get());
+    for _ in 0..MAX_ELEMENTS {
+        let Some(element) = area.and_then(read_prefix::<rndis::PerPacketInfo>) else {
+            return false;
+        };
+        let bytes = area.unwrap_or_default();
+        if element.kind.get() == ppi::PACKET_ID {
+            let at = element.value_offset.get() as usize;
+            let value = part(bytes, at, size_of::<U32>()).and_then(read_prefix::<U32>);
+            let [_, flags, ..] = value.map_or(0, |value| value.get()).to_le_bytes();
+            return Flags::of(flags, 0, 0).is_some_and(|fragment| !fragment.first);
+        }
+        // An element of no size ends the walk when the elements are used up.
+        area = bytes.get(element.size.get() as usize..);
+    }
+    false
 }
 
 /// Bytes of a frame that are judged, here or by a card's filters: addresses, EtherType
@@ -155,16 +191,21 @@ pub(super) fn judge<'a>(
     if data_length as usize > room {
         return Err(Violation::new(Rule::RND_07, 12, data_length));
     }
-    if data_length < MIN_FRAME {
-        return Err(Violation::new(Rule::RND_08, 12, data_length));
-    }
-    if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
-        return Err(Violation::new(Rule::RND_09, 12, data_length));
+    let size = if data_length < MIN_FRAME {
+        Err(Violation::new(Rule::RND_08, 12, data_length))
+    } else if data_length > context.mtu.saturating_add(FRAME_OVERHEAD) {
+        Err(Violation::new(Rule::RND_09, 12, data_length))
+    } else {
+        Ok(())
+    };
+    // A fragment is measured as a part of its packet.
+    if !context.coalescing {
+        size?;
     }
     let len = data_length as usize;
     let private = message.len().saturating_sub(start).min(len);
-    let judged = FRAME_HEAD.min(len);
-    let Some(frame) = part(message, start, private).filter(|_| private >= judged) else {
+    let judged = private >= FRAME_HEAD.min(len) || context.coalescing && goes_on(message);
+    let Some(frame) = part(message, start, private).filter(|_| judged) else {
         return Err(Violation::new(Rule::RND_07, 8, data_offset));
     };
     let oob = [
@@ -189,11 +230,30 @@ pub(super) fn judge<'a>(
         checksum: Checksum::default(),
         vlan: None,
         hash: None,
+        fragment: None,
     };
     if let Some(information) = information {
         let start = from_start(header.ppi_offset.get());
         let bent = walk(information, start, context, &mut packet)?;
         noted = noted.or(bent);
+    }
+    match packet.fragment {
+        None => size?,
+        // It has no addresses of its own.
+        Some(fragment) if !fragment.first => {
+            return Ok(Judged {
+                value: packet,
+                noted,
+            });
+        }
+        Some(_) if data_length < MIN_FRAME => size?,
+        Some(_) => {
+            destination(&packet, from_start(data_offset), context)?;
+            return Ok(Judged {
+                value: packet,
+                noted,
+            });
+        }
     }
     // A tag beside the frame is a part of it too.
     if packet.vlan.is_some() && data_length > context.mtu.saturating_add(MIN_FRAME) {
@@ -294,9 +354,11 @@ fn walk(
             ppi::PACKET_ID => {
                 // Version, flags and id in one word, in this order.
                 let (value, at) = element.value()?;
-                let [_, flags, _, _] = value.to_le_bytes();
-                if flags & packet_id::SUB_ALLOCATION != 0 {
-                    return Err(Violation::new(Rule::RND_28, at.saturating_add(1), flags));
+                let [_, flags, low, high] = value.to_le_bytes();
+                let at = at.saturating_add(1);
+                packet.fragment = Flags::of(flags, u16::from_le_bytes([low, high]), at);
+                if packet.fragment.is_some() && !context.coalescing {
+                    return Err(Violation::new(Rule::RND_28, at, flags));
                 }
             }
             // RND-22: the rest is skipped.

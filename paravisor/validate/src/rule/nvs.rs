@@ -68,7 +68,7 @@ rules! {
     }
     NVS_10 {
         reaction: Structural,
-        statement: "Neither SR-IOV nor receive coalescing is offered",
+        statement: "SR-IOV is not offered, and receive coalescing only where the guest's card can take it",
         danger: "Traffic moves to a device that the host owns, or packets are joined by rules that nobody checks",
         example: "What the capabilities message says, seen from the host",
         source: "Linux `netvsc_connect_vsp` omits SR-IOV when isolated",

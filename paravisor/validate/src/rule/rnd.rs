@@ -1,4 +1,4 @@
-//! RND: RNDIS. Receive coalescing and receive scaling are not asked for.
+//! RND: RNDIS.
 
 use super::rules;
 
@@ -172,8 +172,8 @@ rules! {
         source: "own reasoning",
     }
     RND_25 {
-        reaction: Structural,
-        statement: "The host's word that a checksum is right goes on only where policy trusts it, to a guest that has agreed to such words, and never beside a word that one is wrong",
+        reaction: Drop,
+        statement: "The host's word that a checksum is right goes on only where policy trusts it, to a guest that has agreed to such words, and never beside a word that one is wrong; a coalesced packet without such a word is dropped",
         danger: "The guest accepts segments that were damaged on the way",
         example: "A wrong TCP sum, declared right",
         source: "own reasoning; Linux `netvsc_alloc_recv_skb` believes the host",
@@ -194,49 +194,49 @@ rules! {
     }
     RND_28 {
         reaction: Drop,
-        statement: "No fragment of a coalesced packet, since coalescing was not agreed on",
+        statement: "No fragment of a coalesced packet unless coalescing was agreed on",
         danger: "Code that joins fragments is reached though nobody asked for it",
         example: "A fragment although coalescing is off",
         source: "own reasoning",
     }
     RND_29 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
+        reaction: Drop,
         statement: "Fragments come in order: a first, those between, a last",
         danger: "Old fragments are joined with new ones",
         example: "A middle fragment without a first",
         source: "Linux `rndis_filter_receive_data`",
     }
     RND_30 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
+        reaction: Drop,
         statement: "A coalesced packet has at most 562 fragments",
         danger: "The list of fragments overflows",
         example: "600 fragments",
         source: "Linux NVSP_RSC_MAX",
     }
     RND_31 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
-        statement: "A coalesced packet is no longer than 65535 bytes with its header",
+        reaction: Drop,
+        statement: "A coalesced packet is TCP with its headers in the first fragment, as long as these say, and no longer than 65535 bytes with its header",
         danger: "A frame of a megabyte is built and delivered",
         example: "562 fragments of 1700 bytes",
         source: "own reasoning",
     }
     RND_32 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
+        reaction: Drop,
         statement: "All fragments carry the id of one packet",
         danger: "Fragments of two packets are joined",
         example: "Fragments with ids 1 and 2",
         source: "own reasoning",
     }
     RND_33 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
-        statement: "What was collected is thrown away after any error and at a packet's end",
+        reaction: Drop,
+        statement: "What was collected is thrown away after any error and at a packet's end, and nothing is joined any more in a packet of which something was refused",
         danger: "Slots are read that were given back",
         example: "A bad range after a first fragment",
         source: "Linux 12bc8dfb83b5",
     }
     RND_34 {
-        not_applicable { refused_by: RND_28, why: "Receive coalescing is not offered (NVS-10), and a packet with its element is refused" },
-        statement: "Fragments are private copies",
+        reaction: Drop,
+        statement: "Each byte of a fragment is read once, and what is judged of it is a private copy: its information lies in front of its data",
         danger: "A fragment changes before it is joined",
         example: "The first fragment is edited while the second is parsed",
         source: "own reasoning",

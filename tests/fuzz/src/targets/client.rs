@@ -301,6 +301,7 @@ impl World {
             enforce_unmeasured: true,
             seed: 7,
             sub_channels: u16::from(two),
+            coalescing: false,
         };
         // The pages are watched by one thread, and so is the way to them.
         #[allow(clippy::arc_with_non_send_sync)]

@@ -88,6 +88,7 @@ impl World {
             enforce_unmeasured: shape & 8 == 0,
             trust_checksums: shape & 8 != 0,
             seed: if shape & 16 == 0 { 7 } else { u64::MAX },
+            coalescing: false,
             sub_channels: if shape & 0xC0 == 0x40 { 1 } else { 0 },
         };
         let (nic, channel) = start(&arena, config, 1000);

@@ -52,6 +52,7 @@ pub fn body(data: &[u8]) -> u64 {
             mac: MAC,
             promiscuous: flags & 32 != 0,
             vlan: flags & 64 != 0,
+            coalescing: flags & 128 != 0,
             refuse_oob: flags & 128 != 0,
         },
         awaited: (kind != 0xff).then_some(awaited),

@@ -72,6 +72,8 @@ pub(super) struct Channel {
     pub receive: Option<ReceiveBuffer>,
     send: Option<Arc<PageList>>,
     pub rndis: Rndis,
+    /// Number of the last coalesced packet.
+    pub packets_joined: u16,
 }
 
 impl Channel {
@@ -94,6 +96,7 @@ impl Channel {
             receive: None,
             send: None,
             rndis: Rndis::default(),
+            packets_joined: 0,
         })
     }
 
@@ -159,6 +162,11 @@ impl Channel {
             self.table_due = true;
         }
         true
+    }
+
+    /// Whether receive coalescing is there for the guest.
+    pub fn coalesces(&self) -> bool {
+        self.config.coalesce && self.capabilities & capability::RSC != 0
     }
 
     /// Frames that wait for room on a sub-channel.

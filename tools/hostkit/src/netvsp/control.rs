@@ -148,9 +148,9 @@ impl Channel {
             oid::LINK_SPEED => word(self.config.link_speed),
             oid::MEDIA_CONNECT_STATUS => word(u32::from(!env.backend.link_up())),
             oid::CURRENT_PACKET_FILTER => word(self.rndis.filter),
-            oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES | oid::TCP_OFFLOAD_CURRENT_CONFIG => {
-                Some(offload::capabilities(input, self.config.large_send))
-            }
+            oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES | oid::TCP_OFFLOAD_CURRENT_CONFIG => Some(
+                offload::capabilities(input, self.config.large_send, self.coalesces()),
+            ),
             oid::RECEIVE_SCALE_CAPABILITIES if self.config.max_sub_channels > 0 => {
                 let capabilities = RssCapabilities {
                     header: ObjectHeader::new(
@@ -201,7 +201,8 @@ impl Channel {
             (oid::CURRENT_PACKET_FILTER, _) => status::INVALID_DATA,
             (oid::TCP_OFFLOAD_PARAMETERS, parameters) => {
                 let offered = self.config.large_send != 0;
-                offloads_set = self.rndis.enabled.set(parameters, offered);
+                let coalesces = self.coalesces();
+                offloads_set = self.rndis.enabled.set(parameters, offered, coalesces);
                 if offloads_set {
                     status::SUCCESS
                 } else {
@@ -225,7 +226,7 @@ impl Channel {
             status,
         ));
         if offloads_set {
-            let now = offload::capabilities(&[], self.config.large_send);
+            let now = offload::capabilities(&[], self.config.large_send, self.coalesces());
             self.indicate(status::TASK_OFFLOAD_CURRENT_CONFIG, &now);
         }
         Ok(())

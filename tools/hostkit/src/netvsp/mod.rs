@@ -4,6 +4,7 @@
 //! A guest that breaks the protocol stops its channel: [`Nic::error`] says why,
 //! and nothing is read or written any more until the channel is opened anew.
 mod channel;
+mod coalesce;
 mod control;
 mod offload;
 mod port;
@@ -43,6 +44,8 @@ pub struct NicConfig {
     /// offloads are offered. The guest cannot know it, so the default is a number
     /// below the 64 KiB that guests use if they may.
     pub large_send: u32,
+    /// Segments of TCP are joined for a guest that asks for it.
+    pub coalesce: bool,
     /// Link speed in 100 bit/s.
     pub link_speed: u32,
     /// Instance id of the offer.
@@ -61,6 +64,7 @@ impl Default for NicConfig {
             max_ranges: 64,
             whole_slot: false,
             large_send: 62780,
+            coalesce: true,
             link_speed: 100_000_000,
             instance: Guid::new(0x5563_1bd9, 0x0b4e, 0x4d7d, 0x9a3e_21f0_c4a8_6e10),
             mac: None,
@@ -136,6 +140,12 @@ pub struct NicCounters {
     pub segments: u64,
     /// Frames of the guest whose checksum was filled in here.
     pub checksums: u64,
+    /// Frames that the guest got joined to one, and how many of these there were.
+    pub joined: u64,
+    /// See `joined`.
+    pub coalesced: u64,
+    /// Bytes of headers that these have no more.
+    pub bytes_saved: u64,
     /// Frames for the guest that were dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Guest errors by name.

@@ -12,7 +12,7 @@ use abi::rndis::{
 use alloc::vec::Vec;
 use zerocopy::{FromBytes, IntoBytes};
 
-const ETHERNET: usize = 14;
+pub(super) const ETHERNET: usize = 14;
 
 /// What the guest has switched on, IPv4 and IPv6.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,13 +20,15 @@ pub(super) struct Enabled {
     pub tcp: [bool; 2],
     pub udp: [bool; 2],
     pub large_send: [bool; 2],
+    /// Segments are joined.
+    pub coalesce: [bool; 2],
     /// Verdicts on received TCP and UDP.
     pub verdict: [[bool; 2]; 2],
 }
 
 /// Capabilities in the revision which the guest names in its input, else the newest.
-/// `large_send` is the largest large send; 0: no offloads at all.
-pub(super) fn capabilities(input: &[u8], large_send: u32) -> Vec<u8> {
+/// `large_send` is the largest large send; 0: none of the work on frames of the guest.
+pub(super) fn capabilities(input: &[u8], large_send: u32, coalesce: bool) -> Vec<u8> {
     let newest = revision::OFFLOAD.len();
     let wanted = input
         .get(1)
@@ -60,12 +62,13 @@ pub(super) fn capabilities(input: &[u8], large_send: u32) -> Vec<u8> {
             ipv6_options: (ability::IP_OPTIONS | ability::TCP_OPTIONS).into(),
         };
     }
+    (value.rsc_ipv4, value.rsc_ipv6) = (coalesce.into(), coalesce.into());
     value.as_bytes().get(..size).unwrap_or_default().to_vec()
 }
 
 impl Enabled {
     /// Takes OFFLOAD_PARAMETERS. Nothing but what was offered can be switched on.
-    pub fn set(&mut self, input: &[u8], offered: bool) -> bool {
+    pub fn set(&mut self, input: &[u8], offered: bool, coalesce: bool) -> bool {
         let [least, ..] = revision::OFFLOAD_PARAMETERS;
         let Some(header) = input.first_chunk::<4>() else {
             return false;
@@ -81,11 +84,13 @@ impl Enabled {
         let Ok(parameters) = OffloadParameters::read_from_bytes(&whole) else {
             return false;
         };
-        let apply = |flag: &mut bool, value: u8, on: &[u8]| {
+        let change = |flag: &mut bool, value: u8, on: bool| {
             if value != offload_parameter::NO_CHANGE {
-                *flag = offered && on.contains(&value);
+                *flag = on;
             }
         };
+        let apply =
+            |flag: &mut bool, value, on: &[u8]| change(flag, value, offered && on.contains(&value));
         let transmit = [offload_parameter::TX_OR_ON, offload_parameter::TX_RX];
         let on = [offload_parameter::TX_OR_ON];
         apply(&mut self.tcp[0], parameters.tcp_ipv4_checksum, &transmit);
@@ -100,6 +105,10 @@ impl Enabled {
         apply(&mut udp[1], parameters.udp_ipv6_checksum, &receive);
         apply(&mut self.large_send[0], parameters.lso_v2_ipv4, &on);
         apply(&mut self.large_send[1], parameters.lso_v2_ipv6, &on);
+        let parts = [parameters.rsc_ipv4, parameters.rsc_ipv6];
+        for (flag, value) in self.coalesce.iter_mut().zip(parts) {
+            change(flag, value, coalesce && on.contains(&value));
+        }
         true
     }
 }
@@ -116,12 +125,12 @@ fn error(name: &'static str) -> NicError {
     NicError::Protocol(name)
 }
 
-fn word(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
     let word = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>());
     u16::from_be_bytes(word.copied().unwrap_or_default())
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(to) = bytes.get_mut(at..at + value.len()) {
         to.copy_from_slice(value);
     }
@@ -146,17 +155,18 @@ fn fold(mut total: u64) -> u16 {
 }
 
 /// Where the headers of a frame lie.
-struct Headers {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Headers {
     /// 0: IPv4, 1: IPv6.
-    version: usize,
-    protocol: u8,
-    transport: usize,
+    pub version: usize,
+    pub protocol: u8,
+    pub transport: usize,
     /// Behind TCP's header with its options, or UDP's.
-    payload: usize,
+    pub payload: usize,
 }
 
 impl Headers {
-    fn of(frame: &[u8]) -> Option<Headers> {
+    pub fn of(frame: &[u8]) -> Option<Headers> {
         let (version, protocol, transport) = match word(frame, 12) {
             0x0800 => {
                 let length = usize::from(frame.get(ETHERNET)? & 0xf) * 4;
@@ -402,6 +412,12 @@ pub(super) fn notes(mut rest: &[u8]) -> Result<Notes, NicError> {
     Ok(notes)
 }
 
+/// A large send of so many bytes, cut into finished segments.
+#[cfg(test)]
+pub(super) fn finished_segments(payload: usize, size: u32) -> Vec<Vec<u8>> {
+    tests::cut(payload, size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,6 +426,7 @@ mod tests {
         tcp: [true; 2],
         udp: [true; 2],
         large_send: [true; 2],
+        coalesce: [false; 2],
         verdict: [[true; 2]; 2],
     };
     const LIMITS: Limits = Limits {
@@ -439,6 +456,16 @@ mod tests {
             out.push(frame.to_vec())
         })
         .map(|()| out)
+    }
+
+    pub fn cut(payload: usize, size: u32) -> Vec<Vec<u8>> {
+        let mut large = frame(payload);
+        large[47] = 0x18;
+        let notes = Notes {
+            large_send: Some(size | 34 << 20 | 1 << 30),
+            ..Notes::default()
+        };
+        run(&large, notes, &ON).unwrap()
     }
 
     fn right(frame: &[u8]) -> bool {
@@ -521,19 +548,21 @@ mod tests {
         let mut parameters = OffloadParameters {
             tcp_ipv4_checksum: 4,
             lso_v2_ipv6: 2,
+            rsc_ipv4: 2,
+            rsc_ipv6: 1,
             ..Default::default()
         };
         parameters.header.object_type = object::DEFAULT;
         parameters.header.size = 28.into();
         let mut enabled = Enabled::default();
-        assert!(enabled.set(parameters.as_bytes(), false));
+        assert!(enabled.set(parameters.as_bytes(), false, false));
         assert_eq!(enabled, Enabled::default());
-        assert!(enabled.set(parameters.as_bytes(), true));
+        assert!(enabled.set(parameters.as_bytes(), true, true));
         assert_eq!(
-            (enabled.tcp, enabled.large_send),
-            ([true, false], [false, true])
+            (enabled.tcp, enabled.large_send, enabled.coalesce),
+            ([true, false], [false, true], [true, false])
         );
         parameters.header.size = 29.into();
-        assert!(!enabled.set(parameters.as_bytes(), true));
+        assert!(!enabled.set(parameters.as_bytes(), true, true));
     }
 }

@@ -4,6 +4,7 @@ use crate::mem::VmMemory;
 use crate::ring::{InRing, OutRing};
 use crate::vmbus::RingRequest;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 /// One of the NIC's VMBus channels: its rings and what waits for them.
 #[derive(Debug)]
@@ -17,8 +18,8 @@ pub(super) struct Port {
     pub backlog: bool,
     /// Packets that wait for ring space.
     pub out_queue: VecDeque<Bytes>,
-    /// RNDIS messages with frames that were steered here.
-    pub frames: VecDeque<Bytes>,
+    /// Frames that were steered here, each with its RNDIS messages.
+    pub frames: VecDeque<Vec<Bytes>>,
     pub signal: bool,
 }
 

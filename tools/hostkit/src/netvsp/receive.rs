@@ -1,11 +1,12 @@
 //! Host to guest: slots of the receive buffer, frames and control messages in them.
 use super::channel::Channel;
+use super::coalesce::{self, Joined};
 use super::{Bytes, Env, NicError, offload};
 use crate::fault::Layer;
 use crate::pages::PageList;
 use crate::ring::packet;
 use abi::nvsp::{NO_SECTION, RECEIVE_BUFFER_ID, SendRndisPacket, channel_type, message};
-use abi::rndis::{self, Packet, PerPacketInfo, ppi};
+use abi::rndis::{self, Packet, PerPacketInfo, packet_id, ppi};
 use abi::vmbus::{PacketType, TransferPageHeader, TransferPageRange};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -16,6 +17,8 @@ use zerocopy::IntoBytes;
 const SLOT_OVERHEAD: u32 = 292;
 /// Where a frame starts in its slot (OpenVMM: RNDIS data offset 248).
 pub const DATA_AT: usize = 256;
+/// Bytes of an element of information with a word.
+const ELEMENT: u32 = ppi::HEADER_SIZE as u32 + 4;
 /// Slots that only control messages may use.
 const CONTROL_SLOTS: usize = 8;
 /// Frames that wait for a sub-channel at most.
@@ -194,48 +197,66 @@ impl Channel {
         if !self.rndis.initialized {
             return Ok(());
         }
-        let mut frame = Vec::new();
         while self.port.out_queue.is_empty() && self.control_queue.is_empty() {
             let room = match &self.receive {
                 Some(r) if r.has_room() => r.free.len() - CONTROL_SLOTS,
                 _ => return Ok(()),
             };
             let most = room.min(self.config.max_ranges.clamp(1, rndis_ranges()));
-            let mut messages = Vec::new();
-            while messages.len() < most {
+            let mut joined: Vec<Joined> = Vec::new();
+            let (mut count, mut frame) = (0, Vec::new());
+            while count < most {
                 frame.clear();
                 if !env.backend.receive(&mut frame) {
                     break;
                 }
-                let Some(m) = self.frame_message(env, &frame) else {
+                if !self.wanted(env, &frame) {
                     continue;
-                };
-                if let Some(elsewhere) = self.steer(env, &frame, m) {
-                    messages.push(elsewhere);
+                }
+                count += 1;
+                let enabled = &self.rndis.enabled;
+                if !joined
+                    .last_mut()
+                    .is_some_and(|last| last.take(&frame, enabled))
+                {
+                    joined.push(Joined::new(&frame, enabled));
                 }
             }
-            if messages.is_empty() {
+            if count == 0 {
                 return Ok(());
             }
-            self.send_frames(env, &messages)?;
+            let mut frames = Vec::new();
+            for joined in joined {
+                let messages = self.messages(env, &joined.parts);
+                env.counters.bytes_saved += joined.saved as u64;
+                let first = joined.parts.first().map_or(&[][..], Vec::as_slice);
+                frames.extend(self.steer(env, first, messages));
+            }
+            self.send_frames(env, &frames)?;
         }
         Ok(())
     }
 
-    fn send_frames(&mut self, env: &mut Env<'_>, messages: &[Bytes]) -> Result<(), NicError> {
-        let count = messages.len() as u64;
+    fn send_frames(&mut self, env: &mut Env<'_>, frames: &[Vec<Bytes>]) -> Result<(), NicError> {
+        let count = frames.len() as u64;
         *env.counters.channel_rx.entry(self.port.index).or_default() += count;
-        self.send_slots(env, channel_type::DATA, messages, false)?;
+        let messages: Vec<Bytes> = frames.iter().flatten().cloned().collect();
+        self.send_slots(env, channel_type::DATA, &messages, false)?;
         self.port.flush(env)
     }
 
-    /// Hands a message to the sub-channel that its frame belongs to, or back.
-    fn steer(&mut self, env: &mut Env<'_>, frame: &[u8], message: Bytes) -> Option<Bytes> {
+    /// Hands a frame's messages to the sub-channel that it belongs to, or back.
+    fn steer(
+        &mut self,
+        env: &mut Env<'_>,
+        frame: &[u8],
+        messages: Vec<Bytes>,
+    ) -> Option<Vec<Bytes>> {
         let Some(port) = self.subs.get_mut(&self.steering.channel(frame)) else {
-            return Some(message);
+            return Some(messages);
         };
         if port.frames.len() < MAX_STEERED {
-            port.frames.push_back(message);
+            port.frames.push_back(messages);
         } else {
             *env.counters.dropped.entry("queue-full").or_default() += 1;
         }
@@ -250,34 +271,66 @@ impl Channel {
                 _ => return Ok(()),
             };
             let most = room.min(self.config.max_ranges.clamp(1, rndis_ranges()));
-            let count = most.min(self.port.frames.len());
-            let messages: Vec<Bytes> = self.port.frames.drain(..count).collect();
-            self.send_frames(env, &messages)?;
+            let mut left = most;
+            let fits = |frame: &&Vec<Bytes>| {
+                let rest = left.checked_sub(frame.len());
+                left = rest.unwrap_or(0);
+                rest.is_some()
+            };
+            let count = self.port.frames.iter().take_while(fits).count();
+            if count == 0 {
+                return Ok(());
+            }
+            let frames: Vec<Vec<Bytes>> = self.port.frames.drain(..count).collect();
+            self.send_frames(env, &frames)?;
         }
         Ok(())
     }
 
-    /// RNDIS PACKET around a frame, with what is said about its checksums.
-    fn frame_message(&mut self, env: &mut Env<'_>, frame: &[u8]) -> Option<Bytes> {
+    /// Whether a frame of the network is for the guest.
+    fn wanted(&mut self, env: &mut Env<'_>, frame: &[u8]) -> bool {
         let mut dropped = |why| *env.counters.dropped.entry(why).or_default() += 1;
         if self.rndis.filter == 0 {
             dropped("filter");
-            return None;
+            return false;
         }
         if frame.len() < 14 || frame.len() > self.mtu as usize {
             dropped("size");
-            return None;
+            return false;
         }
         env.counters.frames_rx += 1;
         env.counters.bytes_rx += frame.len() as u64;
+        true
+    }
+
+    /// The messages of a frame, or of segments that were joined.
+    fn messages(&mut self, env: &mut Env<'_>, parts: &[Bytes]) -> Vec<Bytes> {
+        if let [frame] = parts {
+            let sums = offload::verdict(frame, &self.rndis.enabled);
+            return alloc::vec![self.message(frame, &[(ppi::CHECKSUM, sums)])];
+        }
+        env.counters.joined += parts.len() as u64;
+        env.counters.coalesced += 1;
+        let first = parts.first().map_or(&[][..], Vec::as_slice);
+        let sums = (ppi::CHECKSUM, coalesce::sums(first));
+        self.packets_joined = self.packets_joined.wrapping_add(1);
+        let [low, high] = self.packets_joined.to_le_bytes();
+        let last = parts.len() - 1;
+        let message = |(n, part): (usize, &Bytes)| {
+            let first = if n == 0 { packet_id::FIRST } else { 0 };
+            let end = if n == last { packet_id::LAST } else { 0 };
+            let flags = packet_id::SUB_ALLOCATION | first | end;
+            let id = u32::from_le_bytes([packet_id::VERSION, flags, low, high]);
+            self.message(part, &[sums, (ppi::PACKET_ID, id)])
+        };
+        parts.iter().enumerate().map(message).collect()
+    }
+
+    /// RNDIS PACKET around a frame or a part of one, with what is said about it.
+    fn message(&self, frame: &[u8], elements: &[(u32, u32)]) -> Bytes {
         let used = (DATA_AT + frame.len()) as u32;
         let slot = self.receive.as_ref().map_or(used, ReceiveBuffer::slot_size);
         let length = if self.config.whole_slot { slot } else { used };
-        let element = PerPacketInfo {
-            size: (ppi::HEADER_SIZE as u32 + 4).into(),
-            kind: ppi::CHECKSUM.into(),
-            value_offset: (ppi::HEADER_SIZE as u32).into(),
-        };
         let head = Packet {
             header: rndis::Header {
                 message_type: rndis::message::PACKET.into(),
@@ -286,18 +339,24 @@ impl Channel {
             data_offset: ((DATA_AT - rndis::OFFSET_BASE) as u32).into(),
             data_length: (frame.len() as u32).into(),
             ppi_offset: ((size_of::<Packet>() - rndis::OFFSET_BASE) as u32).into(),
-            ppi_length: (ppi::HEADER_SIZE as u32 + 4).into(),
+            ppi_length: (elements.len() as u32 * ELEMENT).into(),
             ..Default::default()
         };
         let mut m = Vec::with_capacity(length as usize);
         m.extend_from_slice(head.as_bytes());
-        m.extend_from_slice(element.as_bytes());
-        let verdict = offload::verdict(frame, &self.rndis.enabled);
-        m.extend_from_slice(&verdict.to_le_bytes());
+        for (kind, value) in elements {
+            let element = PerPacketInfo {
+                size: ELEMENT.into(),
+                kind: (*kind).into(),
+                value_offset: (ppi::HEADER_SIZE as u32).into(),
+            };
+            m.extend_from_slice(element.as_bytes());
+            m.extend_from_slice(&value.to_le_bytes());
+        }
         m.resize(DATA_AT, 0);
         m.extend_from_slice(frame);
         m.resize(length as usize, 0);
-        Some(m)
+        m
     }
 }
 

@@ -15,7 +15,8 @@ use validate::nvsp::{
     Awaited, Carrier, Completion, InBandContext, ReceiveGeometry, ReceivePhase, Slots,
 };
 use validate::packet::{Kind, Packet, Ranges};
-use validate::rndis::{AwaitedResponse, Context, Message, PacketContext, Request, Response, Value};
+use validate::rndis::{self, AwaitedResponse, Context, Gathered, Message, PacketContext};
+use validate::rndis::{Request, Response, Value, coalesce};
 use validate::{Layer, Reaction, Rule, Violation};
 
 /// Where and when something was said.
@@ -38,6 +39,7 @@ pub struct Shared {
     phase: ReceivePhase,
     geometry: Option<ReceiveGeometry>,
     mtu: u32,
+    coalescing: bool,
     mac: Option<[u8; 6]>,
     filter: u32,
     ready: bool,
@@ -67,6 +69,10 @@ pub struct Nic {
     geometry: Option<ReceiveGeometry>,
     awaited: Option<AwaitedResponse>,
     configured_mtu: u32,
+    /// It said that it knows receive coalescing.
+    coalescing: bool,
+    /// Fragments of a coalesced packet, and their bytes.
+    parts: (Gathered, Vec<u8>),
     mtu: u32,
     /// Address that an earlier start has fixed.
     pub fixed_mac: Option<[u8; 6]>,
@@ -99,6 +105,8 @@ impl Nic {
             geometry: None,
             awaited: None,
             configured_mtu: 1500,
+            coalescing: false,
+            parts: Default::default(),
             mtu: 1500,
             fixed_mac,
             mac: None,
@@ -120,6 +128,7 @@ impl Nic {
             phase: self.phase,
             geometry: self.geometry,
             mtu: self.mtu,
+            coalescing: self.coalescing,
             mac: self.mac,
             filter: self.filter,
             ready: self.ready,
@@ -136,6 +145,7 @@ impl Nic {
         self.phase = shared.phase;
         self.geometry = shared.geometry;
         self.mtu = shared.mtu;
+        self.coalescing = shared.coalescing;
         self.mac = shared.mac;
         self.filter = shared.filter;
         self.ready = shared.ready;
@@ -156,6 +166,8 @@ impl Nic {
             nv::SEND_NDIS_CONFIG => {
                 self.configured_mtu = word(start + 4).saturating_sub(14);
                 self.mtu = self.configured_mtu;
+                let capabilities = u64::from(word(start + 12));
+                self.coalescing = capabilities & abi::nvsp::capability::RSC != 0;
             }
             nv::SEND_RECEIVE_BUFFER => {
                 self.receive = pages(word(start + 4)).map(Rc::new);
@@ -425,21 +437,23 @@ impl Nic {
             }
             good.push(range);
         }
-        for range in good {
+        self.parts.0 = Gathered::new();
+        for (n, range) in good.iter().enumerate() {
+            let more = n + 1 < good.len();
             let bytes = self
                 .receive
                 .as_ref()
                 .and_then(|pages| pages.read(memory, range.offset(), range.len()));
             let Some(bytes) = bytes else { continue };
             judge.audit.count(Layer::Rndis);
-            self.rndis(&bytes, carrier, judge);
+            self.rndis(&bytes, carrier, more, judge);
             if !judge.alive {
                 return;
             }
         }
     }
 
-    fn rndis(&mut self, bytes: &[u8], carrier: Carrier, judge: &mut Judge<'_>) {
+    fn rndis(&mut self, bytes: &[u8], carrier: Carrier, more: bool, judge: &mut Judge<'_>) {
         let context = Context {
             primary: self.primary,
             ready: self.ready,
@@ -448,6 +462,7 @@ impl Nic {
                 mac: self.mac.unwrap_or_default(),
                 promiscuous: self.filter & filter::PROMISCUOUS != 0,
                 vlan: false,
+                coalescing: self.coalescing,
                 refuse_oob: self.enforce,
             },
             awaited: self.awaited,
@@ -473,18 +488,44 @@ impl Nic {
         };
         judge.accept(Layer::Rndis, &what, bytes, judged.noted);
         match judged.value {
-            Message::Packet(packet) => {
-                if judge.audit.keep_frames {
-                    judge.audit.frames.push(Frame {
-                        time: judge.stamp.time,
-                        way: Way::In,
-                        bytes: packet.frame().to_vec(),
-                    });
-                }
-            }
+            Message::Packet(packet) => match self.joined(&packet, more) {
+                Ok(Some(bytes)) if judge.audit.keep_frames => judge.audit.frames.push(Frame {
+                    time: judge.stamp.time,
+                    way: Way::In,
+                    bytes,
+                }),
+                Ok(_) => {}
+                Err(violation) => judge.refuse(Layer::Rndis, &what, bytes, violation),
+            },
             Message::Response(response) => self.answered(response),
             Message::Indication(_) | Message::Keepalive { .. } => {}
         }
+    }
+
+    /// A frame that is whole, or with its last fragment.
+    fn joined(
+        &mut self,
+        packet: &rndis::Packet<'_>,
+        more: bool,
+    ) -> Result<Option<Vec<u8>>, Violation> {
+        let (gathered, bytes) = &mut self.parts;
+        let Some(part) = packet.part() else {
+            return match gathered.interrupted() {
+                Some(violation) => Err(violation),
+                None => Ok(Some(packet.frame().to_vec())),
+            };
+        };
+        if part.is_first() {
+            bytes.clear();
+        }
+        let last = gathered.add(&part, more)?;
+        bytes.extend_from_slice(packet.frame());
+        if !last {
+            return Ok(None);
+        }
+        *gathered = Gathered::new();
+        coalesce::headers(bytes, bytes.len(), true)?;
+        Ok(Some(core::mem::take(bytes)))
     }
 
     fn answered(&mut self, response: Response) {

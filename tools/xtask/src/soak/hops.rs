@@ -103,6 +103,8 @@ impl<'a> Reader<'a> {
 pub fn in_host(host: &mut Reader<'_>) -> Vec<Hop> {
     let cut = host.get("offload.large-send");
     let whole = host.get("frame_message.").saturating_sub(cut);
+    // Segments that were joined go on as one frame.
+    let alone = (host.get("frame.rx")).saturating_sub(host.get("offload.joined"));
     vec![
         Hop {
             way: DOWN,
@@ -114,8 +116,8 @@ pub fn in_host(host: &mut Reader<'_>) -> Vec<Hop> {
         },
         Hop {
             way: DOWN,
-            name: "host → rings",
-            given: host.get("frame.rx"),
+            name: "host, joined → rings",
+            given: alone + host.get("offload.coalesced"),
             taken: host.get("frame_given."),
             lost: host.reasons(&["frame_dropped.queue-full", "frame_dropped.channel-closed"]),
             waiting: host.get("frame_waiting."),

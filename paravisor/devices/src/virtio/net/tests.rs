@@ -7,7 +7,7 @@ use crate::test_support::{
 };
 use crate::{Machine, NoBuffer};
 use abi::virtio::{feature, net, pci::common, queue, status};
-use validate::frame::{Arrived, TaskKind};
+use validate::frame::{Arrived, Headers, MAX_SEGMENTED, TaskKind};
 
 const BASE: u64 = 0x10_0000;
 
@@ -32,6 +32,8 @@ fn v_5_1_4_configuration() {
         | feature::NET_STATUS
         | feature::NET_CSUM
         | feature::NET_GUEST_CSUM
+        | feature::NET_GUEST_TSO4
+        | feature::NET_GUEST_TSO6
         | feature::NET_MRG_RXBUF
         | feature::NET_HOST_TSO4
         | feature::NET_HOST_TSO6
@@ -262,6 +264,64 @@ fn v_5_1_6_3_a_frame_may_take_several_buffers() {
         assert_eq!(ram.get::<4>(used + 4 + 8 * 3), 3);
         assert_eq!(machine.deliver_rx(&ram, &frame(28, 1)), Err(NoBuffer));
     }
+}
+
+#[test]
+fn v_5_1_6_4_frames_that_were_joined() {
+    let all = feature::NET_GUEST_CSUM
+        | feature::NET_MRG_RXBUF
+        | feature::NET_GUEST_TSO4
+        | feature::NET_GUEST_TSO6;
+    for (payload, gso, size, buffers) in [
+        (60_000, net::GSO_TCPV4, 1460, 30),
+        (1460, net::GSO_NONE, 0, 1),
+    ] {
+        // Without any one of what it needs it is dropped.
+        for missing in [
+            0,
+            feature::NET_GUEST_TSO6,
+            feature::NET_GUEST_TSO4,
+            feature::NET_GUEST_CSUM,
+            feature::NET_MRG_RXBUF,
+        ] {
+            let wanted = all & !missing;
+            let (mut machine, ram, mut driver) = set_up(wanted);
+            driver.fill_rx(&mut machine, &ram);
+            let sent = tcp(payload);
+            let headers = Headers::of(&sent).unwrap();
+            let takes = missing == 0 || missing == feature::NET_GUEST_TSO6;
+            let v6 = missing == 0 || missing == feature::NET_GUEST_TSO4;
+            assert_eq!(machine.takes_joined(), [takes, v6]);
+            let mut parcel = memory::Parcel::private(&sent);
+            let arrived = Arrived::of_joined(headers);
+            assert_eq!(machine.deliver(&ram, &mut parcel, arrived), Ok(()));
+            machine.publish(&ram);
+            let counters = machine.counters();
+            assert_eq!(counters.rx_dropped, u64::from(!takes));
+            if !takes {
+                continue;
+            }
+            assert_eq!(counters.rx_frames, 1);
+            let mut expected = header(net::FLAG_NEEDS_CSUM, gso, size, 34, 16);
+            expected[2..4].copy_from_slice(&54u16.to_le_bytes());
+            expected[10..12].copy_from_slice(&u16::to_le_bytes(buffers));
+            let (head, frame) = driver.receive_all(&ram).unwrap();
+            assert_eq!(head[..], expected);
+            assert!(frame == sent);
+        }
+    }
+    let (mut machine, ram, mut driver) = set_up(all);
+    driver.fill_rx(&mut machine, &ram);
+    // Longer than anything that can be, for a guest that takes much.
+    let sent = tcp(MAX_SEGMENTED);
+    let arrived = Arrived::of_joined(Headers::of(&sent).unwrap());
+    let mut parcel = memory::Parcel::private(&sent);
+    assert_eq!(machine.deliver(&ram, &mut parcel, arrived), Ok(()));
+    assert_eq!(machine.counters().rx_dropped, 1);
+    // A driver that starts anew has agreed to nothing.
+    assert_eq!(machine.takes_joined(), [true; 2]);
+    driver.write(&mut machine, common::DEVICE_STATUS, 1, 0);
+    assert_eq!(machine.takes_joined(), [false; 2]);
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn sys_16_work_of_a_poll_is_bounded() {
     });
     peer.nic.start(peer.now);
     peer.settle();
-    let ranges = alloc::vec![(8, 0); limits::MAX_RANGES as usize];
+    let ranges = alloc::vec![(8, 0); nvsp::MAX_RANGES as usize];
     for id in 1..=3 {
         peer.transfer(id, 0, &ranges);
     }
@@ -241,7 +241,7 @@ fn sys_16_work_of_a_poll_is_bounded() {
             break;
         }
     }
-    let all = 3 * u64::from(limits::MAX_RANGES);
+    let all = 3 * u64::from(nvsp::MAX_RANGES);
     assert_eq!(polls, all.div_ceil(limits::RANGES_PER_POLL as u64));
     assert!(peer.nic.counters().rx_refused - before >= all);
 }

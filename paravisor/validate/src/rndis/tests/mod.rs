@@ -25,6 +25,7 @@ fn context() -> Context {
             mac: MAC,
             promiscuous: false,
             vlan: false,
+            coalescing: false,
             refuse_oob: true,
         },
         awaited: None,

@@ -301,8 +301,8 @@ fn rnd_07_a_beginning_is_judged_like_the_whole() {
                         bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
                     }
                     let head = bytes.first_chunk().unwrap();
-                    let part =
-                        crate::rndis::packet::judged_part(head).map_or(bytes.len(), |part| part);
+                    let part = crate::rndis::packet::judged_part(head)
+                        .map_or(bytes.len(), |(_, part)| part);
                     let part = part.min(bytes.len());
                     assert!(part <= 512 || part == bytes.len());
                     let whole = message(&bytes, Carrier::Data, &context);
