@@ -67,7 +67,7 @@ impl Joined {
             && alike(first, frame, &headers)
             && sequence(frame, &headers) == flow.next
             && payload.len() <= flow.size
-            && self.len + payload.len() <= LONGEST;
+            && self.len - ETHERNET + payload.len() <= LONGEST;
         if !fits {
             return false;
         }
