@@ -19,7 +19,7 @@
 //! | 0x8000 | page tables of VMPL0 |
 //! | 0x2_0000 | loader stage |
 //! | 0x4_0000 | paravisor |
-//! | 0x20_0000 | private RAM: heap, then the boot stack; validated by the stage |
+//! | 0x10_0000 | private RAM: heap, then the boot stack; validated by the stage |
 //! | 0x80_0000 | pool of pages that become shared at run time |
 //!
 //! Behind the region lie the areas of the processors from the second on, as many as
@@ -135,11 +135,11 @@ pub const PAGE_TABLES: Range = at(0x8000, 0x1_8000);
 /// Room for the loader stage.
 pub const STAGE: Range = at(0x2_0000, 0x2_0000);
 /// Room for the paravisor's ELF: text, rodata, data, bss.
-pub const PARAVISOR: Range = at(0x4_0000, 0x1c_0000);
+pub const PARAVISOR: Range = at(0x4_0000, 0xc_0000);
 /// Private RAM which the stage validates before the paravisor starts.
-pub const PRIVATE_RAM: Range = at(0x20_0000, 0x60_0000);
-/// Part of [`PRIVATE_RAM`]: the paravisor's heap.
-pub const HEAP: Range = at(0x20_0000, 0x5b_f000);
+pub const PRIVATE_RAM: Range = at(0x10_0000, 0x70_0000);
+/// Part of [`PRIVATE_RAM`]: the paravisor's heap. It has room for what 64 VPs need.
+pub const HEAP: Range = at(0x10_0000, 0x6b_f000);
 /// Part of [`PRIVATE_RAM`], not mapped: an overflowing boot stack faults here.
 pub const BOOT_STACK_GUARD: Range = at(0x7b_f000, PAGE);
 /// Part of [`PRIVATE_RAM`]: the stack on which the paravisor is entered.

@@ -11,7 +11,7 @@ use crate::handshake::{FILTER, Phase};
 use crate::limits;
 use crate::nic::{Delivery, Event, Nic, Polled, TransmitError};
 use crate::offload::Sending;
-use crate::requests::Request;
+use crate::requests::{Request, Requests};
 use abi::nvsp;
 use memory::{OutOfRange, Parcel, SharedMemory};
 use validate::Violation;
@@ -37,8 +37,9 @@ pub(crate) struct Subs {
 }
 
 impl<M: SharedMemory> Nic<M> {
-    /// How many sub-channels to ask for: what the owner wants, the host has and the
-    /// send buffer has sections for.
+    /// How many sub-channels to ask for: what the owner wants, the host has, the send
+    /// buffer has sections for and there is memory for, since the host chooses the size
+    /// of a slot and each channel has room for a copy of one (SYS-02).
     pub(crate) fn wanted_sub_channels(&self) -> u16 {
         let (queues, _) = self.subs.scale.unwrap_or((1, 0));
         let sections = self.send.section_count();
@@ -46,7 +47,10 @@ impl<M: SharedMemory> Nic<M> {
             .checked_div(limits::SECTIONS_PER_LANE)
             .unwrap_or(0)
             .min(queues);
-        self.config.sub_channels.min(lanes.saturating_sub(1))
+        self.config
+            .sub_channels
+            .min(lanes.saturating_sub(1))
+            .min(limits::sub_channels_for(self.receive.slot_size()))
     }
 
     pub(crate) fn ask_sub_channels<R: SharedMemory>(
@@ -109,12 +113,10 @@ impl<M: SharedMemory> Nic<M> {
             return Err(OutOfRange);
         }
         let lanes = self.subs.granted.saturating_add(1);
-        let mut nic = Nic::unstarted(
-            self.config,
-            index,
-            self.receive.view(receive, self.config.coalescing),
-            self.send.view(send, index, lanes),
-        );
+        let send = self.send.view(send, index, lanes);
+        let requests = Requests::for_sections(self.config.seed, index, send.own_sections());
+        let receive = self.receive.view(receive, self.config.coalescing);
+        let mut nic = Nic::unstarted(self.config, index, receive, send, requests);
         nic.phase = Phase::Ready;
         nic.entered = now;
         nic.next_scan = now.saturating_add(limits::DEADLINE_SCAN);

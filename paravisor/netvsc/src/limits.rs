@@ -47,6 +47,18 @@ pub const RANGES_PER_POLL: usize = 256;
 /// Outstanding requests: one for each send section and a few for messages
 /// without section. A power of two, so that an index can be masked (SYS-04).
 pub const REQUESTS: usize = 512;
+/// Private memory of all sub-channels for copies of a slot. Hyper-V's slots have 1728
+/// bytes, so that 63 of them take less than half; a host that makes larger ones is
+/// asked for fewer channels.
+pub const SLOT_COPIES: usize = 256 << 10;
+/// Sub-channels for which that is enough with slots of so many bytes.
+pub fn sub_channels_for(slot_size: usize) -> u16 {
+    let copies = SLOT_COPIES.checked_div(slot_size);
+    copies.map_or(u16::MAX, |copies| u16::try_from(copies).unwrap_or(u16::MAX))
+}
+/// Room for requests of a sub-channel beside those that hold its sections: there is none
+/// so far.
+pub const REQUESTS_BESIDE: usize = 8;
 /// Sections that frames leave to control messages (a request, a keepalive).
 pub const CONTROL_SECTIONS: u16 = 2;
 /// Least sections of a lane: two beside those of the primary for control messages.

@@ -183,7 +183,9 @@ impl<M: SharedMemory> Nic<M> {
     /// configuration's GPADLs ([`limits::RECEIVE_BUFFER`], [`limits::SEND_BUFFER`]).
     pub fn new(config: Config, receive: M, send: M) -> Result<Self, OutOfRange> {
         let send = SendBuffer::new(send)?;
-        Ok(Nic::unstarted(config, 0, ReceiveBuffer::new(receive), send))
+        let requests = Requests::new(config.seed, 0);
+        let receive = ReceiveBuffer::new(receive);
+        Ok(Nic::unstarted(config, 0, receive, send, requests))
     }
 
     pub(crate) fn unstarted(
@@ -191,6 +193,7 @@ impl<M: SharedMemory> Nic<M> {
         index: u16,
         receive: ReceiveBuffer<M>,
         send: SendBuffer<M>,
+        requests: Requests,
     ) -> Nic<M> {
         Nic {
             config,
@@ -203,7 +206,7 @@ impl<M: SharedMemory> Nic<M> {
             entered: 0,
             receive,
             send,
-            requests: Requests::new(config.seed, index),
+            requests,
             allowed: None,
             begun: None,
             awaited: None,

@@ -135,6 +135,12 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
         self.memory.len()
     }
 
+    /// Bytes of a slot, 0 before the host has made them.
+    pub fn slot_size(&self) -> usize {
+        self.geometry
+            .map_or(0, |geometry| geometry.slot_size() as usize)
+    }
+
     pub fn into_memory(self) -> M {
         self.memory
     }

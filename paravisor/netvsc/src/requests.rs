@@ -4,8 +4,10 @@
 //! number and grows with each request, so an id is never reused while the host
 //! may remember it, says nothing about memory, and is compared whole.
 
-use crate::limits::{REQUESTS, TRANSMIT_DEADLINE};
+use crate::limits::{REQUESTS, REQUESTS_BESIDE, TRANSMIT_DEADLINE};
 use crate::transmit::Sections;
+use alloc::vec;
+use alloc::vec::Vec;
 use validate::nvsp::Awaited;
 use validate::{Rule, Violation};
 
@@ -38,7 +40,8 @@ struct Entry {
 
 /// The table.
 pub(crate) struct Requests {
-    entries: [Entry; REQUESTS],
+    /// A power of two, and at most [`REQUESTS`].
+    entries: Vec<Entry>,
     /// Where the search for a free entry starts.
     next: usize,
     counter: u64,
@@ -51,12 +54,25 @@ impl Requests {
     /// An empty table whose ids start at `seed`. Those of each of a card's channels
     /// begin with another byte, so that none is known on another (PKT-18).
     pub fn new(seed: u64, lane: u16) -> Requests {
+        Requests::with_room(seed, lane, REQUESTS)
+    }
+
+    /// The same for a channel that has so many sections to send from: each of its
+    /// requests holds one or more.
+    pub fn for_sections(seed: u64, lane: u16, sections: usize) -> Requests {
+        let room = sections.saturating_add(REQUESTS_BESIDE);
+        let room = room.checked_next_power_of_two().unwrap_or(REQUESTS);
+        Requests::with_room(seed, lane, room.min(REQUESTS))
+    }
+
+    fn with_room(seed: u64, lane: u16, room: usize) -> Requests {
         let [first, ..] = seed.to_be_bytes();
+        let empty = Entry {
+            id: 0,
+            request: None,
+        };
         Requests {
-            entries: [Entry {
-                id: 0,
-                request: None,
-            }; REQUESTS],
+            entries: vec![empty; room],
             next: 0,
             counter: seed,
             lane: first.wrapping_add(lane as u8),
@@ -71,13 +87,14 @@ impl Requests {
 
     /// Whether another one can be entered.
     pub fn has_room(&self) -> bool {
-        self.outstanding < REQUESTS
+        self.outstanding < self.entries.len()
     }
 
     /// Enters a request and gives its id, which is never 0.
     pub fn issue(&mut self, request: Request) -> Option<u64> {
-        for step in 0..REQUESTS {
-            let index = self.next.wrapping_add(step) & INDEX_MASK as usize;
+        let mask = self.entries.len().wrapping_sub(1);
+        for step in 0..self.entries.len() {
+            let index = self.next.wrapping_add(step) & mask;
             let entry = self.entries.get_mut(index)?;
             if entry.request.is_some() {
                 continue;
@@ -167,6 +184,23 @@ mod tests {
             assert_eq!(rule(table.retire(stray)), Rule::PKT_13, "{stray:#x}");
         }
         assert_eq!(table.retire(id), Ok(request(0)));
+    }
+
+    #[test]
+    fn a_channel_with_few_sections_has_a_small_table() {
+        let mut table = Requests::for_sections(5, 63, 4);
+        assert!(table.entries.len() < 32);
+        let ids: Vec<_> = core::iter::from_fn(|| table.issue(request(0))).collect();
+        assert_eq!(ids.len(), table.entries.len());
+        assert!(!table.has_room());
+        // An index behind its end is one that was never given out.
+        let behind = ids[0] & !INDEX_MASK | INDEX_MASK;
+        assert_eq!(rule(table.retire(behind)), Rule::PKT_13);
+        for id in ids {
+            assert_eq!(table.retire(id), Ok(request(0)));
+        }
+        assert_eq!(table.outstanding(), 0);
+        assert_eq!(Requests::for_sections(5, 1, 9000).entries.len(), REQUESTS);
     }
 
     #[test]

@@ -155,6 +155,11 @@ impl<M: SharedMemory> SendBuffer<M> {
         self.section_count
     }
 
+    /// Those of them that are this channel's.
+    pub fn own_sections(&self) -> usize {
+        self.share.len()
+    }
+
     /// Bytes of the longest message.
     pub fn longest(&self) -> usize {
         self.longest

@@ -62,6 +62,18 @@ fn no_more_than_there_is_for_them() {
     assert!(peer.nic.is_ready() && peer.asked.is_none());
 }
 
+/// A host that makes large slots does not make the channels need more memory than there
+/// is for 64 processors.
+#[test]
+fn large_slots_mean_fewer_channels() {
+    use crate::limits::{SLOT_COPIES, sub_channels_for};
+    assert!(sub_channels_for(1728) >= 63 && sub_channels_for(0) >= 63);
+    for size in [1, 1728, 9216, validate::nvsp::MAX_SLOT as usize] {
+        let channels = usize::from(sub_channels_for(size)).min(63);
+        assert!(channels > 0 && channels * size <= SLOT_COPIES, "{size}");
+    }
+}
+
 #[test]
 fn rnd_60_foolish_queues_leave_one_channel() {
     let mut peer = wanting(3);
