@@ -383,7 +383,9 @@ fn heap_for_up_to_64_vps() {
     use paravisor_core::lanes::{Strand, Worker};
     type Region = memory::doubles::PlainShared;
     let lane = size_of::<Strand<Region>>() + netvsc::limits::PACKET_BUFFER;
-    let ranges = netvsc::limits::MAX_RANGES as usize * 16;
+    // The ranges of a packet, and the pieces of a frame that is joined of them.
+    let range = size_of::<validate::packet::Range>() + size_of::<memory::Piece>();
+    let ranges = netvsc::limits::MAX_RANGES as usize * range;
     // With 64 channels each has but a few sections.
     let requests = 16 * 64;
     let worker = size_of::<Worker<Region>>() + relay::limits::FRAME;

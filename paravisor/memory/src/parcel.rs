@@ -3,13 +3,38 @@
 
 use crate::{GuestMemory, OutOfRange, SharedMemory};
 
-/// A piece of shared memory.
+/// A piece of shared memory. There may be hundreds for each channel, so in half the room
+/// of two `usize`: regions end far below 4 GiB, and what does not fit lies outside of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
+    offset: u32,
+    len: u32,
+}
+
+impl Piece {
+    /// `len` bytes from `offset` in its region on.
+    pub fn new(offset: usize, len: usize) -> Piece {
+        let fit = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Piece {
+            offset: fit(offset),
+            len: fit(len),
+        }
+    }
+
     /// Where it starts in its region.
-    pub offset: usize,
+    pub fn offset(self) -> usize {
+        self.offset as usize
+    }
+
     /// Its bytes.
-    pub len: usize,
+    pub fn len(self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(self) -> bool {
+        self.len == 0
+    }
 }
 
 /// The bytes of one frame for the guest. They are written in their order, and each
@@ -33,7 +58,7 @@ impl<'a> Parcel<'a> {
     pub fn new(head: &'a [u8], pieces: &'a [Piece], region: &'a dyn SharedMemory) -> Parcel<'a> {
         let behind = pieces
             .iter()
-            .fold(0_usize, |sum, piece| sum.saturating_add(piece.len));
+            .fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
         Parcel {
             head,
             pieces,
@@ -101,9 +126,9 @@ impl<'a> Parcel<'a> {
     /// their number.
     fn next_shared(&mut self, most: usize) -> Result<(usize, usize), OutOfRange> {
         let (piece, rest) = self.pieces.split_first().ok_or(OutOfRange)?;
-        let left = piece.len.saturating_sub(self.begun);
+        let left = piece.len().saturating_sub(self.begun);
         let count = left.min(most);
-        let from = piece.offset.checked_add(self.begun).ok_or(OutOfRange)?;
+        let from = piece.offset().checked_add(self.begun).ok_or(OutOfRange)?;
         if count == left {
             self.pieces = rest;
             self.begun = 0;
@@ -165,17 +190,7 @@ mod tests {
             plain.copy_out(5, &bytes[20..1000]).unwrap();
             plain.copy_out(4096, &bytes[1000..]).unwrap();
             let shared = DoubleFetch::new(plain, &[]);
-            let pieces = [
-                Piece {
-                    offset: 5,
-                    len: 980,
-                },
-                Piece { offset: 9, len: 0 },
-                Piece {
-                    offset: 4096,
-                    len: 2000,
-                },
-            ];
+            let pieces = [Piece::new(5, 980), Piece::new(9, 0), Piece::new(4096, 2000)];
             let guest = VecGuest::new(8192);
             let mut parcel = Parcel::new(&bytes[..20], &pieces, &shared);
             assert_eq!(parcel.len(), 3000);

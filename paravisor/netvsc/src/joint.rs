@@ -63,9 +63,9 @@ impl Joint {
     /// What lies behind in the receive buffer.
     pub fn push(&mut self, piece: Piece) {
         // One for each range at most, for which there is room.
-        if piece.len != 0 && self.pieces.len() < self.pieces.capacity() {
+        if !piece.is_empty() && self.pieces.len() < self.pieces.capacity() {
             self.pieces.push(piece);
-            self.len = self.len.saturating_add(piece.len);
+            self.len = self.len.saturating_add(piece.len());
         }
     }
 

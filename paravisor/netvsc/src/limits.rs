@@ -48,9 +48,9 @@ pub const RANGES_PER_POLL: usize = 256;
 /// without section. A power of two, so that an index can be masked (SYS-04).
 pub const REQUESTS: usize = 512;
 /// Private memory of all sub-channels for copies of a slot. Hyper-V's slots have 1728
-/// bytes, so that 63 of them take less than half; a host that makes larger ones is
+/// bytes, and 63 of them fit; a host that makes larger ones is
 /// asked for fewer channels.
-pub const SLOT_COPIES: usize = 256 << 10;
+pub const SLOT_COPIES: usize = 128 << 10;
 /// Sub-channels for which that is enough with slots of so many bytes.
 pub fn sub_channels_for(slot_size: usize) -> u16 {
     let copies = SLOT_COPIES.checked_div(slot_size);

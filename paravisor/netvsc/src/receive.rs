@@ -112,7 +112,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             geometry: None,
             copy: Vec::new(),
             copied: 0,
-            rest: [Piece { offset: 0, len: 0 }],
+            rest: [Piece::new(0, 0)],
             ranges: Vec::new(),
             joint: Joint::new(),
             slots: Slots::new(),
@@ -344,10 +344,8 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             let bytes = self.copy.get(start..private.min(end)).unwrap_or_default();
             self.joint.begin(bytes, fragment.vlan, fragment.vouched);
         }
-        self.joint.push(Piece {
-            offset: behind(private),
-            len: end.saturating_sub(private),
-        });
+        let behind = Piece::new(behind(private), end.saturating_sub(private));
+        self.joint.push(behind);
         if !last {
             return Ok(None);
         }
@@ -386,10 +384,8 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             .as_ref()
             .and_then(|job| self.ranges.get(job.next))
             .map_or(0, |range| range.offset());
-        self.rest = [Piece {
-            offset: offset.saturating_add(private),
-            len: end.saturating_sub(private),
-        }];
+        let behind = offset.saturating_add(private);
+        self.rest = [Piece::new(behind, end.saturating_sub(private))];
         let head = self.copy.get(frame.start..private).unwrap_or_default();
         match end == private {
             true => Parcel::private(head),

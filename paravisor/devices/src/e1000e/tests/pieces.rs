@@ -14,10 +14,7 @@ fn deliver(machine: &mut Machine, ram: &Ram, frame: &[u8], head: usize) -> Resul
     let rest = &frame[head..];
     plain.copy_out(7, rest).unwrap();
     let shared = DoubleFetch::new(plain, &[]);
-    let pieces = [Piece {
-        offset: 7,
-        len: rest.len(),
-    }];
+    let pieces = [Piece::new(7, rest.len())];
     let mut parcel = Parcel::new(&frame[..head], &pieces, &shared);
     let result = machine.deliver(ram, &mut parcel, Arrived::default());
     if result.is_err() {
