@@ -323,6 +323,9 @@ impl<M: SharedMemory> Nic<M> {
         if core::mem::take(&mut self.stopped_untold) {
             return Some(Event::Stopped);
         }
+        if matches!(self.phase, Phase::Stopped | Phase::Failed) {
+            return None;
+        }
         if let Some(event) = self.sub_channel_event() {
             return Some(event);
         }

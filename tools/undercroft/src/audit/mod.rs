@@ -10,6 +10,7 @@
 mod control;
 pub mod file;
 mod html;
+mod joint;
 mod memory;
 mod nic;
 mod pcapng;

@@ -3,6 +3,7 @@
 //! paravisor's NIC does.
 
 use super::file::little;
+use super::joint::Joint;
 use super::memory::{Memory, Pages};
 use super::verdict::{Audit, Finding, Frame, Verdict, Way};
 use abi::nvsp::message as nv;
@@ -15,8 +16,8 @@ use validate::nvsp::{
     Awaited, Carrier, Completion, InBandContext, ReceiveGeometry, ReceivePhase, Slots,
 };
 use validate::packet::{Kind, Packet, Ranges};
-use validate::rndis::{self, AwaitedResponse, Context, Gathered, Message, PacketContext};
-use validate::rndis::{Request, Response, Value, coalesce};
+use validate::rndis::{AwaitedResponse, Context, Message, PacketContext};
+use validate::rndis::{Request, Response, Value};
 use validate::{Layer, Reaction, Rule, Violation};
 
 /// Where and when something was said.
@@ -71,8 +72,8 @@ pub struct Nic {
     configured_mtu: u32,
     /// It said that it knows receive coalescing.
     coalescing: bool,
-    /// Fragments of a coalesced packet, and their bytes.
-    parts: (Gathered, Vec<u8>),
+    /// Fragments of a coalesced packet.
+    joint: Joint,
     mtu: u32,
     /// Address that an earlier start has fixed.
     pub fixed_mac: Option<[u8; 6]>,
@@ -106,7 +107,7 @@ impl Nic {
             awaited: None,
             configured_mtu: 1500,
             coalescing: false,
-            parts: Default::default(),
+            joint: Joint::default(),
             mtu: 1500,
             fixed_mac,
             mac: None,
@@ -413,18 +414,21 @@ impl Nic {
         // A packet's slots are given back before the next packet is looked at.
         let mut slots = Slots::new();
         let mut good = Vec::new();
+        let mut accepted = true;
         for (index, range) in ranges.iter().enumerate() {
             let what = format!("range {index}");
             let range = match geometry.range(index, range.byte_count, range.byte_offset) {
                 Ok(range) => range,
                 Err(violation) => {
                     judge.refuse(Layer::Nvsp, &what, packet, violation);
+                    accepted = false;
                     continue;
                 }
             };
             if let Err(violation) = geometry.in_one_slot(range) {
                 judge.doubt(self.enforce, &what, packet, violation);
                 if self.enforce {
+                    accepted = false;
                     continue;
                 }
             }
@@ -437,7 +441,7 @@ impl Nic {
             }
             good.push(range);
         }
-        self.parts.0 = Gathered::new();
+        self.joint.begin(accepted);
         for (n, range) in good.iter().enumerate() {
             let more = n + 1 < good.len();
             let bytes = self
@@ -446,14 +450,21 @@ impl Nic {
                 .and_then(|pages| pages.read(memory, range.offset(), range.len()));
             let Some(bytes) = bytes else { continue };
             judge.audit.count(Layer::Rndis);
-            self.rndis(&bytes, carrier, more, judge);
+            self.rndis(&bytes, carrier, (n, more), judge);
             if !judge.alive {
                 return;
             }
         }
     }
 
-    fn rndis(&mut self, bytes: &[u8], carrier: Carrier, more: bool, judge: &mut Judge<'_>) {
+    /// The message in a range, of which the index is told and whether others follow.
+    fn rndis(
+        &mut self,
+        bytes: &[u8],
+        carrier: Carrier,
+        (index, more): (usize, bool),
+        judge: &mut Judge<'_>,
+    ) {
         let context = Context {
             primary: self.primary,
             ready: self.ready,
@@ -471,6 +482,9 @@ impl Nic {
         let judged = match validate::rndis::message(bytes, carrier, &context) {
             Ok(judged) => judged,
             Err(violation) => {
+                if let Some(open) = self.joint.refused(violation) {
+                    judge.refuse(Layer::Rndis, &what, bytes, open);
+                }
                 let concerns_request =
                     violation.rule.reaction() == Reaction::Fail && self.awaited.is_some();
                 judge.refuse(Layer::Rndis, &what, bytes, violation);
@@ -488,44 +502,22 @@ impl Nic {
         };
         judge.accept(Layer::Rndis, &what, bytes, judged.noted);
         match judged.value {
-            Message::Packet(packet) => match self.joined(&packet, more) {
-                Ok(Some(bytes)) if judge.audit.keep_frames => judge.audit.frames.push(Frame {
-                    time: judge.stamp.time,
-                    way: Way::In,
-                    bytes,
-                }),
-                Ok(_) => {}
-                Err(violation) => judge.refuse(Layer::Rndis, &what, bytes, violation),
-            },
+            Message::Packet(packet) => {
+                let (frame, broken) = self.joint.take(&packet, index, more);
+                if let Some(violation) = broken {
+                    judge.refuse(Layer::Rndis, &what, bytes, violation);
+                }
+                if let Some(bytes) = frame.filter(|_| judge.audit.keep_frames) {
+                    judge.audit.frames.push(Frame {
+                        time: judge.stamp.time,
+                        way: Way::In,
+                        bytes,
+                    });
+                }
+            }
             Message::Response(response) => self.answered(response),
             Message::Indication(_) | Message::Keepalive { .. } => {}
         }
-    }
-
-    /// A frame that is whole, or with its last fragment.
-    fn joined(
-        &mut self,
-        packet: &rndis::Packet<'_>,
-        more: bool,
-    ) -> Result<Option<Vec<u8>>, Violation> {
-        let (gathered, bytes) = &mut self.parts;
-        let Some(part) = packet.part() else {
-            return match gathered.interrupted() {
-                Some(violation) => Err(violation),
-                None => Ok(Some(packet.frame().to_vec())),
-            };
-        };
-        if part.is_first() {
-            bytes.clear();
-        }
-        let last = gathered.add(&part, more)?;
-        bytes.extend_from_slice(packet.frame());
-        if !last {
-            return Ok(None);
-        }
-        *gathered = Gathered::new();
-        coalesce::headers(bytes, bytes.len(), true)?;
-        Ok(Some(core::mem::take(bytes)))
     }
 
     fn answered(&mut self, response: Response) {

@@ -10,7 +10,7 @@ mod response;
 mod sweep;
 
 use super::*;
-use abi::rndis::{checksum, oid, ppi};
+use abi::rndis::{checksum, oid, packet_id, ppi};
 use std::vec::Vec;
 use zerocopy::IntoBytes;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::Layer;
+use crate::frame::MAX_SEGMENTED;
 use crate::neighbours::{Neighbours, verdict};
 use crate::rndis::response;
 
@@ -136,6 +137,74 @@ fn information(n: &mut Neighbours) {
     n.field(Rule::RND_28, data, &with_ppi(&far), VALUE + 5, [1]);
 }
 
+/// A fragment of a coalesced packet, with its flags and the packet's number.
+fn fragment(flags: u8, id: u16, len: usize) -> Vec<u8> {
+    let [low, high] = id.to_le_bytes();
+    let place = u32::from_le_bytes([1, packet_id::SUB_ALLOCATION | flags, low, high]);
+    packet_with(&element(ppi::PACKET_ID, place), &frame(len), |_| ())
+}
+
+/// What is wrong with fragments in a row, all that one packet has.
+fn joined(fragments: &[Vec<u8>]) -> Option<Violation> {
+    let mut context = context();
+    context.packet.coalescing = true;
+    let mut gathered = Gathered::new();
+    fragments.iter().enumerate().find_map(|(at, bytes)| {
+        let Message::Packet(packet) = message(bytes, Carrier::Data, &context).unwrap().value else {
+            panic!("no frame");
+        };
+        let more = at + 1 < fragments.len();
+        gathered.add(&packet.part().unwrap(), more).err()
+    })
+}
+
+fn fragments(n: &mut Neighbours) {
+    const FIRST: u8 = packet_id::FIRST;
+    const LAST: u8 = packet_id::LAST;
+    /// Flags and id of a fragment.
+    const PLACE: usize = VALUE + 1;
+    let two = [fragment(FIRST, 7, 100), fragment(LAST, 7, 100)];
+    let good = joined(&two);
+    n.count(Rule::RND_29, good, joined(&two[1..]), PLACE, 0);
+    let twice = [two[0].clone(), two[0].clone()];
+    n.count(Rule::RND_29, good, joined(&twice), PLACE, 1);
+    n.count(Rule::RND_29, good, joined(&two[..1]), PLACE, 0);
+    let other = [two[0].clone(), fragment(LAST, 8, 100)];
+    n.count(Rule::RND_32, good, joined(&other), PLACE, 8);
+
+    let many = |count: usize| {
+        let mut all = std::vec![fragment(0, 7, 60); count];
+        all[0] = fragment(FIRST, 7, 60);
+        all[count - 1] = fragment(LAST, 7, 60);
+        joined(&all)
+    };
+    n.count(Rule::RND_30, many(562), many(563), PLACE, 562);
+    let long = |len: usize| {
+        let mut all = std::vec![fragment(0, 7, 1400); 46];
+        all[0] = fragment(FIRST, 7, 1400);
+        all.push(fragment(LAST, 7, len - 46 * 1400));
+        joined(&all)
+    };
+    let most = MAX_SEGMENTED;
+    n.count(
+        Rule::RND_31,
+        long(most),
+        long(most + 1),
+        PLACE,
+        most as u64 + 1,
+    );
+
+    // The whole: of TCP, as long as its header says, its sums vouched for.
+    let mut tcp = frame(60);
+    tcp[14] = 0x45;
+    tcp[16..18].copy_from_slice(&46_u16.to_be_bytes());
+    tcp[20..22].fill(0);
+    (tcp[23], tcp[46]) = (6, 0x50);
+    let whole = |len, vouched| coalesce::headers(&tcp, len, vouched).err();
+    n.count(Rule::RND_31, whole(60, true), whole(61, true), 0, 46);
+    n.count(Rule::RND_25, whole(60, true), whole(60, false), 0, 60);
+}
+
 fn indications(n: &mut Neighbours) {
     let up = indicate(status::MEDIA_CONNECT, 0, 0, &[]);
     n.field(Rule::RND_53, events, &up, 4, le(19));
@@ -261,10 +330,13 @@ fn violations_point_at_what_differs_from_the_legal_neighbour() {
     headers(&mut n);
     frames(&mut n);
     information(&mut n);
+    fragments(&mut n);
     indications(&mut n);
     responses(&mut n);
     offloads(&mut n);
     initialization(&mut n);
-    // Rates and deadlines of the client.
-    n.complete(Layer::Rndis, &["RND-55", "RND-56", "RND-65"]);
+    // Of fragments beside ranges that were refused, and of memory: the client's, as
+    // rates and deadlines are.
+    let client = ["RND-33", "RND-34", "RND-55", "RND-56", "RND-65"];
+    n.complete(Layer::Rndis, &client);
 }
