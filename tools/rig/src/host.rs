@@ -123,8 +123,10 @@ impl Host {
         }
     }
 
-    /// Plays a scenario from now on.
+    /// Plays a scenario from now on. Segments are not joined meanwhile: what a scenario
+    /// does to a message it does to one frame, not to a part of forty.
     pub fn play(&mut self, scenario: &Scenario) {
+        self.machine.nic.set_coalesce(false);
         self.machine.faults.play(Player::new(scenario));
     }
 

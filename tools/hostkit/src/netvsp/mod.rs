@@ -206,6 +206,11 @@ impl Nic {
         OfferParams::new(class::NIC, self.config.instance)
     }
 
+    /// Whether segments of TCP may be joined, from the next opening of the channel on.
+    pub fn set_coalesce(&mut self, may: bool) {
+        self.config.coalesce = may;
+    }
+
     /// Tells the guest this address from now on, in place of the backend's.
     pub fn set_mac(&mut self, mac: [u8; 6]) {
         self.config.mac = Some(mac);
