@@ -19,12 +19,7 @@ const HEAD: usize = 44;
 fn allowing(messages: u32, transfer: u32, alignment: u32) -> Peer {
     let mut peer = Peer::new();
     peer.allowed = [messages, transfer, alignment];
-    peer.nic.start(peer.now);
-    peer.settle();
-    assert!(peer.nic.is_ready(), "{:?}", peer.nic.failed());
-    peer.log.clear();
-    peer.events.clear();
-    peer
+    peer.started()
 }
 
 fn transmit(peer: &mut Peer, frame: &[u8]) -> Result<(), TransmitError> {

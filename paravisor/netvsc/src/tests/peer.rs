@@ -200,13 +200,17 @@ impl Peer {
 
     /// A peer whose NIC is ready and has told so.
     pub fn ready() -> Peer {
-        let mut peer = Peer::new();
-        peer.nic.start(peer.now);
-        peer.settle();
-        assert!(peer.nic.is_ready(), "{:?}", peer.nic.failed());
-        peer.log.clear();
-        peer.events.clear();
-        peer
+        Peer::new().started()
+    }
+
+    /// The same, of a peer that was told what its host is like.
+    pub fn started(mut self) -> Peer {
+        self.nic.start(self.now);
+        self.settle();
+        assert!(self.nic.is_ready(), "{:?}", self.nic.failed());
+        self.log.clear();
+        self.events.clear();
+        self
     }
 
     /// One poll of the NIC; its events are collected.
