@@ -67,6 +67,15 @@ network() {
     [ -z "$rounds" ] || measure
 }
 
+# Sends what a script writes to an address and port, and gives the last line of the
+# answer. The script has the connection itself: what nc copies goes in pieces of 1024
+# bytes, each of which may leave as a frame of its own.
+post() {
+    rm -f /tmp/answer
+    timeout "$3" nc "$1" "$2" -e sh -c "$4; tail -n 1 > /tmp/answer"
+    cat /tmp/answer
+}
+
 # So many connections from one processor: how many got an answer.
 connect() {
     router=${url#http://}
@@ -144,19 +153,16 @@ measure() {
     done
     fetched="$files $(since "$start")"
     moment
-    # nc writes large blocks, wget would write a file to be posted byte by byte.
     router=${url#http://}
     port=${router#*:}
     size=$(stat -c %s /tmp/upload)
-    printf 'POST /upload HTTP/1.0\r\nContent-Length: %s\r\n\r\n' "$size" > /tmp/head
     start=$(clock) files=0
     while more; do
         files=$((files + 1))
         # The server looks at the sum.
-        answer=$({
-            cat /tmp/head
-            dd if=/tmp/upload bs=64k 2>/dev/null
-        } | timeout 300 nc "${router%%:*}" "${port%%/*}" | tail -n 1)
+        answer=$(post "${router%%:*}" "${port%%/*}" 300 "
+            printf 'POST /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' $size
+            dd if=/tmp/upload bs=64k 2>/dev/null")
         [ "$answer" = ok ] || say error "upload $files"
     done
     sent="$files $(since "$start")"

@@ -27,17 +27,15 @@ down() {
     say soak downs $n
 }
 
-# nc writes large blocks, wget would write a file to be posted byte by byte.
 up() {
     n=0
     until over; do
         n=$((n + 1))
         turn=$((n % STEPS))
-        answer=$({
+        answer=$(post "$server_ip" "$server_port" 600 "
             printf 'POST /up/%d HTTP/1.1\r\nContent-Length: %d\r\n\r\n' $n $BLOCK
             dd if=/tmp/block bs=$STEP skip=$turn 2>/dev/null
-            [ "$turn" -eq 0 ] || dd if=/tmp/block bs=$STEP count=$turn 2>/dev/null
-        } | timeout 600 nc "$server_ip" "$server_port" | tail -n 1)
+            [ $turn -eq 0 ] || dd if=/tmp/block bs=$STEP count=$turn 2>/dev/null")
         say soak up $n "${answer:-none}"
     done
     say soak ups $n
