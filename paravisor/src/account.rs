@@ -140,6 +140,17 @@ impl Account {
                 ("unknown_msr", devices.unknown_msr),
             ],
         );
+        let registers = devices.registers;
+        for (key, value) in [
+            ("interrupt-end", registers.interrupt_end),
+            ("timer", registers.timer),
+            ("card", registers.card),
+            ("other", registers.other),
+        ] {
+            if value != 0 {
+                self.add("guest_register", key, value);
+            }
+        }
     }
 
     /// Pages shared with the host, by purpose.
@@ -181,7 +192,9 @@ mod tests {
             ..relay::Counters::default()
         };
         account.network(&totals, &relayed, 1);
-        account.devices(&devices::Counters::default());
+        let mut devices = devices::Counters::default();
+        devices.registers.timer = 4;
+        account.devices(&devices);
         account.pages(&Purpose::ALL.map(|purpose| (purpose, 2)));
         let heap = Heap { used: 9, peak: 11 };
         account.memory(heap, 0);
@@ -200,6 +213,7 @@ mod tests {
             ("relay", "rx_dropped_no_buffer", 5),
             ("relay", "tx_held", 1),
             ("device", "rx_frames", 0),
+            ("guest_register", "timer", 4),
             ("shared_page", "ring", 2),
             ("heap_used", "", 9),
             ("heap_peak", "", 11),

@@ -81,5 +81,5 @@ mod virtio;
 pub use interrupt::post;
 pub use machine::{
     Counters, CpuidSource, CpuidState, Fault, MAX_PROCESSORS, Machine, MachineConfig, NicEvents,
-    NicModel, NoBuffer, PendingInterrupt, PowerEvent, Signals,
+    NicModel, NoBuffer, PendingInterrupt, PowerEvent, Registers, Signals,
 };

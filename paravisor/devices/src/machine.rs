@@ -40,6 +40,7 @@ pub struct Machine {
     /// Processors that must be woken to see what was left for them.
     kicks: u64,
     unknown_msr: u64,
+    registers: Registers,
     /// The time that was told last.
     now: u64,
 }
@@ -139,6 +140,7 @@ impl Machine {
             }),
             kicks: 0,
             unknown_msr: 0,
+            registers: Registers::default(),
             now: 0,
         };
         machine.publish_route();
@@ -169,6 +171,7 @@ impl Machine {
             board: self.board.clone(),
             kicks: 0,
             unknown_msr: 0,
+            registers: Registers::default(),
             now: 0,
         };
         machine.publish_route();
@@ -351,6 +354,7 @@ impl Machine {
 
     /// A read of `size` (1, 2, 4, 8) bytes from an address that is not RAM.
     pub fn mmio_read(&mut self, gpa: u64, size: u8, now: u64) -> u64 {
+        self.registers.count(gpa);
         let offset = gpa & 0xfff;
         let value = match gpa & !0xfff {
             // APICs know 32-bit accesses only; a wider one is padded, a narrower cut.
@@ -367,6 +371,7 @@ impl Machine {
     /// A write to an address that is not RAM. Needs no guest memory: a doorbell
     /// is only noted (see [`Machine::take_nic_events`]).
     pub fn mmio_write(&mut self, gpa: u64, size: u8, value: u64, now: u64) {
+        self.registers.count(gpa);
         match gpa & !0xfff {
             layout::LAPIC_BASE if self.lapic.hardware_enabled() => {
                 self.lapic_write(gpa & 0xfff, value as u32, now);

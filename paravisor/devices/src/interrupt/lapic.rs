@@ -13,7 +13,7 @@ const VERSION: u32 = 0x0005_0014;
 const MIN_PERIOD_NS: u64 = 20_000;
 
 /// Register offsets (APM volume 2, table 16-1).
-mod reg {
+pub(crate) mod reg {
     pub const ID: u64 = 0x020;
     pub const VERSION: u64 = 0x030;
     pub const TPR: u64 = 0x080;

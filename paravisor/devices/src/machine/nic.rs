@@ -205,6 +205,7 @@ impl Machine {
             nic_broken: traffic.broken,
             console_lost: devices.uart.lost,
             ignored_interrupts: self.lapic.ignored_messages,
+            registers: self.registers,
         }
     }
 }

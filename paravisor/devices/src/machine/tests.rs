@@ -56,6 +56,28 @@ fn what_is_absent_reads_all_ones() {
 }
 
 #[test]
+fn accesses_to_registers_are_counted_by_what_they_are_for() {
+    let mut machine = machine();
+    machine.mmio_write(0xfee0_00b0, 4, 0, 0);
+    for ticks in [5, 6] {
+        machine.mmio_write(0xfee0_0380, 4, ticks, 0);
+    }
+    for address in [0xe000_0014, 0xe000_3000, 0xe000_4000] {
+        machine.mmio_read(address, 4, 0);
+    }
+    for address in [0xfee0_0390, 0xfec0_0010, 0xfed0_0000, 0xf000_0000] {
+        machine.mmio_read(address, 4, 0);
+    }
+    let expected = Registers {
+        interrupt_end: 1,
+        timer: 2,
+        card: 3,
+        other: 4,
+    };
+    assert_eq!(machine.counters().registers, expected);
+}
+
+#[test]
 fn power_off_and_reset_reach_the_owner() {
     let mut machine = machine();
     machine.io_write(0x604, 2, 5 << 10 | 1 << 13, 0);

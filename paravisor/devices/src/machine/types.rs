@@ -1,5 +1,8 @@
 //! What the machine is made of, what it is asked for and what it tells.
 
+use crate::interrupt::lapic;
+use crate::layout;
+
 /// CPUID leaves of the real processor, as far as the platform vouches for them
 /// (SEV-SNP: the CPUID page that the firmware checked).
 pub trait CpuidSource {
@@ -121,6 +124,37 @@ pub struct Counters {
     pub console_lost: u64,
     /// Interrupt messages that no processor took.
     pub ignored_interrupts: u64,
+    /// This processor's accesses to registers.
+    pub registers: Registers,
+}
+
+/// How often a processor reached for registers, by what they are for: each time its guest
+/// was left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// The end of an interrupt, told to the local APIC.
+    pub interrupt_end: u64,
+    /// The time until the local APIC's next timer interrupt.
+    pub timer: u64,
+    /// The network card's, its doorbells among them.
+    pub card: u64,
+    /// All others.
+    pub other: u64,
+}
+
+impl Registers {
+    /// One access to `gpa`.
+    pub(super) fn count(&mut self, gpa: u64) {
+        const END: u64 = layout::LAPIC_BASE + lapic::reg::EOI;
+        const TIMER: u64 = layout::LAPIC_BASE + lapic::reg::TIMER_INITIAL;
+        let counter = match gpa {
+            END => &mut self.interrupt_end,
+            TIMER => &mut self.timer,
+            layout::PCI_MMIO_BASE..layout::PCI_MMIO_END => &mut self.card,
+            _ => &mut self.other,
+        };
+        *counter = counter.saturating_add(1);
+    }
 }
 
 /// What another processor did to this one.

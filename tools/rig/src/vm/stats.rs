@@ -3,6 +3,9 @@
 use crate::metal::clock::{Clock, tsc};
 use crate::record::count;
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::fmt::LowerHex;
 
 /// Where the processor's time goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub struct Stats {
     exits: [BTreeMap<u64, u64>; 2],
     msrs: BTreeMap<u32, u64>,
     ports: BTreeMap<u16, u64>,
+    registers: BTreeMap<u64, u64>,
     /// VMPL0 to VMPL2 and back.
     pub switches: u64,
     /// Nested tables filled.
@@ -62,6 +66,20 @@ pub fn name(code: u64) -> &'static str {
     }
 }
 
+/// Addresses of registers that are counted one by one.
+const REGISTERS: usize = 1024;
+/// Entries of a table that are told.
+const TOLD: usize = 12;
+
+/// Records the entries of a table with the largest counts.
+fn top<K: Copy + LowerHex>(counter: &str, map: &BTreeMap<K, u64>) {
+    let mut all: Vec<_> = map.iter().collect();
+    all.sort_by_key(|(_, n)| Reverse(**n));
+    for (key, n) in all.into_iter().take(TOLD) {
+        count(counter, format_args!("{key:#x}"), *n);
+    }
+}
+
 impl Stats {
     /// All zero, the rig at work.
     pub fn new() -> Stats {
@@ -69,6 +87,7 @@ impl Stats {
             exits: [BTreeMap::new(), BTreeMap::new()],
             msrs: BTreeMap::new(),
             ports: BTreeMap::new(),
+            registers: BTreeMap::new(),
             switches: 0,
             fills: 0,
             rmp_instructions: [0; 3],
@@ -106,6 +125,16 @@ impl Stats {
         *self.ports.entry(port).or_default() += 1;
     }
 
+    /// VMPL2 reached for an address that is not memory. The guest chooses it, so only
+    /// the first [`REGISTERS`] of them are told apart.
+    pub fn register(&mut self, gpa: u64) {
+        let known = self.registers.contains_key(&gpa) || self.registers.len() < REGISTERS;
+        *self
+            .registers
+            .entry(if known { gpa } else { u64::MAX })
+            .or_default() += 1;
+    }
+
     /// Takes another VP's counters in, up to now.
     pub fn add(&mut self, other: &mut Stats) {
         other.phase(Phase::Rig);
@@ -119,6 +148,9 @@ impl Stats {
         }
         for (port, n) in &other.ports {
             *self.ports.entry(*port).or_default() += n;
+        }
+        for (gpa, n) in &other.registers {
+            *self.registers.entry(*gpa).or_default() += n;
         }
         self.switches += other.switches;
         self.fills += other.fills;
@@ -142,20 +174,9 @@ impl Stats {
                 }
             }
         }
-        let top = |map: &BTreeMap<u32, u64>, counter: &str| {
-            let mut all: alloc::vec::Vec<_> = map.iter().collect();
-            all.sort_by_key(|(_, n)| core::cmp::Reverse(**n));
-            for (key, n) in all.into_iter().take(12) {
-                count(counter, format_args!("{key:#x}"), *n);
-            }
-        };
-        top(&self.msrs, "guest_msr");
-        let ports = self
-            .ports
-            .iter()
-            .map(|(p, n)| (u32::from(*p), *n))
-            .collect();
-        top(&ports, "guest_port");
+        top("guest_msr", &self.msrs);
+        top("guest_port", &self.ports);
+        top("guest_register", &self.registers);
         count("vmpl_switch", format_args!(""), self.switches);
         count("npt_fill", format_args!(""), self.fills);
         count(

@@ -280,7 +280,10 @@ impl Turn<'_> {
                 self.vp.ctx[LOWER].note_fault(address)?;
                 return self.fill(LOWER, address);
             }
-            Verdict::NoMemory => npf::RESERVED,
+            Verdict::NoMemory => {
+                self.stats().register(gpa);
+                npf::RESERVED
+            }
             Verdict::NotValidated => {
                 let exit = Exit {
                     code: exit::PAGE_NOT_VALIDATED,

@@ -124,11 +124,15 @@ struct Work {
     exits: f64,
     /// The most frequent of them.
     kinds: [f64; KINDS.len()],
+    /// Those to registers, which are nested page faults, by what they are for.
+    registers: [f64; REGISTERS.len()],
     signals: f64,
 }
 
 /// Exits that a frame may lead to.
 const KINDS: [&str; 5] = ["npf", "intr", "hlt", "ioio", "msr"];
+/// What registers are for.
+const REGISTERS: [&str; 4] = ["interrupt-end", "timer", "card", "other"];
 /// What the guest measures, between its questions for the paravisor's counters.
 const MEASURED: [&str; 3] = ["to the guest", "from the guest", "ping"];
 
@@ -288,6 +292,7 @@ fn work(report: &Report) -> Result<Vec<Work>> {
             frames: frames.max(1.0),
             exits: ((all(after) - all(before)) - (all(second) - all(first))).max(0.0),
             kinds: KINDS.map(|kind| of(&format!("guest_exit.{kind}"))),
+            registers: REGISTERS.map(|name| of(&format!("guest_register.{name}"))),
             signals: of("host_signal.sent"),
         });
     }
@@ -333,6 +338,13 @@ impl Card {
                 &|work| work.kinds[at] / work.frames,
                 3,
             )?;
+            for (at, name) in REGISTERS.iter().enumerate().filter(|_| *kind == "npf") {
+                row(
+                    &format!("    {name}"),
+                    &|work| work.registers[at] / work.frames,
+                    3,
+                )?;
+            }
         }
         row(
             "host signals a frame",
@@ -422,8 +434,8 @@ mod tests {
             report.guest.sees.insert(
                 format!("bench-counters-{number}"),
                 format!(
-                    "guest_exit.npf={exits} guest_exit.rare=1 frame.rx={frames} frame.tx=0 \
-                     host_signal.sent={frames}"
+                    "guest_exit.npf={exits} guest_exit.rare=1 guest_register.card={exits} \
+                     frame.rx={frames} frame.tx=0 host_signal.sent={frames}"
                 ),
             );
         }
@@ -436,6 +448,7 @@ mod tests {
                     work.frames,
                     work.exits,
                     work.kinds[0],
+                    work.registers[2],
                     work.signals,
                 )
             })
@@ -443,9 +456,9 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("to the guest", 100.0, 100.0, 100.0, 100.0),
-                ("from the guest", 1.0, 5.0, 5.0, 0.0),
-                ("ping", 10.0, 10.0, 10.0, 10.0),
+                ("to the guest", 100.0, 100.0, 100.0, 100.0, 100.0),
+                ("from the guest", 1.0, 5.0, 5.0, 5.0, 0.0),
+                ("ping", 10.0, 10.0, 10.0, 10.0, 10.0),
             ]
         );
         report.guest.sees.remove("bench-counters-3");
