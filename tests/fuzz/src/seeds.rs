@@ -184,6 +184,30 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ],
     );
 
+    // Four fragments over each version of IP, then one of them says it is the first.
+    let joined = |v6, lie: &[u8]| {
+        let sizes = [160, 5, 160, 5, 160, 5, 9, 0];
+        [
+            &[7, 1, 0, v6, 7, 3],
+            &sizes[..],
+            &[0x34, 0x12],
+            lie,
+            &[6, 15, 2],
+        ]
+        .concat()
+    };
+    let apart = joined(0, &[161, 2, 3]);
+    add(
+        "nic",
+        "joined",
+        &[
+            &[0x88, 0, 15, 4],
+            &joined(0, &[0]),
+            &joined(1, &[0]),
+            &apart,
+        ],
+    );
+
     let frames = [5, 3, 60, 0, 1, 200, 0, 2, 255, 3, 3, 16, 0, 4];
     add("client", "frames", &[&[0], &frames, &frames]);
     add(

@@ -3,18 +3,21 @@
 //! owner sends frames, stops the NIC, starts over after a failure.
 
 mod host;
+mod joined;
 
 use crate::memory::{Arena, GuestRam, Race, Region, ring_headers};
 use crate::{Digest, Input};
+use abi::rndis::ppi;
 use host::{
     FIRST_PFN, Host, Lie, MAC, PAGES, RECEIVE, RECEIVE_PAGES, RING_PAGES, SEND, SEND_PAGES,
 };
+use joined::{Joined, without_sums};
 use memory::GuestMemory;
 use netvsc::limits::SECOND;
 use netvsc::{Config, Delivery, Event, Nic, Sending, TransmitError};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use validate::frame::{Network, PartialSum, Request, Task};
+use validate::frame::{Arrived, MAX_SEGMENTED, Network, PartialSum, Request, Task};
 use vmbus::Channel;
 
 /// Accesses to shared memory that one poll may cost: 64 packets and 256 ranges, a few
@@ -88,7 +91,7 @@ impl World {
             enforce_unmeasured: shape & 8 == 0,
             trust_checksums: shape & 8 != 0,
             seed: if shape & 16 == 0 { 7 } else { u64::MAX },
-            coalescing: false,
+            coalescing: shape & 0xC0 == 0x80,
             sub_channels: if shape & 0xC0 == 0x40 { 1 } else { 0 },
         };
         let (nic, channel) = start(&arena, config, 1000);
@@ -100,7 +103,7 @@ impl World {
             config,
             now: 1000,
             room: usize::MAX,
-            guest: GuestRam::new(1),
+            guest: GuestRam::new(MAX_SEGMENTED.div_ceil(4096)),
             whole: shape & 32 != 0,
             coming: VecDeque::new(),
             told: Told::Nothing,
@@ -122,13 +125,18 @@ impl World {
         let (room, coming, digest) = (&mut self.room, &mut self.coming, &mut self.digest);
         let (honest, told) = (self.host.honest, self.told);
         let (guest, whole) = (&self.guest, self.whole);
-        let take = |parcel: &mut memory::Parcel<'_>, arrived| {
+        let take = |parcel: &mut memory::Parcel<'_>, arrived: Arrived| {
             assert!(
                 told == Told::Ready || !over,
                 "a frame from a NIC that is over"
             );
             let len = parcel.len();
-            assert!((14..=1518).contains(&len), "{len} bytes");
+            let most = if arrived.joined().is_some() {
+                MAX_SEGMENTED
+            } else {
+                1518
+            };
+            assert!((14..=most).contains(&len), "{len} bytes");
             assert!(!whole || parcel.head().len() == len);
             let Some(left) = room.checked_sub(1) else {
                 return Delivery::Wait;
@@ -138,6 +146,9 @@ impl World {
             parcel.write(guest, 0, len).expect("the guest's memory");
             guest.read(0, &mut frame).expect("the guest's memory");
             digest.debug(&arrived);
+            if let Some(headers) = arrived.joined() {
+                without_sums(&mut frame, headers);
+            }
             if honest {
                 assert!(coming.pop_front().as_ref() == Some(&frame), "another frame");
             }
@@ -170,6 +181,8 @@ impl World {
                 assert_eq!(self.told, Told::Nothing);
                 assert!(self.config.mac.is_none_or(|wanted| wanted == mac));
                 assert!(mac[0] & 1 == 0 && mtu <= self.config.mtu);
+                // Who takes frames in a row takes none that are joined.
+                self.nic.coalesce([!self.whole; 2]);
                 Told::Ready
             }
             Event::SubChannelsAsked { count } | Event::SubChannels { count } => {
@@ -267,15 +280,40 @@ impl World {
         }
     }
 
+    /// The host has a frame for the guest that it has joined of segments, or has when
+    /// it should not; the guest may want none any more.
+    fn joined(&mut self, input: &mut Input<'_>) {
+        let wanted = input.u8();
+        if wanted & 3 == 3 {
+            self.nic
+                .coalesce([wanted & 4 != 0, wanted & 8 != 0].map(|on| on && !self.whole));
+        }
+        let joined = Joined::new(input);
+        let slots = joined
+            .messages
+            .iter()
+            .map(|message| self.host.slot(message));
+        let ranges: Vec<_> = slots.collect();
+        let asked = self.host.joins[usize::from(joined.network == Network::V6)];
+        let lied = self.host.lie.is_some() || !joined.right || !asked;
+        self.host.honest &= !lied && self.coming.is_empty() && self.told == Told::Ready;
+        if self.host.transfer(input.u8().into(), 0, &ranges) {
+            self.coming.push_back(joined.frame);
+        }
+    }
+
     /// The host has frames for the guest: one packet, some slots.
     fn frames(&mut self, input: &mut Input<'_>) {
+        if self.config.coalescing && input.flag() {
+            return self.joined(input);
+        }
         let mut ranges = Vec::new();
         let mut frames = Vec::new();
         for _ in 0..=input.u8() & 7 {
             let len = 14 + input.below(1505);
             let mut frame = vec![input.u8(); len];
             frame[..6].copy_from_slice(&MAC);
-            ranges.push(self.host.slot(&Host::packet(&frame)));
+            ranges.push(self.host.slot(&Host::packet(&frame, &[(ppi::CHECKSUM, 0)])));
             frames.push(frame);
         }
         let lied = self.host.lie.is_some();

@@ -4,7 +4,7 @@
 use crate::Input;
 use crate::memory::Arena;
 use abi::nvsp::{self, message, status};
-use abi::rndis::{self, oid};
+use abi::rndis::{self, offload_parameter, oid};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use zerocopy::IntoBytes;
@@ -90,6 +90,8 @@ pub struct Host {
     owed: HashMap<u64, u32>,
     /// Frames that the NIC sent.
     pub frames: Vec<Vec<u8>>,
+    /// The NIC has asked for joined segments, over IPv4 and over IPv6.
+    pub joins: [bool; 2],
 }
 
 fn at(index: usize) -> usize {
@@ -111,6 +113,7 @@ impl Host {
             sections: HashMap::new(),
             owed: HashMap::new(),
             frames: Vec::new(),
+            joins: [false; 2],
         }
     }
 
@@ -322,24 +325,28 @@ impl Host {
         self.transfer(id, nvsp::channel_type::CONTROL, &[range])
     }
 
-    /// A frame in a PACKET message, as OpenVMM lays it out.
-    pub fn packet(frame: &[u8]) -> Vec<u8> {
+    /// A frame in a PACKET message, as OpenVMM lays it out, with words of information
+    /// about it.
+    pub fn packet(frame: &[u8], information: &[(u32, u32)]) -> Vec<u8> {
         let mut bytes = vec![0; 256];
         let message = rndis::Packet {
             header: header(rndis::message::PACKET, 256 + frame.len()),
             data_offset: 248.into(),
             data_length: (frame.len() as u32).into(),
             ppi_offset: 36.into(),
-            ppi_length: 16.into(),
+            ppi_length: (16 * information.len() as u32).into(),
             ..Default::default()
         };
-        let checksum = rndis::PerPacketInfo {
-            size: 16.into(),
-            kind: rndis::ppi::CHECKSUM.into(),
-            value_offset: 12.into(),
-        };
         bytes[..44].copy_from_slice(message.as_bytes());
-        bytes[44..56].copy_from_slice(checksum.as_bytes());
+        for (place, (kind, value)) in bytes[44..].chunks_exact_mut(16).zip(information) {
+            let element = rndis::PerPacketInfo {
+                size: 16.into(),
+                kind: (*kind).into(),
+                value_offset: 12.into(),
+            };
+            place[..12].copy_from_slice(element.as_bytes());
+            place[12..].copy_from_slice(&value.to_le_bytes());
+        }
         bytes.extend(frame);
         bytes
     }
@@ -456,6 +463,17 @@ impl Host {
                 self.control(id, &[answer.as_bytes(), &value].concat());
             }
             rndis::message::SET => {
+                if word(12) == oid::TCP_OFFLOAD_PARAMETERS {
+                    // NDIS_OFFLOAD_PARAMETERS behind the request.
+                    let rsc = [28 + 22, 28 + 23].map(|at| bytes.get(at).copied());
+                    for (joins, said) in self.joins.iter_mut().zip(rsc) {
+                        match said {
+                            Some(offload_parameter::OFF) => *joins = false,
+                            Some(offload_parameter::TX_OR_ON) => *joins = true,
+                            _ => {}
+                        }
+                    }
+                }
                 let answer = rndis::StatusComplete {
                     header: header(rndis::message::SET_COMPLETE, 16),
                     request_id: request.into(),
@@ -484,6 +502,7 @@ fn offloads() -> rndis::Offload {
     value.checksum.ipv6_tx = 0x55.into();
     value.lso_v2.ipv4_encapsulation = 2.into();
     value.lso_v2.ipv4_max_size = 62780.into();
+    (value.rsc_ipv4, value.rsc_ipv6) = (1, 1);
     value
 }
 
