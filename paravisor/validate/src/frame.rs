@@ -5,6 +5,10 @@
 //! agree with that walk, or the frame is not sent (RND-69). What reaches the
 //! host about a frame comes from a [`Task`], and only this module makes one.
 
+mod hash;
+
+pub use hash::{FlowHash, HASH_KEY, HashKind, HashKinds, HashRequest};
+
 use crate::{Rule, Violation};
 
 /// Longest frame that may be sent in segments: an IP packet's largest size,
@@ -204,13 +208,14 @@ pub fn fold(mut total: u64) -> u16 {
 pub struct Arrived {
     vouched: bool,
     joined: Option<Headers>,
+    hash: Option<FlowHash>,
 }
 
 impl Arrived {
     pub(crate) fn new(vouched: bool) -> Arrived {
         Arrived {
             vouched,
-            joined: None,
+            ..Arrived::default()
         }
     }
 
@@ -221,7 +226,18 @@ impl Arrived {
         Arrived {
             vouched: true,
             joined: Some(headers),
+            hash: None,
         }
+    }
+
+    /// The same, with this hash or none.
+    pub fn with_hash(self, hash: Option<FlowHash>) -> Arrived {
+        Arrived { hash, ..self }
+    }
+
+    /// The host's hash of it, where the guest asked for one of its kind.
+    pub fn hash(&self) -> Option<FlowHash> {
+        self.hash
     }
 
     /// Segments of TCP that the host has joined: the headers of the whole.
