@@ -32,6 +32,26 @@ pub mod hash {
     pub const UDP_IPV6_EX: u32 = 0x1_0000;
 }
 
+/// Bits of [`RssCapabilities`], beside those of the hash function (Linux
+/// `NDIS_RSS_CAPS_HASH_TYPE_*`; UDP: Microsoft's `ntddndis.h`). A NIC that hashes the
+/// ports of a version of IP hashes its addresses too.
+pub mod rss_capability {
+    /// TCP over IPv4.
+    pub const TCP_IPV4: u32 = 0x100;
+    /// TCP over IPv6.
+    pub const TCP_IPV6: u32 = 0x200;
+    /// UDP over IPv4.
+    pub const UDP_IPV4: u32 = 0x800;
+    /// UDP over IPv6.
+    pub const UDP_IPV6: u32 = 0x1000;
+}
+
+/// Flags of [`RssParameters`] (Linux `NDIS_RSS_PARAM_FLAG_*`).
+pub mod rss_flag {
+    /// Receive scaling is switched off.
+    pub const DISABLE: u16 = 0x10;
+}
+
 /// Types in [`ObjectHeader`].
 pub mod object {
     /// Default.
@@ -240,7 +260,7 @@ wire! {
     RssCapabilities: 18 {
         /// Type 0x88, revision and size.
         header: ObjectHeader = 0,
-        /// Flags.
+        /// Hash functions and [`rss_capability`].
         flags: U32 = 4,
         /// Interrupt messages.
         interrupt_messages: U32 = 8,
@@ -253,7 +273,7 @@ wire! {
     RssParameters: 40 {
         /// Type 0x89, revision and size.
         header: ObjectHeader = 0,
-        /// Flags.
+        /// Bits of [`rss_flag`].
         flags: U16 = 4,
         /// Base CPU.
         base_cpu: U16 = 6,

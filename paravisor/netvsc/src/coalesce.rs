@@ -13,6 +13,8 @@ use validate::{Rule, Violation};
 use vmbus::Channel;
 use zerocopy::IntoBytes;
 
+const REQUEST: Request = Request::Set(oid::TCP_OFFLOAD_PARAMETERS);
+
 /// What is wanted of the host, and what it was told.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Coalesce {
@@ -57,7 +59,7 @@ impl<M: SharedMemory> Nic<M> {
     ) -> Result<(), Violation> {
         if let Some(since) = self.coalesce.sent {
             let age = now.saturating_sub(since);
-            if self.awaited.is_none() {
+            if self.awaited.is_none_or(|of| of.request != REQUEST) {
                 self.coalesce.sent = None;
             } else if age > limits::REQUEST_DEADLINE {
                 self.awaited = None;
@@ -81,7 +83,7 @@ impl<M: SharedMemory> Nic<M> {
             rsc_ipv6: v6,
             ..Default::default()
         };
-        let request = Request::Set(oid::TCP_OFFLOAD_PARAMETERS);
+        let request = REQUEST;
         let request_id = self.next_request_id;
         let message =
             crate::handshake::RequestMessage::new(request, request_id, parameters.as_bytes());

@@ -1,6 +1,7 @@
 //! The script from INIT to a NIC that is ready, and back. One phase after the
 //! other (NVS-50); each that waits for the host has a deadline.
 
+use crate::lane::Scale;
 use crate::limits;
 use crate::nic::Nic;
 use crate::requests::Request;
@@ -56,7 +57,7 @@ const SCRIPT: [(judged::Request, bool); 10] = [
     ),
     (judged::Request::Set(oid::TCP_OFFLOAD_PARAMETERS), true),
     (judged::Request::Query(oid::LINK_SPEED), true),
-    // Only if sub-channels are wanted; without an answer there are none.
+    // Without an answer there are no sub-channels, and no hashes for the guest.
     (
         judged::Request::Query(oid::RECEIVE_SCALE_CAPABILITIES),
         true,
@@ -148,11 +149,6 @@ impl<M: SharedMemory> Nic<M> {
                     // Frames come behind this one.
                     Some(_) if step == FILTER && !self.subs.settled => {
                         self.enter(Phase::SubChannels, now);
-                    }
-                    Some((judged::Request::Query(oid::RECEIVE_SCALE_CAPABILITIES), _))
-                        if self.config.sub_channels == 0 =>
-                    {
-                        self.enter(Phase::Rndis(step.saturating_add(1)), now);
                     }
                     Some((request, _)) => self.send_rndis_request(channel, *request, now)?,
                     None => self.enter(Phase::Ready, now),
@@ -408,12 +404,21 @@ impl<M: SharedMemory> Nic<M> {
                 self.link.hear(up);
             }
             Response::Value(Value::Offloads(offloads)) => self.offloads = offloads,
-            Response::Value(Value::Scale { queues, table }) => {
-                self.subs.scale = Some((queues, table));
+            Response::Value(Value::Scale {
+                queues,
+                table,
+                hashes,
+            }) => {
+                self.subs.scale = Some(Scale {
+                    queues,
+                    table,
+                    hashes,
+                });
             }
             Response::Initialized(allowed) => self.allowed = Some(allowed),
             Response::Value(Value::Number(_)) | Response::Set => {}
         }
+        self.spread.answered(request, response);
         self.next_request(now);
     }
 

@@ -20,8 +20,9 @@ pub(crate) struct Joint {
     head_len: usize,
     /// Of all of it, a tag included.
     len: usize,
-    /// The host has looked at the sums of all segments (RND-25).
-    vouched: bool,
+    /// What came with the first fragment: whether the host has looked at the sums of all
+    /// segments (RND-25), and its hash of them.
+    arrived: Arrived,
     pieces: Vec<Piece>,
 }
 
@@ -33,7 +34,7 @@ impl Joint {
             head: [0; MAX_HEADERS + TAG],
             head_len: 0,
             len: 0,
-            vouched: false,
+            arrived: Arrived::PLAIN,
             pieces: Vec::new(),
         }
     }
@@ -44,9 +45,9 @@ impl Joint {
     }
 
     /// Begins with the first fragment's private bytes, and its tag if it has one.
-    pub fn begin(&mut self, bytes: &[u8], vlan: Option<u16>, vouched: bool) {
+    pub fn begin(&mut self, bytes: &[u8], vlan: Option<u16>, arrived: Arrived) {
         self.pieces.clear();
-        self.vouched = vouched;
+        self.arrived = arrived;
         let (addresses, rest) = bytes.split_at_checked(ADDRESSES).unwrap_or((bytes, &[]));
         let [high, low] = vlan.unwrap_or(0).to_be_bytes();
         let tag = [0x81, 0x00, high, low];
@@ -74,9 +75,10 @@ impl Joint {
     /// `netvsc_comp_ipcsum`).
     pub fn finish(&mut self) -> Result<Arrived, Violation> {
         let head = self.head.get_mut(..self.head_len).unwrap_or_default();
-        let headers: Headers = coalesce::headers(head, self.len, self.vouched)?;
+        let headers: Headers = coalesce::headers(head, self.len, self.arrived.vouched())?;
         offload::join(head, &headers, self.len);
-        Ok(Arrived::of_joined(headers))
+        let hash = self.arrived.hash().filter(|hash| hash.fits(&headers));
+        Ok(Arrived::of_joined(headers).with_hash(hash))
     }
 
     /// Bytes of the whole.

@@ -15,7 +15,7 @@ use crate::requests::{Request, Requests};
 use abi::nvsp;
 use memory::{OutOfRange, Parcel, SharedMemory};
 use validate::Violation;
-use validate::frame::Arrived;
+use validate::frame::{Arrived, HashKinds};
 use validate::nvsp::Awaited;
 use vmbus::{Channel, Signal};
 use zerocopy::IntoBytes;
@@ -23,11 +23,22 @@ use zerocopy::IntoBytes;
 /// Operation of a sub-channel request.
 const ALLOCATE: u32 = 1;
 
+/// A host's receive scaling.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Receive queues that it has.
+    pub queues: u16,
+    /// Entries of their table.
+    pub table: u16,
+    /// Hashes that it can make.
+    pub hashes: HashKinds,
+}
+
 /// Sub-channels: what is known of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Subs {
-    /// Receive queues that the host has, and entries of their table.
-    pub scale: Option<(u16, u16)>,
+    /// What the host says of its receive scaling.
+    pub scale: Option<Scale>,
     /// How many were granted.
     pub granted: u16,
     /// They are asked for, or need not be.
@@ -41,7 +52,7 @@ impl<M: SharedMemory> Nic<M> {
     /// buffer has sections for and there is memory for, since the host chooses the size
     /// of a slot and each channel has room for a copy of one (SYS-02).
     pub(crate) fn wanted_sub_channels(&self) -> u16 {
-        let (queues, _) = self.subs.scale.unwrap_or((1, 0));
+        let queues = self.subs.scale.map_or(1, |scale| scale.queues);
         let sections = self.send.section_count();
         let lanes = sections
             .checked_div(limits::SECTIONS_PER_LANE)
@@ -127,6 +138,7 @@ impl<M: SharedMemory> Nic<M> {
         // It is not told when that is switched on.
         nic.coalesce.expected = self.may_coalesce();
         nic.subs.granted = self.subs.granted;
+        nic.spread = self.spread.of_lane();
         Ok(Lane { nic })
     }
 

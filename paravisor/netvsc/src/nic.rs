@@ -199,7 +199,7 @@ impl<M: SharedMemory> Nic<M> {
             config,
             index,
             subs: Subs::default(),
-            spread: Spread::Idle,
+            spread: Spread::default(),
             coalesce: Coalesce::default(),
             phase: Phase::Idle,
             sent: false,

@@ -217,6 +217,7 @@ impl<M: SharedMemory> Nic<M> {
         ranges: &mut usize,
     ) -> Result<Progress, Violation> {
         let carrier = self.receive.job.map_or(Carrier::Data, |job| job.carrier);
+        let hashes = self.spread.standing();
         while *ranges < limits::RANGES_PER_POLL {
             let fragments = self.coalesce.expected && !whole;
             let context = self.context(fragments);
@@ -250,8 +251,9 @@ impl<M: SharedMemory> Nic<M> {
                             match judged.value {
                                 Message::Packet(packet) => {
                                     let trust = self.config.trust_checksums;
-                                    let arrived = packet.arrived(trust);
-                                    let part = Piecemeal::of(&packet, trust);
+                                    let hash = packet.flow_hash(hashes);
+                                    let arrived = packet.arrived(trust).with_hash(hash);
+                                    let part = Piecemeal::of(&packet, arrived);
                                     let (start, len) = (packet.start(), packet.len());
                                     let vlan = packet.vlan();
                                     match part.map(|part| self.receive.gather(&part)) {

@@ -79,17 +79,17 @@ pub(crate) struct Piecemeal {
     part: Part,
     start: usize,
     vlan: Option<u16>,
-    vouched: bool,
+    arrived: Arrived,
 }
 
 impl Piecemeal {
-    /// `None`: a frame that is whole. `trust`: see [`Packet::arrived`].
-    pub fn of(packet: &Packet<'_>, trust: bool) -> Option<Piecemeal> {
+    /// `None`: a frame that is whole. `arrived`: what the host says about the part.
+    pub fn of(packet: &Packet<'_>, arrived: Arrived) -> Option<Piecemeal> {
         Some(Piecemeal {
             part: packet.part()?,
             start: packet.start(),
             vlan: packet.vlan(),
-            vouched: packet.arrived(trust).vouched(),
+            arrived,
         })
     }
 }
@@ -342,7 +342,7 @@ impl<M: SharedMemory> ReceiveBuffer<M> {
             read.map_err(outside)?;
             self.copied = private;
             let bytes = self.copy.get(start..private.min(end)).unwrap_or_default();
-            self.joint.begin(bytes, fragment.vlan, fragment.vouched);
+            self.joint.begin(bytes, fragment.vlan, fragment.arrived);
         }
         let behind = Piece::new(behind(private), end.saturating_sub(private));
         self.joint.push(behind);

@@ -212,10 +212,17 @@ pub struct Arrived {
 }
 
 impl Arrived {
+    /// Nothing.
+    pub const PLAIN: Arrived = Arrived {
+        vouched: false,
+        joined: None,
+        hash: None,
+    };
+
     pub(crate) fn new(vouched: bool) -> Arrived {
         Arrived {
             vouched,
-            ..Arrived::default()
+            ..Arrived::PLAIN
         }
     }
 

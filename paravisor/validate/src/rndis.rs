@@ -10,6 +10,7 @@ use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message as kind, status};
 
 pub mod coalesce;
+pub mod hash;
 pub mod offload;
 pub mod packet;
 pub mod response;

@@ -5,8 +5,8 @@ use super::*;
 
 /// Honest turns from the start until the NIC has been ready for a while and has been
 /// stopped again.
-const READY_AT: usize = 12;
-const LIFE: usize = 20;
+const READY_AT: usize = 13;
+const LIFE: usize = 21;
 
 /// A NIC after so many honest turns, in traffic from [`READY_AT`] on.
 fn after(turns: usize) -> Peer {

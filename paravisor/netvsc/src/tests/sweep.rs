@@ -5,8 +5,8 @@
 use super::*;
 
 /// Steps of the bring-up that a NIC can stand at: INIT, receive buffer, send buffer,
-/// nine RNDIS requests, ready.
-const STEPS: usize = 13;
+/// ten RNDIS requests, ready.
+const STEPS: usize = 14;
 /// Polls that a NIC stays at a step, so that neither the budget of in-band messages
 /// nor the deadline of a request comes in between.
 const POLLS: u64 = 80;

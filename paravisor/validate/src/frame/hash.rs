@@ -4,6 +4,7 @@
 //! and never an index of ours. What it says that it was made of is believed only
 //! where that was asked for.
 
+use super::{Headers, Network, Transport};
 use core::ops::BitAnd;
 
 /// Bytes of the key: 16 of each IPv6 address, two of each port, and the 32 bits
@@ -37,6 +38,23 @@ impl HashKind {
         HashKind::TcpIpv6,
         HashKind::UdpIpv6,
     ];
+
+    /// The version of IP that it is about.
+    pub const fn network(self) -> Network {
+        match self {
+            HashKind::Ipv4 | HashKind::TcpIpv4 | HashKind::UdpIpv4 => Network::V4,
+            HashKind::Ipv6 | HashKind::TcpIpv6 | HashKind::UdpIpv6 => Network::V6,
+        }
+    }
+
+    /// Whose ports are in it.
+    pub const fn transport(self) -> Option<Transport> {
+        match self {
+            HashKind::Ipv4 | HashKind::Ipv6 => None,
+            HashKind::TcpIpv4 | HashKind::TcpIpv6 => Some(Transport::Tcp),
+            HashKind::UdpIpv4 | HashKind::UdpIpv6 => Some(Transport::Udp),
+        }
+    }
 
     const fn bit(self) -> u8 {
         match self {
@@ -86,6 +104,16 @@ impl HashKinds {
         self.0 |= kind.bit();
     }
 
+    /// One bit for each.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// From those bits; others are left out.
+    pub const fn from_bits(bits: u8) -> HashKinds {
+        HashKinds(bits & 0x3f)
+    }
+
     /// Whether there is none in it.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -107,6 +135,15 @@ pub struct FlowHash {
     pub value: u32,
     /// What it was made of, as the host says: a kind that was asked for.
     pub kind: HashKind,
+}
+
+impl FlowHash {
+    /// Whether it can be of a frame with these headers.
+    pub fn fits(&self, headers: &Headers) -> bool {
+        let transport = self.kind.transport();
+        self.kind.network() == headers.network()
+            && transport.is_none_or(|of| of == headers.transport())
+    }
 }
 
 /// What a guest asks of the host.
@@ -144,6 +181,8 @@ mod tests {
             }
         }
         assert_eq!(kinds, HashKinds::of(|_| true));
+        assert_eq!(HashKinds::from_bits(kinds.bits()), kinds);
+        assert_eq!(HashKinds::from_bits(0xff), kinds);
         let tcp = HashKinds::of(|kind| matches!(kind, HashKind::TcpIpv4 | HashKind::TcpIpv6));
         assert!(kinds.contains_all(tcp) && !tcp.contains_all(kinds));
         assert!(tcp.contains_all(HashKinds::empty()));

@@ -1,8 +1,8 @@
 //! PACKET: a frame with per-packet information.
 
 use super::coalesce::{Flags, Part};
-use super::{from_start, slice};
-use crate::frame::Arrived;
+use super::{from_start, hash, slice};
+use crate::frame::{Arrived, FlowHash, HashKinds};
 use crate::index::part;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, checksum, ppi, vlan};
@@ -74,6 +74,7 @@ pub struct Packet<'a> {
     checksum: Checksum,
     vlan: Option<u16>,
     hash: Option<u32>,
+    hash_info: Option<u32>,
     fragment: Option<Flags>,
 }
 
@@ -119,6 +120,12 @@ impl<'a> Packet<'a> {
     /// The host's hash of the flow: a hint, never an index (RND-27).
     pub fn hash(&self) -> Option<u32> {
         self.hash
+    }
+    /// The same for a guest that has asked for hashes of these kinds. One of another
+    /// kind, of none that is known, or of a frame that is not of its version of IP is
+    /// none (RND-27).
+    pub fn flow_hash(&self, asked: HashKinds) -> Option<FlowHash> {
+        hash::beside(self.frame, self.hash, self.hash_info, asked)
     }
 }
 
@@ -230,6 +237,7 @@ pub(super) fn judge<'a>(
         checksum: Checksum::default(),
         vlan: None,
         hash: None,
+        hash_info: None,
         fragment: None,
     };
     if let Some(information) = information {
@@ -351,6 +359,7 @@ fn walk(
                 packet.vlan = Some(judge_vlan(value, at, context)?);
             }
             ppi::HASH_VALUE => packet.hash = Some(element.value()?.0),
+            ppi::HASH_INFO => packet.hash_info = Some(element.value()?.0),
             ppi::PACKET_ID => {
                 // Version, flags and id in one word, in this order.
                 let (value, at) = element.value()?;

@@ -3,7 +3,8 @@
 use super::offload::{self, Offloads};
 use super::packet::FRAME_OVERHEAD;
 use super::packet::first_difference;
-use super::{Outside, from_start, link_speed, slice_behind};
+use super::{Outside, from_start, hash, link_speed, slice_behind};
+use crate::frame::HashKinds;
 use crate::{Judged, Rule, Violation, read_prefix};
 use abi::rndis::{self, message, object, oid, revision, status};
 use zerocopy::little_endian::U32;
@@ -118,6 +119,8 @@ pub enum Value {
         queues: u16,
         /// The entries, a power of two.
         table: u16,
+        /// Hashes that the host can make and that we know.
+        hashes: HashKinds,
     },
     /// Any other number.
     Number(u32),
@@ -304,7 +307,7 @@ fn scale(buffer: &[u8], at: usize) -> Result<Value, Violation> {
     let Some(words) = read_prefix::<[U32; 4]>(buffer) else {
         return broken(0, buffer.len() as u32);
     };
-    let [head, _, _, queues] = words.map(|word| word.get());
+    let [head, flags, _, queues] = words.map(|word| word.get());
     let [kind, _, size_low, size_high] = head.to_le_bytes();
     let size = usize::from(u16::from_le_bytes([size_low, size_high]));
     if kind != object::RSS_CAPABILITIES || size < shorter || size > buffer.len() {
@@ -324,7 +327,12 @@ fn scale(buffer: &[u8], at: usize) -> Result<Value, Violation> {
         entries if entries <= MAX_TABLE && entries.is_power_of_two() => entries,
         entries => return broken(16, entries.into()),
     };
-    Ok(Value::Scale { queues, table })
+    let hashes = hash::offered(flags);
+    Ok(Value::Scale {
+        queues,
+        table,
+        hashes,
+    })
 }
 
 /// Unicast, not zero, and the one that is already fixed (RND-49). It stands at byte

@@ -187,9 +187,9 @@ rules! {
     }
     RND_27 {
         reaction: Structural,
-        statement: "A hash is a hint, never an index",
+        statement: "A hash is a hint, never an index; what it was made of counts only where that was asked for and the frame is of that version of IP",
         danger: "A number of the host picks a queue beyond the last",
-        example: "A hash of 0xFFFFFFFF",
+        example: "A hash of 0xFFFFFFFF, of IPv6 beside a frame of IPv4",
         source: "Linux skb_set_hash",
     }
     RND_28 {

@@ -116,7 +116,7 @@ pub fn body(data: &[u8]) -> u64 {
                                 assert!(tcp || value.large_send(network).is_none());
                             }
                         }
-                        Value::Scale { queues, table } => {
+                        Value::Scale { queues, table, .. } => {
                             assert!((1..=64).contains(&queues));
                             assert!((1..=128).contains(&table) && table.is_power_of_two());
                         }

@@ -196,6 +196,7 @@ fn rnd_61_no_name_is_asked_for() {
             oid::TCP_OFFLOAD_HARDWARE_CAPABILITIES,
             oid::TCP_OFFLOAD_PARAMETERS,
             oid::LINK_SPEED,
+            oid::RECEIVE_SCALE_CAPABILITIES,
             oid::MEDIA_CONNECT_STATUS,
             oid::CURRENT_PACKET_FILTER,
         ]

@@ -242,6 +242,62 @@ fn rnd_27_hash_is_a_number_only() {
     );
 }
 
+/// "RND-27": what the host says that a hash was made of.
+#[test]
+fn rnd_27_hash_of_a_kind_that_was_asked_for() {
+    use crate::frame::{FlowHash, HashKind, HashKinds};
+    use crate::rndis::hash::information;
+    let all = HashKinds::of(|_| true);
+    let of = |ethertype: &[u8], elements: &[(u32, u32)], asked: HashKinds| {
+        let mut bytes = frame(60);
+        bytes[12..12 + ethertype.len()].copy_from_slice(ethertype);
+        let elements: Vec<u8> = (elements.iter())
+            .flat_map(|(kind, value)| element(*kind, *value))
+            .collect();
+        delivered(&packet_with(&elements, &bytes, |_| ())).flow_hash(asked)
+    };
+    let (v4, v6) = ([0x08, 0x00], [0x86, 0xdd]);
+    for kind in HashKind::ALL {
+        let one = HashKinds::of(|other| other == kind);
+        let others = HashKinds::of(|other| other != kind);
+        let info = information(one);
+        let both = [(ppi::HASH_VALUE, u32::MAX), (ppi::HASH_INFO, info)];
+        let (own, foreign) = match kind.network() {
+            crate::frame::Network::V4 => (v4, v6),
+            crate::frame::Network::V6 => (v6, v4),
+        };
+        let value = u32::MAX;
+        assert_eq!(of(&own, &both, one), Some(FlowHash { value, kind }));
+        let tagged = [&[0x81, 0, 0, 5], &own[..]].concat();
+        assert!(of(&tagged, &both, all).is_some());
+        // Not asked for; a frame of the other version, of none, tagged twice.
+        assert_eq!(of(&own, &both, others), None, "{kind:?}");
+        assert_eq!(of(&own, &both, HashKinds::empty()), None);
+        assert_eq!(of(&foreign, &both, all), None, "{kind:?}");
+        assert_eq!(of(&[0x08, 0x06], &both, all), None);
+        let twice = [&[0x88, 0xa8, 0, 5], &own[..]].concat();
+        assert_eq!(of(&twice, &both, all), None);
+        // One without the other.
+        assert_eq!(of(&own, &both[..1], all), None);
+        assert_eq!(of(&own, &both[1..], all), None);
+    }
+    // No kind, two of them, one with extension headers, bits of none, another function.
+    for info in [
+        0,
+        1,
+        0x301,
+        0x801,
+        0x2001,
+        0x101_0001,
+        u32::MAX,
+        0x102,
+        0x100,
+    ] {
+        let both = [(ppi::HASH_VALUE, 7), (ppi::HASH_INFO, info)];
+        assert_eq!(of(&v4, &both, all), None, "{info:#x}");
+    }
+}
+
 #[test]
 fn rnd_28_fragment_without_coalescing() {
     let id = |flags: u32| with_ppi(&element(ppi::PACKET_ID, 1 | flags << 8 | 9 << 16));

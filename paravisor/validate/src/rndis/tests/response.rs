@@ -1,6 +1,7 @@
 //! Completions of our requests.
 
 use super::*;
+use crate::frame::{HashKind, HashKinds, Transport};
 
 #[test]
 fn rnd_36_response_without_request() {
@@ -234,8 +235,33 @@ fn rnd_60_receive_scale_capabilities() {
             panic!("{queues} {table}")
         };
         let (queues, table) = wanted;
-        let value = Value::Scale { queues, table };
+        // The host of this test names a function and TCP over both.
+        let hashes = HashKinds::of(|kind| kind.transport() != Some(Transport::Udp));
+        let value = Value::Scale {
+            queues,
+            table,
+            hashes,
+        };
         assert_eq!(judged, Judged::clean(value));
+    }
+    // Hashes by their bits; none without the function that we know.
+    for (flags, expected) in [
+        (0x0000_0001, &[][..]),
+        (0xFFFF_FFFE, &[]),
+        (0x0000_0101, &[HashKind::Ipv4, HashKind::TcpIpv4]),
+        (0x0000_1001, &[HashKind::Ipv6, HashKind::UdpIpv6]),
+        (0xFFFF_FFFF, &HashKind::ALL),
+    ] {
+        let mut value = scale(8, 128);
+        value[4..8].copy_from_slice(&u32::to_le_bytes(flags));
+        let Ok(Judged {
+            value: Value::Scale { hashes, .. },
+            ..
+        }) = asked(&value)
+        else {
+            panic!("{flags:#x}")
+        };
+        assert_eq!(hashes, HashKinds::of(|kind| expected.contains(&kind)));
     }
     // Revision 1 says nothing of a table.
     let mut first = scale(8, 0);
