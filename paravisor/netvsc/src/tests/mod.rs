@@ -3,6 +3,7 @@
 
 mod coalesce;
 mod gather;
+mod hash;
 mod lanes;
 mod messages;
 mod offload;

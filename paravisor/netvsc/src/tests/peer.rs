@@ -9,7 +9,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use memory::doubles::{DoubleFetch, PlainShared, VecGuest};
 use memory::{GuestMemory, PAGE_SIZE, Parcel, SharedMemory};
-use validate::frame::{Arrived, Headers};
+use validate::frame::{Arrived, FlowHash, Headers};
 use vmbus::Channel;
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -54,6 +54,8 @@ pub struct Peer {
     pub vouched: Vec<bool>,
     /// Of each frame the headers, if it was joined.
     pub joined: Vec<Option<Headers>>,
+    /// And the hash that came with it.
+    pub hashes: Vec<Option<FlowHash>>,
     /// Where they are written to.
     guest: VecGuest,
     /// Takes them private and in a row, in place of pieces.
@@ -170,6 +172,7 @@ impl Peer {
             frames: Vec::new(),
             vouched: Vec::new(),
             joined: Vec::new(),
+            hashes: Vec::new(),
             guest: VecGuest::new(0x11000),
             whole: false,
             room: usize::MAX,
@@ -219,6 +222,7 @@ impl Peer {
             frames,
             vouched,
             joined,
+            hashes,
             room,
             guest,
             ..
@@ -235,6 +239,7 @@ impl Peer {
             frames.push(frame);
             vouched.push(arrived.vouched());
             joined.push(arrived.joined().copied());
+            hashes.push(arrived.hash());
             Delivery::Taken
         };
         let polled = self.nic.poll_parcels(channel, self.now, self.whole, take);
