@@ -6,7 +6,8 @@ use super::transmit::MAX_PACKETS;
 use super::{Bytes, Env, NicError, parse, part};
 use abi::rndis::{
     self, Header, IndicateStatus, Initialize, InitializeComplete, LinkState, ObjectHeader,
-    QueryComplete, Request, RssCapabilities, StatusComplete, hash, message, object, oid, status,
+    QueryComplete, Request, RssCapabilities, StatusComplete, hash, message, object, oid,
+    rss_capability, status,
 };
 use alloc::vec::Vec;
 use zerocopy::{Immutable, IntoBytes};
@@ -15,8 +16,12 @@ use zerocopy::{Immutable, IntoBytes};
 const MAX_TRANSFER: u32 = 0x4000;
 /// Power of two that messages in one buffer are aligned to.
 pub(super) const ALIGNMENT_FACTOR: u32 = 3;
-/// Hashes in the RSS capabilities: over TCP and IP of both versions.
-const HASHES: u32 = hash::TOEPLITZ | hash::IPV4 | hash::TCP_IPV4 | hash::IPV6 | hash::TCP_IPV6;
+/// Hashes in the RSS capabilities: over TCP, UDP and IP of both versions.
+const HASHES: u32 = hash::TOEPLITZ
+    | rss_capability::TCP_IPV4
+    | rss_capability::TCP_IPV6
+    | rss_capability::UDP_IPV4
+    | rss_capability::UDP_IPV6;
 /// Control answers that may wait for a slot.
 const MAX_CONTROL: usize = 64;
 

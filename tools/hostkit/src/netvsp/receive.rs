@@ -1,6 +1,7 @@
 //! Host to guest: slots of the receive buffer, frames and control messages in them.
 use super::channel::Channel;
 use super::coalesce::{self, Joined};
+use super::steering::Hashed;
 use super::{Bytes, Env, NicError, offload};
 use crate::fault::Layer;
 use crate::pages::PageList;
@@ -227,10 +228,11 @@ impl Channel {
             }
             let mut frames = Vec::new();
             for joined in joined {
-                let messages = self.messages(env, &joined.parts);
-                env.counters.bytes_saved += joined.saved as u64;
                 let first = joined.parts.first().map_or(&[][..], Vec::as_slice);
-                frames.extend(self.steer(env, first, messages));
+                let hash = self.steering.hash(first);
+                let messages = self.messages(env, &joined.parts, hash);
+                env.counters.bytes_saved += joined.saved as u64;
+                frames.extend(self.steer(env, hash, messages));
             }
             self.send_frames(env, &frames)?;
         }
@@ -245,14 +247,14 @@ impl Channel {
         self.port.flush(env)
     }
 
-    /// Hands a frame's messages to the sub-channel that it belongs to, or back.
+    /// Hands a frame's messages to the sub-channel that its hash means, or back.
     fn steer(
         &mut self,
         env: &mut Env<'_>,
-        frame: &[u8],
+        hash: Option<Hashed>,
         messages: Vec<Bytes>,
     ) -> Option<Vec<Bytes>> {
-        let Some(port) = self.subs.get_mut(&self.steering.channel(frame)) else {
+        let Some(port) = self.subs.get_mut(&self.steering.channel(hash)) else {
             return Some(messages);
         };
         if port.frames.len() < MAX_STEERED {
@@ -303,11 +305,14 @@ impl Channel {
         true
     }
 
-    /// The messages of a frame, or of segments that were joined.
-    fn messages(&mut self, env: &mut Env<'_>, parts: &[Bytes]) -> Vec<Bytes> {
+    /// The messages of a frame, or of segments that were joined: the first of them has
+    /// the hash.
+    fn messages(&mut self, env: &mut Env<'_>, parts: &[Bytes], hash: Option<Hashed>) -> Vec<Bytes> {
+        let hash = hash.map_or(Vec::new(), |hash| hash.elements().to_vec());
         if let [frame] = parts {
             let sums = offload::verdict(frame, &self.rndis.enabled);
-            return alloc::vec![self.message(frame, &[(ppi::CHECKSUM, sums)])];
+            let elements = [&[(ppi::CHECKSUM, sums)], &hash[..]].concat();
+            return alloc::vec![self.message(frame, &elements)];
         }
         env.counters.joined += parts.len() as u64;
         env.counters.coalesced += 1;
@@ -321,7 +326,8 @@ impl Channel {
             let end = if n == last { packet_id::LAST } else { 0 };
             let flags = packet_id::SUB_ALLOCATION | first | end;
             let id = u32::from_le_bytes([packet_id::VERSION, flags, low, high]);
-            self.message(part, &[sums, (ppi::PACKET_ID, id)])
+            let hash = if n == 0 { &hash[..] } else { &[] };
+            self.message(part, &[&[sums, (ppi::PACKET_ID, id)], hash].concat())
         };
         parts.iter().enumerate().map(message).collect()
     }
