@@ -10,6 +10,7 @@ use hostkit::trace::{Recorder, VecSink};
 use many::Many;
 use undercroft::audit::{self, Audit, Options, Way};
 use validate::Rule;
+use validate::frame::{HashKind, HashKinds, HashRequest};
 use vmbus::Event;
 use vmbus::affinity::target_vp;
 
@@ -97,6 +98,57 @@ fn frames_on_1_4_16_and_64_channels() {
         assert_eq!(many.memory(), (usize::from(channels) + 2, 0));
         assert_eq!(many.violations(), []);
         assert_eq!(many.refused(), 0);
+    }
+}
+
+/// The hash is the one that the host puts a frame on its channel by: the entry of the
+/// table that it names is that channel.
+#[test]
+fn the_guests_hash_comes_on_all_channels() {
+    let asked = |kinds: &[HashKind], byte: u8| HashRequest {
+        kinds: HashKinds::of(|kind| kinds.contains(&kind)),
+        key: core::array::from_fn(|n| (n as u8).wrapping_mul(37) ^ byte),
+    };
+    for (channels, vps) in [(1_u16, 1), (4, 4)] {
+        let mut many = Many::new(config(vps), channels - 1);
+        many.bring_up();
+        let sink = recorded(&mut many);
+        traffic(&mut many, channels.into(), 200);
+        assert!(many.hashes.iter().all(|(_, hash)| hash.is_none()));
+        let mut last = Vec::new();
+        for (kind, byte) in [
+            (HashKind::TcpIpv4, 1),
+            (HashKind::TcpIpv4, 2),
+            (HashKind::Ipv4, 3),
+        ] {
+            many.ask_hash(Some(asked(&[kind, HashKind::UdpIpv4], byte)));
+            traffic(&mut many, channels.into(), 200);
+            assert_eq!(many.hashes.len(), 200);
+            let mut values = Vec::new();
+            for (index, hash) in many.hashes.drain(..) {
+                let hash = hash.unwrap();
+                assert_eq!(hash.kind, kind);
+                let entry = (hash.value % 128 % u32::from(channels)) as u16;
+                assert_eq!(entry, index, "{:#x}", hash.value);
+                values.push(hash.value);
+            }
+            values.sort_unstable();
+            values.dedup();
+            // By ports they differ, by addresses not; and by the key in any case.
+            assert!((values.len() > 150) == (kind == HashKind::TcpIpv4));
+            assert_ne!(values, last);
+            last = values;
+        }
+        // Of another kind, and none at all.
+        for asked in [Some(asked(&[HashKind::Ipv6], 4)), None] {
+            many.ask_hash(asked);
+            traffic(&mut many, channels.into(), 50);
+            assert_eq!(many.hashes.len(), 50);
+            assert!(many.hashes.iter().all(|(_, hash)| hash.is_none()));
+        }
+        assert_eq!(many.host.nic.error(), None);
+        assert_eq!(many.violations(), []);
+        audited(&mut many, &sink);
     }
 }
 

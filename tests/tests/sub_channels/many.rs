@@ -3,11 +3,13 @@
 use abi::hyperv::msr;
 use hostkit::backend::Loopback;
 use hostkit::{Machine, MachineConfig};
+use memory::Parcel;
 use memory::doubles::{DoubleFetch, PlainShared};
 use netvsc::{Config, Delivery, Event as NicEvent, Lane, Nic, limits};
 use std::collections::BTreeMap;
 use undercroft_tests::{HostView, calls};
 use validate::Rule;
+use validate::frame::{Arrived, FlowHash, HashRequest};
 use vmbus::affinity::target_vp;
 use vmbus::synic::{EventFlags, MessageSlot};
 use vmbus::{Channel, ChannelId, Client, Event, GpadlId, SignalTarget, Target};
@@ -52,6 +54,8 @@ pub struct Many {
     /// The channels over which frames are spread.
     spread: u64,
     frames: Vec<(u16, Vec<u8>)>,
+    /// Of each frame the channel and the hash.
+    pub hashes: Vec<(u16, Option<FlowHash>)>,
     flags: BTreeMap<u32, usize>,
     counted: vmbus::Counters,
     memory: PlainShared,
@@ -107,6 +111,7 @@ impl Many {
             buffers: Vec::new(),
             spread: 0,
             frames: Vec::new(),
+            hashes: Vec::new(),
             flags: BTreeMap::new(),
             counted: vmbus::Counters::new(),
             memory,
@@ -346,11 +351,13 @@ impl Many {
         let (Some(nic), Some(wire)) = (self.nic.as_mut(), self.wires.get_mut(&0)) else {
             return;
         };
-        let frames = &mut self.frames;
-        let polled = nic.poll(&mut wire.channel, self.now, |frame| {
-            frames.push((0, frame.to_vec()));
+        let (frames, hashes) = (&mut self.frames, &mut self.hashes);
+        let take = |parcel: &mut Parcel<'_>, arrived: Arrived| {
+            frames.push((0, parcel.head().to_vec()));
+            hashes.push((0, arrived.hash()));
             Delivery::Taken
-        });
+        };
+        let polled = nic.poll_parcels(&mut wire.channel, self.now, true, take);
         let mut grant = None;
         while let Some(event) = nic.take_event(self.now) {
             match event {
@@ -396,11 +403,13 @@ impl Many {
             if !core::mem::take(&mut wire.due) {
                 continue;
             }
-            let frames = &mut self.frames;
-            let polled = lane.poll(&mut wire.channel, self.now, |frame| {
-                frames.push((*index, frame.to_vec()));
+            let (frames, hashes) = (&mut self.frames, &mut self.hashes);
+            let take = |parcel: &mut Parcel<'_>, arrived: Arrived| {
+                frames.push((*index, parcel.head().to_vec()));
+                hashes.push((*index, arrived.hash()));
                 Delivery::Taken
-            });
+            };
+            let polled = lane.poll_parcels(&mut wire.channel, self.now, true, take);
             assert_eq!(lane.failed(), None);
             wire.due = polled.more;
             if polled.signal.is_needed() {
@@ -416,6 +425,16 @@ impl Many {
             }
         }
         signals.into_iter().for_each(|index| self.signal(index));
+    }
+
+    /// What the guest asks for, and the host's answer to that.
+    pub fn ask_hash(&mut self, asked: Option<HashRequest>) {
+        let nic = self.nic.as_mut().unwrap();
+        assert!(nic.offers_hash().is_some());
+        nic.set_hash(asked);
+        self.turns(20);
+        assert!(!self.nic.as_ref().unwrap().spread_due());
+        self.hashes.clear();
     }
 
     /// Sends frame number `n` on the `lane`th channel that is open. `false`: not now.

@@ -225,6 +225,9 @@ mod tests {
         steering
     }
 
+    /// Frames, each with its hash with ports and without.
+    type Rows = Vec<(Vec<u8>, [u32; 2])>;
+
     /// The pairs of hashes that Microsoft's page lists, here by source, target, ports of
     /// both, hash with ports, and without.
     #[test]
@@ -281,7 +284,7 @@ mod tests {
                 [0x02d1_feef, 0x4b61_e985],
             ),
         ];
-        let make: [&dyn Fn(u8) -> Vec<(Vec<u8>, [u32; 2])>; 2] = [
+        let make: [&dyn Fn(u8) -> Rows; 2] = [
             &|protocol| {
                 let frame = |(s, t, p, hashes)| (ipv4(s, t, p, protocol), hashes);
                 four.into_iter().map(frame).collect()
