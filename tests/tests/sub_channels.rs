@@ -111,8 +111,8 @@ fn the_guests_hash_comes_on_all_channels() {
     };
     for (channels, vps) in [(1_u16, 1), (4, 4)] {
         let mut many = Many::new(config(vps), channels - 1);
-        many.bring_up();
         let sink = recorded(&mut many);
+        many.bring_up();
         traffic(&mut many, channels.into(), 200);
         assert!(many.hashes.iter().all(|(_, hash)| hash.is_none()));
         let mut last = Vec::new();
