@@ -45,6 +45,8 @@ pub mod feature {
     pub const NET_CTRL_VQ: u64 = 1 << 17;
     /// Several queue pairs.
     pub const NET_MQ: u64 = 1 << 22;
+    /// The device tells the hash of a frame's flow.
+    pub const NET_HASH_REPORT: u64 = 1 << 57;
     /// Indirect descriptors.
     pub const INDIRECT_DESC: u64 = 1 << 28;
     /// `used_event` and `avail_event`.
@@ -164,6 +166,8 @@ pub mod net {
     pub const QUEUE_TX: u16 = 1;
     /// Length of `struct virtio_net_hdr` with `num_buffers` (5.1.6).
     pub const HEADER_LEN: usize = 12;
+    /// Its length with the fields of a hash, `NET_HASH_REPORT`.
+    pub const HASH_HEADER_LEN: usize = 20;
     /// Offset of `flags` in it, 1 byte.
     pub const HEADER_FLAGS: usize = 0;
     /// Offset of `gso_type`, 1 byte.
@@ -188,6 +192,10 @@ pub mod net {
     pub const GSO_TCPV6: u8 = 4;
     /// Offset of `num_buffers` in it.
     pub const HEADER_NUM_BUFFERS: usize = 10;
+    /// Offset of `hash_value`, 4 bytes.
+    pub const HEADER_HASH_VALUE: usize = 12;
+    /// Offset of `hash_report`, 2 bytes: how the hash was made (5.1.6.4.4).
+    pub const HEADER_HASH_REPORT: usize = 16;
     /// Offset of `mac` in the device configuration (5.1.4).
     pub const CONFIG_MAC: u64 = 0;
     /// Offset of `status`.
@@ -196,8 +204,12 @@ pub mod net {
     pub const CONFIG_MAX_PAIRS: u64 = 8;
     /// Offset of `mtu`.
     pub const CONFIG_MTU: u64 = 10;
+    /// Offset of `rss_max_key_size`, 1 byte.
+    pub const CONFIG_MAX_KEY: u64 = 17;
+    /// Offset of `supported_hash_types`, 4 bytes.
+    pub const CONFIG_HASH_TYPES: u64 = 20;
     /// Length of these fields.
-    pub const CONFIG_LEN: u64 = 12;
+    pub const CONFIG_LEN: u64 = 24;
     /// `status`: the link is up.
     pub const LINK_UP: u16 = 1;
     /// Distance of two doorbells in the region where this device has them.
@@ -206,6 +218,28 @@ pub mod net {
     pub const CTRL_MQ: u8 = 4;
     /// Command of that class: so many pairs are used, 2 bytes.
     pub const CTRL_MQ_PAIRS_SET: u8 = 0;
+    /// Command of that class: how hashes are made (5.1.6.5.6.4).
+    pub const CTRL_MQ_HASH_CONFIG: u8 = 2;
+    /// Offset of `hash_key_length` in `struct virtio_net_hash_config`, 1 byte. In front
+    /// of it are the types, 4 bytes, and 8 bytes without a meaning.
+    pub const HASH_CONFIG_KEY_LEN: usize = 12;
+    /// Offset of the key.
+    pub const HASH_CONFIG_KEY: usize = 13;
+    /// `hash_report`: there is no hash (5.1.6.4.4).
+    pub const HASH_REPORT_NONE: u16 = 0;
+    /// `hash_report`: the addresses of IPv4. The bit of a type is that of its number here
+    /// less one (5.1.6.4.3.1).
+    pub const HASH_REPORT_IPV4: u16 = 1;
+    /// `hash_report`: with the ports of TCP.
+    pub const HASH_REPORT_TCPV4: u16 = 2;
+    /// `hash_report`: with the ports of UDP.
+    pub const HASH_REPORT_UDPV4: u16 = 3;
+    /// `hash_report`: the addresses of IPv6.
+    pub const HASH_REPORT_IPV6: u16 = 4;
+    /// `hash_report`: with the ports of TCP.
+    pub const HASH_REPORT_TCPV6: u16 = 5;
+    /// `hash_report`: with the ports of UDP.
+    pub const HASH_REPORT_UDPV6: u16 = 6;
     /// Answer to a control command: done (5.1.6.5).
     pub const CTRL_OK: u8 = 0;
     /// Answer to a control command: refused.

@@ -7,7 +7,7 @@ use crate::{MachineConfig, NicEvents, NicModel, NoBuffer};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use memory::{GuestMemory, Parcel};
-use validate::frame::Task;
+use validate::frame::{HashRequest, Task};
 
 /// One of the two cards. Both are at the same place of the PCI bus and have the same
 /// interrupt pin.
@@ -133,6 +133,14 @@ impl Nic {
     pub(crate) fn serve_control(&mut self, guest: &impl GuestMemory) {
         if let Nic::Virtio(net) = self {
             net.serve_control(guest);
+        }
+    }
+
+    /// The hashes that the driver wants to know.
+    pub(crate) fn hash_request(&self) -> Option<HashRequest> {
+        match self {
+            Nic::Virtio(net) => net.hash_request(),
+            Nic::E1000e(_) => None,
         }
     }
 

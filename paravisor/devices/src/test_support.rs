@@ -20,6 +20,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memory::{GuestMemory, OutOfRange, SharedMemory};
+use validate::frame::HashKinds;
 
 /// A processor of AMD's family 0x17, as QEMU's `-cpu EPYC` shows it.
 pub struct HostCpu;
@@ -53,6 +54,7 @@ pub fn config() -> MachineConfig {
         link_up: true,
         processors: 1,
         queue_pairs: 1,
+        hash: HashKinds::empty(),
         epoch_seconds: 1_700_000_000,
         advertise_pm_timer: true,
     }
@@ -194,7 +196,7 @@ impl NetDriver {
     }
 
     /// As `start`, with the queues of so many pairs, and the control queue if there are
-    /// several. Of those, one is in use so far.
+    /// several or hashes were agreed on. Of those, one is in use so far.
     pub fn start_pairs(
         machine: &mut Machine,
         ram: &Ram,
@@ -206,7 +208,8 @@ impl NetDriver {
         let mut driver = NetDriver::probe(machine);
         driver.negotiate(machine, wanted);
         let most = driver.device_config(machine, net::CONFIG_MAX_PAIRS, 2) as u16;
-        let control = (pairs > 1).then_some(2 * most);
+        let hashes = driver.features & feature::NET_HASH_REPORT != 0;
+        let control = (pairs > 1 || hashes).then_some(2 * most);
         for index in (0..2 * pairs).chain(control) {
             // The control queue lies behind the queues of all pairs.
             let place = u64::from(index.min(2 * pairs));
@@ -484,9 +487,18 @@ impl NetDriver {
         count
     }
 
+    /// Length of the header in front of a frame.
+    pub fn header_len(&self) -> usize {
+        match self.features & feature::NET_HASH_REPORT {
+            0 => net::HEADER_LEN,
+            _ => net::HASH_HEADER_LEN,
+        }
+    }
+
     /// Sends a frame; `false` if the queue is full.
     pub fn send(&mut self, machine: &mut Machine, ram: &Ram, frame: &[u8]) -> bool {
-        self.send_with(machine, ram, &[0; net::HEADER_LEN], frame)
+        let header = &[0; net::HASH_HEADER_LEN][..self.header_len()];
+        self.send_with(machine, ram, header, frame)
     }
 
     /// As `send`, with a header of its own.
@@ -503,14 +515,9 @@ impl NetDriver {
         };
         let at = tx.buffers + BUFFER * u64::from(*id);
         ram.write(at, header).unwrap();
-        ram.write(at + net::HEADER_LEN as u64, frame).unwrap();
-        self.post(
-            machine,
-            ram,
-            net::QUEUE_TX,
-            (net::HEADER_LEN + frame.len()) as u64,
-            0,
-        )
+        ram.write(at + header.len() as u64, frame).unwrap();
+        let whole = (header.len() + frame.len()) as u64;
+        self.post(machine, ram, net::QUEUE_TX, whole, 0)
     }
 
     /// Takes back one used buffer of a queue: its ID and the length written.
@@ -543,13 +550,25 @@ impl NetDriver {
         let rx = &self.queues[usize::from(net::QUEUE_RX)];
         let at = rx.buffers + BUFFER * u64::from(id);
         assert_eq!(ram.get::<2>(at + net::HEADER_NUM_BUFFERS as u64), 1);
-        let mut frame = vec![0; len as usize - net::HEADER_LEN];
-        ram.read(at + net::HEADER_LEN as u64, &mut frame).unwrap();
+        let header = self.header_len();
+        let mut frame = vec![0; len as usize - header];
+        ram.read(at + header as u64, &mut frame).unwrap();
         Some(frame)
     }
 
-    /// The next received frame with its header, in as many buffers as that says.
+    /// The next received frame with its header, in as many buffers as that says, but for
+    /// a hash.
     pub fn receive_all(&mut self, ram: &Ram) -> Option<([u8; net::HEADER_LEN], Vec<u8>)> {
+        let (header, _, frame) = self.receive_with_hash(ram)?;
+        Some((header, frame))
+    }
+
+    /// The same, and the hash's fields: value and report.
+    #[expect(clippy::type_complexity, reason = "three parts of one frame")]
+    pub fn receive_with_hash(
+        &mut self,
+        ram: &Ram,
+    ) -> Option<([u8; net::HEADER_LEN], Option<(u32, u16)>, Vec<u8>)> {
         let mut header = [0; net::HEADER_LEN];
         let (mut bytes, mut left) = (Vec::new(), 1);
         while left != 0 {
@@ -566,7 +585,14 @@ impl NetDriver {
             bytes.extend(part);
             left -= 1;
         }
-        Some((header, bytes.split_off(net::HEADER_LEN)))
+        let frame = bytes.split_off(self.header_len());
+        let mut hash = None;
+        if let [v0, v1, v2, v3, r0, r1, reserved @ ..] = &bytes[net::HEADER_LEN..] {
+            assert_eq!(reserved, [0; 2]);
+            let value = u32::from_le_bytes([*v0, *v1, *v2, *v3]);
+            hash = Some((value, u16::from_le_bytes([*r0, *r1])));
+        }
+        Some((header, hash, frame))
     }
 
     /// Takes the pending interrupt and ends it; its vector.

@@ -202,6 +202,7 @@ impl E1000e {
             rx_refilled: core::mem::take(&mut self.rx_refilled),
             reset: core::mem::take(&mut self.reset_seen),
             pairs_changed: false,
+            hash_changed: false,
         }
     }
 

@@ -9,13 +9,20 @@ use crate::virtio::share::Raised;
 use crate::{Counters, NicEvents, NoBuffer};
 use abi::virtio::net;
 use memory::{GuestMemory, Parcel};
-use validate::frame::{Arrived, Task};
+use validate::frame::{Arrived, HashRequest, Task};
 
 impl Machine {
     /// Queue pairs that the driver uses, from the first on: 1 until it chose more. To be
     /// asked by any processor.
     pub fn queue_pairs_in_use(&self) -> u16 {
         self.board.card.as_ref().map_or(1, |card| card.in_use())
+    }
+
+    /// The hashes that the guest's driver wants to know with its frames, if it wants any: a
+    /// reset of the card ends that.
+    pub fn hash_request(&self) -> Option<HashRequest> {
+        self.board.card.as_ref()?;
+        self.board.lock().nic.hash_request()
     }
 
     /// What happened at the NIC, as far as this processor's queue pair is concerned;

@@ -2,6 +2,7 @@
 
 use crate::interrupt::lapic;
 use crate::layout;
+use validate::frame::HashKinds;
 
 /// CPUID leaves of the real processor, as far as the platform vouches for them
 /// (SEV-SNP: the CPUID page that the firmware checked).
@@ -31,6 +32,9 @@ pub struct MachineConfig {
     /// Most queue pairs that virtio's NIC offers, each to the processor with its number;
     /// not more than there are processors. 1: a card without a choice.
     pub queue_pairs: u16,
+    /// Kinds of hashes that virtio's NIC offers to tell with a frame; none: it does not
+    /// offer any.
+    pub hash: HashKinds,
     /// Seconds since 1970 (UTC) at clock 0, for the CMOS clock.
     pub epoch_seconds: u64,
     /// Whether ACPI tells the guest of the PM timer, which is right only where
@@ -97,6 +101,9 @@ pub struct NicEvents {
     /// The driver chose another number of queue pairs: see
     /// `Machine::queue_pairs_in_use`. The first processor is told.
     pub pairs_changed: bool,
+    /// The driver wants other hashes than before, or none: see `Machine::hash_request`.
+    /// The first processor is told.
+    pub hash_changed: bool,
 }
 
 /// Things that an ordinary guest does not do, and traffic.

@@ -9,8 +9,10 @@
 
 mod arrived;
 mod control;
+mod hash;
+mod sent;
 
-use super::queue::{Broken, Chain, Queue};
+use super::queue::{Broken, Queue};
 use super::share::{Held, MAX_PAIRS, PairShare, Raised, Share, Turn, event};
 use super::transport::{Kind, Transport};
 use crate::{MachineConfig, NicEvents, NoBuffer, layout};
@@ -18,7 +20,7 @@ use abi::virtio::{feature, net};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use memory::{GuestMemory, Parcel};
-use validate::frame::{Arrived, MAX_SEGMENTED, Network, PartialSum, Request, Task};
+use validate::frame::{Arrived, HASH_KEY, HashKinds, HashRequest, MAX_SEGMENTED, Task};
 
 /// Descriptors per queue.
 const QUEUE_SIZE: u16 = 256;
@@ -35,6 +37,10 @@ const VLAN_LEN: usize = 4;
 pub(crate) struct Net {
     pub(crate) transport: Transport,
     link_up: bool,
+    /// Hashes that the driver may ask for.
+    offers: HashKinds,
+    /// Those that it asked for last.
+    hash: Option<HashRequest>,
 }
 
 /// A queue pair, the property of one processor.
@@ -60,14 +66,6 @@ pub(crate) struct Owed {
     pub broken: Option<u64>,
 }
 
-/// What became of a chain that the guest sent.
-enum Sent {
-    /// A frame of this many bytes lies in the buffer, and this is left to do.
-    Frame(usize, Task),
-    /// It cannot be sent.
-    Unusable,
-}
-
 impl Net {
     pub(crate) fn new(config: &MachineConfig) -> Net {
         // Each is served by a processor of its own.
@@ -76,6 +74,10 @@ impl Net {
         let several = match pairs {
             1 => 0,
             _ => feature::NET_CTRL_VQ | feature::NET_MQ,
+        };
+        let hashes = match config.hash.is_empty() {
+            true => 0,
+            false => feature::NET_CTRL_VQ | feature::NET_HASH_REPORT,
         };
         let kind = Kind {
             device: net::DEVICE_ID,
@@ -92,8 +94,10 @@ impl Net {
                 | feature::NET_HOST_TSO6
                 | feature::INDIRECT_DESC
                 | feature::EVENT_IDX
-                | several,
+                | several
+                | hashes,
             pairs,
+            control: several | hashes != 0,
             queue_size: QUEUE_SIZE,
             control_size: control::QUEUE_SIZE,
             address: layout::PCI_MMIO_BASE as u32,
@@ -104,9 +108,16 @@ impl Net {
         transport.set_device_config(net::CONFIG_STATUS, &status_word(config.link_up));
         transport.set_device_config(net::CONFIG_MAX_PAIRS, &pairs.to_le_bytes());
         transport.set_device_config(net::CONFIG_MTU, &config.mtu.to_le_bytes());
+        if hashes != 0 {
+            let types = hash::types(config.hash).to_le_bytes();
+            transport.set_device_config(net::CONFIG_MAX_KEY, &[HASH_KEY as u8]);
+            transport.set_device_config(net::CONFIG_HASH_TYPES, &types);
+        }
         Net {
             transport,
             link_up: config.link_up,
+            offers: config.hash,
+            hash: None,
         }
     }
 
@@ -123,7 +134,9 @@ impl Net {
     }
 }
 
+use arrived::Header;
 pub(crate) use arrived::takes_joined;
+use sent::{Allowed, Sent, read_frame};
 
 impl Pair {
     /// A queue pair for its owner. `None`: there is none with this number, or somebody
@@ -163,6 +176,7 @@ impl Pair {
             rx_refilled: events & event::RX != 0,
             reset: events & event::RESET != 0,
             pairs_changed: events & event::PAIRS != 0,
+            hash_changed: events & event::HASH != 0,
         };
         (told, events & event::CONTROL != 0)
     }
@@ -198,7 +212,7 @@ impl Pair {
                 _ => &self.tx,
             };
             if held.has_unpublished() {
-                let wanted = self.with_queue(which, |queue, _| queue.publish(guest));
+                let wanted = self.with_queue(which, |queue, _, _| queue.publish(guest));
                 self.owe(which, wanted.unwrap_or(false));
             }
         }
@@ -214,11 +228,13 @@ impl Pair {
         [raise(rx, net::QUEUE_RX), raise(tx, net::QUEUE_TX)]
     }
 
-    /// Runs `work` on a queue; if the driver broke a rule, the device is to stop.
+    /// Runs `work` on a queue; if the driver broke a rule, the device is to stop. What was
+    /// agreed on about the queue is to be read in `work` alone: another driver may have come
+    /// since, with a queue of its own.
     fn with_queue<T>(
         &mut self,
         which: u16,
-        work: impl FnOnce(&mut Queue, &mut Room) -> Result<T, Broken>,
+        work: impl FnOnce(&mut Queue, &mut Room, &Share) -> Result<T, Broken>,
     ) -> Option<T> {
         let pair = self.share.pair(self.index)?;
         let held = match which {
@@ -226,7 +242,7 @@ impl Pair {
             _ => &mut self.tx,
         };
         let room = &mut *self.room;
-        match held.work(pair, which, |queue| work(queue, room)) {
+        match held.work(pair, which, |queue| work(queue, room, &self.share)) {
             Turn::Nothing => None,
             Turn::Done(Ok(value), ticket) => {
                 if core::mem::take(&mut self.room.broken) {
@@ -247,16 +263,10 @@ impl Pair {
         guest: &impl GuestMemory,
         buf: &mut [u8],
     ) -> Option<(usize, Task)> {
-        let features = self.share.features();
-        let may = Allowed {
-            sums: features & feature::NET_CSUM != 0,
-            segments: [feature::NET_HOST_TSO4, feature::NET_HOST_TSO6]
-                .map(|feature| features & feature != 0),
-        };
         // A guest that posts nothing but unusable chains is served one queue
         // length of them per call.
         for _ in 0..QUEUE_SIZE {
-            let sent = self.with_queue(net::QUEUE_TX, |queue, _| {
+            let sent = self.with_queue(net::QUEUE_TX, |queue, _, share| {
                 let chain = match queue.peek(guest)? {
                     Some(chain) => Some(chain),
                     None if queue.ask_for_notification(guest)? => queue.peek(guest)?,
@@ -266,7 +276,7 @@ impl Pair {
                     return Ok(None);
                 };
                 queue.advance();
-                let sent = read_frame(queue, chain, guest, buf, may)?;
+                let sent = read_frame(queue, chain, guest, buf, Allowed::by(share.features()))?;
                 queue.put_back(guest, &[(chain.head, 0)])?;
                 Ok(Some(sent))
             })??;
@@ -296,19 +306,19 @@ impl Pair {
             Some(_) => MAX_SEGMENTED,
         };
         let mtu = self.max_frame.saturating_sub(ETHERNET_LEN + VLAN_LEN);
-        let features = self.share.features();
-        let header = arrived::header(&arrived, features, mtu, parcel.len());
-        let fits = (ETHERNET_LEN..=most).contains(&parcel.len());
-        let Some(mut header) = header.filter(|_| fits) else {
+        if !(ETHERNET_LEN..=most).contains(&parcel.len()) {
             self.count(|pair| pair.rx_dropped.add());
             return Ok(());
-        };
-        let several = features & feature::NET_MRG_RXBUF != 0;
-        let delivered = self.with_queue(net::QUEUE_RX, |queue, room| {
-            let total = parcel.len().saturating_add(net::HEADER_LEN);
-            let found = match room.find(queue, guest, total, several)? {
+        }
+        let delivered = self.with_queue(net::QUEUE_RX, |queue, room, share| {
+            let Some(mut header) = Header::of(&arrived, share, mtu, parcel.len()) else {
+                return Ok(Some(false));
+            };
+            let several = share.features() & feature::NET_MRG_RXBUF != 0;
+            let lens = (header.len(), parcel.len());
+            let found = match room.find(queue, guest, lens, several)? {
                 Found::Nothing if queue.ask_for_notification(guest)? => {
-                    room.find(queue, guest, total, several)?
+                    room.find(queue, guest, lens, several)?
                 }
                 found => found,
             };
@@ -316,13 +326,10 @@ impl Pair {
                 Found::Nothing => Ok(None),
                 Found::TooSmall => Ok(Some(false)),
                 Found::Room => {
-                    // 5.1.6.4.1: without NET_MRG_RXBUF num_buffers is 1.
-                    let [low, high] = (room.chains.len as u16).to_le_bytes();
-                    header[net::HEADER_NUM_BUFFERS] = low;
-                    header[net::HEADER_NUM_BUFFERS + 1] = high;
+                    header.set_buffers(room.chains.len as u16);
                     queue.advance_by(room.chains.len as u16);
                     // From here on the parcel is used up, whatever comes.
-                    let written = room.write(guest, &header, parcel);
+                    let written = room.write(guest, header.as_slice(), parcel);
                     let given =
                         written.and_then(|()| queue.put_back(guest, room.chains.as_slice()));
                     room.broken = given.is_err();
@@ -404,19 +411,19 @@ enum Found {
 }
 
 impl Room {
-    /// Walks chains until `total` bytes fit; each descriptor is fetched once. If
+    /// Walks chains until header and frame of these lengths fit; each descriptor is fetched once. If
     /// they do not, the chains still belong to the device: none was taken.
     fn find(
         &mut self,
         queue: &mut Queue,
         guest: &impl GuestMemory,
-        total: usize,
+        (header, frame): (usize, usize),
         several: bool,
     ) -> Result<Found, Broken> {
         self.buffers.len = 0;
         self.chains.len = 0;
         self.broken = false;
-        let mut left = total;
+        let mut left = header.saturating_add(frame);
         let mut walked = 0_usize;
         while left != 0 {
             let others = self.chains.len as u16;
@@ -452,7 +459,7 @@ impl Room {
             }
             let taken = before.saturating_sub(left);
             // 5.1.6.3.1: the first holds at least the header.
-            if several && others == 0 && taken < net::HEADER_LEN {
+            if several && others == 0 && taken < header {
                 return Ok(Found::TooSmall);
             }
             self.chains
@@ -465,10 +472,10 @@ impl Room {
     fn write(
         &self,
         guest: &impl GuestMemory,
-        header: &[u8; net::HEADER_LEN],
+        header: &[u8],
         parcel: &mut Parcel<'_>,
     ) -> Result<(), Broken> {
-        let mut head: &[u8] = header;
+        let mut head = header;
         for (address, len) in self.buffers.as_slice() {
             let (part, rest) = head.split_at_checked(*len).unwrap_or((head, &[]));
             head = rest;
@@ -491,93 +498,6 @@ fn status_word(up: bool) -> [u8; 2] {
     } else {
         [0; 2]
     }
-}
-
-/// What the driver may leave to the card: what was agreed on.
-#[derive(Clone, Copy)]
-struct Allowed {
-    sums: bool,
-    /// Over IPv4 and IPv6.
-    segments: [bool; 2],
-}
-
-/// What the driver's header asks for (5.1.6.2). `None`: something that was not
-/// agreed on.
-fn request(header: &[u8; net::HEADER_LEN], may: Allowed) -> Option<Request> {
-    let field = |at: usize| {
-        let word = header.get(at..).and_then(|rest| rest.first_chunk::<2>());
-        u16::from_le_bytes(word.copied().unwrap_or_default())
-    };
-    let [flags, gso, ..] = *header;
-    let [v4, v6] = may.segments;
-    // 5.1.6.2.1: without the features, flags and gso_type are 0; the driver has no
-    // other flag, and ECN segments are not offered.
-    let sum = match flags {
-        0 => None,
-        net::FLAG_NEEDS_CSUM if may.sums => Some(PartialSum {
-            start: field(net::HEADER_CSUM_START),
-            offset: field(net::HEADER_CSUM_OFFSET),
-        }),
-        _ => return None,
-    };
-    let size = field(net::HEADER_GSO_SIZE);
-    let segment = match gso {
-        net::GSO_NONE => None,
-        net::GSO_TCPV4 if v4 => Some((Network::V4, size)),
-        net::GSO_TCPV6 if v6 => Some((Network::V6, size)),
-        _ => return None,
-    };
-    Some(Request { sum, segment })
-}
-
-/// Copies the frame of a chain into `buf`.
-fn read_frame(
-    queue: &Queue,
-    mut chain: Chain,
-    guest: &impl GuestMemory,
-    buf: &mut [u8],
-    may: Allowed,
-) -> Result<Sent, Broken> {
-    let mut header = [0u8; net::HEADER_LEN];
-    // Bytes of header and of frame copied so far.
-    let mut have_header = 0usize;
-    let mut have = 0usize;
-    let mut fits = true;
-    while let Some(buffer) = chain.next(queue, guest)? {
-        // 5.1.6.2: a sent frame lies in device-readable buffers.
-        if buffer.writable {
-            return Err(Broken);
-        }
-        let mut address = buffer.address;
-        let mut left = usize::try_from(buffer.len).map_err(|_| Broken)?;
-        let rest = header.get_mut(have_header..).unwrap_or_default();
-        let count = left.min(rest.len());
-        if let Some(part) = rest.get_mut(..count) {
-            guest.read(address, part)?;
-        }
-        have_header = have_header.saturating_add(count);
-        address = address.checked_add(count as u64).ok_or(Broken)?;
-        left = left.saturating_sub(count);
-        if left == 0 || !fits {
-            continue;
-        }
-        let end = have.checked_add(left).ok_or(Broken)?;
-        match buf.get_mut(have..end) {
-            Some(part) => {
-                guest.read(address, part)?;
-                have = end;
-            }
-            // Too long for us: walk on, to find a broken chain all the same.
-            None => fits = false,
-        }
-    }
-    let whole = have_header == net::HEADER_LEN && have >= ETHERNET_LEN;
-    let frame = buf.get(..have).filter(|_| fits && whole);
-    let sent = frame.and_then(|frame| {
-        let request = request(&header, may)?;
-        Task::judge(&request, frame).ok()
-    });
-    Ok(sent.map_or(Sent::Unusable, |task| Sent::Frame(have, task)))
 }
 
 #[cfg(test)]

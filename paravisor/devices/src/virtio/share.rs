@@ -43,6 +43,8 @@ pub(crate) mod event {
     pub const PAIRS: u32 = 1 << 3;
     /// The control queue was rung (pair 0 is told).
     pub const CONTROL: u32 = 1 << 4;
+    /// The driver wants other hashes, or none (pair 0 is told).
+    pub const HASH: u32 = 1 << 5;
 }
 
 /// Where a queue lies for its owner.
@@ -98,6 +100,8 @@ pub(crate) struct Share {
     features: AtomicU64,
     control_queue: AtomicU16,
     in_use: AtomicU16,
+    /// Types of hashes that the driver wants to know, as in its command.
+    hash_types: AtomicU32,
     pub(crate) msix: Msix<MAX_VECTORS>,
     pairs: Vec<PairShare>,
 }
@@ -136,6 +140,7 @@ impl Share {
             features: AtomicU64::new(0),
             control_queue: AtomicU16::new(NO_QUEUE),
             in_use: AtomicU16::new(1),
+            hash_types: AtomicU32::new(0),
             msix: Msix::new(vectors),
             pairs: (0..pairs).map(pair).collect(),
         }
@@ -223,6 +228,21 @@ impl Share {
         changed
     }
 
+    /// Types of hashes that the driver wants to know; 0: none.
+    pub(crate) fn hash_types(&self) -> u32 {
+        self.hash_types.load(Relaxed)
+    }
+
+    /// Says which these are. That it was told, if there are or were any.
+    pub(crate) fn set_hash_types(&self, types: u32) {
+        let before = self.hash_types.swap(types, SeqCst);
+        if before | types != 0
+            && let Some(first) = self.pair(0)
+        {
+            first.note(event::HASH);
+        }
+    }
+
     /// Whether an owner from this pair on works on a queue.
     pub(crate) fn is_busy(&self, from: u16) -> bool {
         let mut pairs = self.pairs.iter().skip(usize::from(from));
@@ -244,7 +264,7 @@ impl PairShare {
     /// The device was reset: what was rung before is void.
     pub(crate) fn note_reset(&self) {
         // Cannot fail: the change is always one.
-        let changed = |events: u32| Some(events & event::PAIRS | event::RESET);
+        let changed = |events: u32| Some(events & (event::PAIRS | event::HASH) | event::RESET);
         let _ = self.events.fetch_update(SeqCst, SeqCst, changed);
     }
 

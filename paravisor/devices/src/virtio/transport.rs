@@ -35,7 +35,8 @@ const fn msix_layout(vectors: u16) -> (u32, u64) {
 }
 
 /// Length of the device-specific configuration.
-const DEVICE_CONFIG_LEN: usize = 16;
+const DEVICE_CONFIG_LEN: usize = net::CONFIG_LEN as usize;
+
 /// What makes one virtio device different from another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
@@ -45,8 +46,10 @@ pub(crate) struct Kind {
     pub class: [u8; 3],
     /// Features offered.
     pub features: u64,
-    /// Queue pairs. If there are several, a control queue follows them.
+    /// Queue pairs.
     pub pairs: u16,
+    /// Whether a control queue follows them.
+    pub control: bool,
     /// Descriptors per queue, a power of two.
     pub queue_size: u16,
     /// Of the control queue.
@@ -92,10 +95,8 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(kind: &Kind) -> Self {
-        let queues = match kind.pairs {
-            0 | 1 => 2,
-            pairs => pairs.saturating_mul(2).saturating_add(1),
-        };
+        let queues = kind.pairs.max(1).saturating_mul(2);
+        let queues = queues.saturating_add(kind.control.into());
         let vectors = queues.saturating_add(1);
         let (msix_size, pending_bits) = msix_layout(vectors);
         let device = pci::DEVICE_ID_BASE.wrapping_add(kind.device);

@@ -1,7 +1,9 @@
 //! The header in front of a frame for the guest (virtio 1.2, 5.1.6).
 
+use super::hash;
+use crate::virtio::share::Share;
 use abi::virtio::{feature, net};
-use validate::frame::{Arrived, Network, Transport};
+use validate::frame::{Arrived, FlowHash, Network, Transport};
 
 /// What a guest must have agreed to for frames that were joined: to sums that are
 /// missing in them, and to several buffers for one.
@@ -15,16 +17,75 @@ pub(crate) fn takes_joined(features: u64) -> [bool; 2] {
     })
 }
 
-/// The header, without the number of buffers. `None`: the guest has not agreed to such
-/// a frame. `vouched`: its sums count as right. `mtu` bounds the IP packet of a segment,
-/// `len` is the frame's.
-pub(super) fn header(
+/// Length of the header with these features, in both directions.
+pub(super) fn header_len(features: u64) -> usize {
+    match features & feature::NET_HASH_REPORT {
+        0 => net::HEADER_LEN,
+        _ => net::HASH_HEADER_LEN,
+    }
+}
+
+/// A header, as long as was agreed on.
+pub(super) struct Header {
+    bytes: [u8; net::HASH_HEADER_LEN],
+    len: usize,
+}
+
+impl Header {
+    /// For a frame, without the number of buffers. `None`: the guest has not agreed to
+    /// such a frame. `mtu` bounds the IP packet of a segment, `len` is the frame's.
+    pub(super) fn of(arrived: &Arrived, share: &Share, mtu: usize, len: usize) -> Option<Header> {
+        let features = share.features();
+        let mut header = Header {
+            bytes: base(arrived, features, mtu, len)?,
+            len: header_len(features),
+        };
+        // 5.1.6.4.4: 0, which stands there, is no hash.
+        if header.len == net::HASH_HEADER_LEN
+            && let Some(FlowHash { value, kind }) = arrived.hash()
+            && share.hash_types() & hash::bit(kind) != 0
+        {
+            header.put(net::HEADER_HASH_VALUE, &value.to_le_bytes());
+            let report = hash::report(kind);
+            header.put(net::HEADER_HASH_REPORT, &report.to_le_bytes());
+        }
+        Some(header)
+    }
+
+    /// 5.1.6.4.1: without NET_MRG_RXBUF it is 1.
+    pub(super) fn set_buffers(&mut self, count: u16) {
+        self.put(net::HEADER_NUM_BUFFERS, &count.to_le_bytes());
+    }
+
+    /// Length of it.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// It.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        put(&mut self.bytes, at, bytes);
+    }
+}
+
+fn put(header: &mut [u8], at: usize, bytes: &[u8]) {
+    for (to, from) in header.iter_mut().skip(at).zip(bytes) {
+        *to = *from;
+    }
+}
+
+/// The fields about sums and segments.
+fn base(
     arrived: &Arrived,
     features: u64,
     mtu: usize,
     len: usize,
-) -> Option<[u8; net::HEADER_LEN]> {
-    let mut header = [0; net::HEADER_LEN];
+) -> Option<[u8; net::HASH_HEADER_LEN]> {
+    let mut header = [0; net::HASH_HEADER_LEN];
     let Some(headers) = arrived.joined() else {
         if arrived.vouched() && features & feature::NET_GUEST_CSUM != 0 {
             header[net::HEADER_FLAGS] = net::FLAG_DATA_VALID;
@@ -59,9 +120,7 @@ pub(super) fn header(
         (net::HEADER_CSUM_START, headers.transport_at() as u16),
         (net::HEADER_CSUM_OFFSET, Transport::Tcp.sum_at() as u16),
     ] {
-        for (to, from) in header.iter_mut().skip(at).zip(value.to_le_bytes()) {
-            *to = from;
-        }
+        put(&mut header, at, &value.to_le_bytes());
     }
     Some(header)
 }

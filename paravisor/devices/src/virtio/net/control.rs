@@ -1,17 +1,20 @@
 //! The control queue (virtio 1.2, section 5.1.6.5): how many queue pairs the driver
-//! uses. Every other command is answered with an error.
+//! uses, and which hashes it wants to know. Every other command is answered with an error.
 
-use super::Net;
+use super::{Net, hash};
 use crate::virtio::queue::{Broken, Chain, Queue};
 use abi::virtio::{feature, net};
 use memory::GuestMemory;
+use validate::frame::{HASH_KEY, HashRequest};
 
 /// Descriptors of the control queue, a power of two: a driver has one command at a time.
 pub(super) const QUEUE_SIZE: u16 = 64;
 /// Commands that are served per turn.
 const BUDGET: usize = 8;
-/// Class, command and the data that are looked at: a number of 16 bits.
-const LOOKED_AT: usize = 4;
+/// Class and command.
+const HEAD: usize = 2;
+/// These and the data that are looked at: how hashes are made, with the longest key.
+const LOOKED_AT: usize = HEAD + net::HASH_CONFIG_KEY + HASH_KEY;
 
 /// A command, and where its answer goes.
 struct Command {
@@ -71,18 +74,51 @@ impl Net {
 
     /// The answer; `None`: not yet.
     fn execute(&mut self, command: &Command) -> Option<u8> {
-        let [class, code, low, high] = command.bytes;
-        let asked = u16::from_le_bytes([low, high]);
-        let set_pairs = command.len == LOOKED_AT
-            && (class, code) == (net::CTRL_MQ, net::CTRL_MQ_PAIRS_SET)
-            && self.transport.accepted(feature::NET_MQ);
+        let bytes = command.bytes.get(..command.len).unwrap_or_default();
+        let Some((kind, data)) = bytes.split_first_chunk::<HEAD>() else {
+            return Some(net::CTRL_ERR);
+        };
+        let accepted = |feature| self.transport.accepted(feature);
+        match *kind {
+            [net::CTRL_MQ, net::CTRL_MQ_PAIRS_SET] if accepted(feature::NET_MQ) => {
+                self.set_pairs(data)
+            }
+            [net::CTRL_MQ, net::CTRL_MQ_HASH_CONFIG] if accepted(feature::NET_HASH_REPORT) => {
+                Some(self.set_hash(data))
+            }
+            _ => Some(net::CTRL_ERR),
+        }
+    }
+
+    fn set_pairs(&mut self, data: &[u8]) -> Option<u8> {
+        let asked = data
+            .first_chunk()
+            .map_or(0, |asked| u16::from_le_bytes(*asked));
         // 5.1.6.5.5.1: from 1 to the most that there are.
-        if !set_pairs || asked == 0 || asked > self.transport.max_pairs() {
+        if asked == 0 || asked > self.transport.max_pairs() {
             return Some(net::CTRL_ERR);
         }
         // 5.1.6.5.5.2: once it is answered no other receive queue is used. An owner that
         // is at it ends with its frame.
         self.transport.use_pairs(asked).then_some(net::CTRL_OK)
+    }
+
+    /// 5.1.6.5.6.4. Whether hashes come is another matter: the host makes them.
+    fn set_hash(&mut self, data: &[u8]) -> u8 {
+        let Some(request) = hash::request(data, self.offers) else {
+            return net::CTRL_ERR;
+        };
+        self.hash = Some(request);
+        self.transport
+            .share()
+            .set_hash_types(hash::types(request.kinds));
+        net::CTRL_OK
+    }
+
+    /// What the driver asked for; a reset has ended it if no type is wanted any more.
+    pub(crate) fn hash_request(&self) -> Option<HashRequest> {
+        let wanted = self.transport.share().hash_types() != 0;
+        self.hash.filter(|_| wanted)
     }
 }
 

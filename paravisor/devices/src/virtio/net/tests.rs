@@ -1,6 +1,7 @@
 //! The card against a driver, through ports and registers of the machine.
 
 mod bursts;
+mod hash;
 
 use crate::test_support::{
     DRIVER_RAM, HostCpu, NetDriver, Ram, VECTORS, config, config_write, take_all,

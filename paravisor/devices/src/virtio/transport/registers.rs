@@ -173,6 +173,7 @@ impl Transport {
         let share = &self.share;
         share.msix.clear_pending();
         share.set_in_use(1);
+        share.set_hash_types(0);
         for pair in share.pairs() {
             pair.note_reset();
             pair.set_vector(0, pci::NO_VECTOR);

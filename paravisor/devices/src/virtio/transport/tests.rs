@@ -19,6 +19,7 @@ fn transport_with(pairs: u16) -> Transport {
             _ => feature::NET_CTRL_VQ | feature::NET_MQ,
         },
         pairs,
+        control: pairs > 1,
         queue_size: 256,
         control_size: 64,
         address: ADDRESS,
