@@ -174,6 +174,7 @@ mod story {
             processors: vps,
             // A pair for each channel that the host has granted.
             queue_pairs: uplink.granted().saturating_add(1),
+            hash: uplink.offers_hash(),
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

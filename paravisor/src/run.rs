@@ -299,12 +299,14 @@ where
             sint,
             guest: events.tx_kicked || events.rx_refilled || events.pairs_changed,
             reset: events.reset,
+            hash: events.hash_changed,
         };
         let due = self.network.is_called()
             || self
                 .network_deadline
                 .is_some_and(|deadline| deadline <= reference);
-        if !(reason.sint || reason.guest || reason.reset || due || self.network_more) {
+        let asked = reason.guest || reason.reset || reason.hash;
+        if !(reason.sint || asked || due || self.network_more) {
             return Ok(());
         }
         let Vp {

@@ -33,6 +33,7 @@ use memory::{Backing, Owned, SharedPool};
 use netvsc::Nic;
 use platform::{Error, Platform};
 use relay::{NetDevice, Relay, ResetBudget, Unplugged, limits::TX_PER_POLL};
+use validate::frame::HashRequest;
 use validate::{Rule, Violation};
 use vmbus::synic::{Drain, EventFlags, MessageSlot};
 use vmbus::{
@@ -199,6 +200,8 @@ pub struct Uplink<B: Backing, const N: usize> {
     online: bool,
     /// Queues that the guest's driver uses.
     queues: u16,
+    /// Hashes that it wants to know with its frames.
+    hash: Option<HashRequest>,
     /// The channels over which the host was told to spread frames, by bits.
     told_spread: u64,
     /// VPs that are to be woken.
@@ -268,6 +271,7 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             subs: Vec::new(),
             online: false,
             queues: 1,
+            hash: None,
             told_spread: PRIMARY,
             calls: 0,
             home_until: 0,

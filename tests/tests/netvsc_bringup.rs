@@ -2,6 +2,8 @@
 //! rings, buffers, RNDIS, and frames each way. The shared memory changes after
 //! the first read of any byte.
 
+#[path = "netvsc_bringup/hash.rs"]
+mod hash;
 #[path = "netvsc_bringup/joined.rs"]
 mod joined;
 #[path = "netvsc_bringup/stack.rs"]
@@ -457,6 +459,7 @@ impl<D: Driver> Chain<D> {
         let config = GuestConfig {
             mac,
             link_up: false,
+            hash: nic.offers_hash().unwrap_or_default(),
             ..test_support::config()
         };
         let mut machine = Machine::with_nic(&config, &HostCpu, D::MODEL);

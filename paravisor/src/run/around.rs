@@ -63,6 +63,8 @@ pub struct Reason {
     pub guest: bool,
     /// The guest's driver reset the NIC.
     pub reset: bool,
+    /// The guest's driver wants other hashes with its frames, or none.
+    pub hash: bool,
 }
 
 /// The way from the guest's NIC to the host.

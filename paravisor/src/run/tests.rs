@@ -117,6 +117,7 @@ fn machine(processors: u8) -> Machine {
         link_up: false,
         processors,
         queue_pairs: 1,
+        hash: Default::default(),
         epoch_seconds: 0,
         advertise_pm_timer: false,
     };

@@ -199,6 +199,9 @@ impl Network<Host> for Line {
                     uplink.guest_acted();
                 }
                 uplink.set_queues(machine.queue_pairs_in_use());
+                if reason.hash {
+                    uplink.set_hash(machine.hash_request());
+                }
                 let device = &mut InVm { machine, memory };
                 let polled = uplink.turn(host, device, reason.sint, now);
                 let mut calls = uplink.take_calls();

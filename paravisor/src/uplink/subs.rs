@@ -8,6 +8,7 @@ use abi::record::Outcome;
 use alloc::boxed::Box;
 use memory::{Backing, Owned, Purpose};
 use relay::NetDevice;
+use validate::frame::{HashKinds, HashRequest};
 use vmbus::affinity::target_vp;
 use vmbus::{Channel, ChannelId, GpadlId, RequestError, SignalTarget};
 
@@ -60,6 +61,19 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
         self.queues = count;
     }
 
+    /// Hashes of frames that the host can make.
+    pub fn offers_hash(&self) -> HashKinds {
+        match &self.state {
+            State::Running(running) => running.nic.offers_hash().unwrap_or_default(),
+            _ => HashKinds::empty(),
+        }
+    }
+
+    /// The guest's driver wants to know these hashes, whichever NIC there is.
+    pub fn set_hash(&mut self, asked: Option<HashRequest>) {
+        self.hash = asked;
+    }
+
     /// VPs for which something was left and which are to be woken, by bits; asking
     /// takes them.
     pub fn take_calls(&mut self) -> u64 {
@@ -93,6 +107,8 @@ impl<B: Backing, const N: usize> Uplink<B, N> {
             // Said in the NIC's next turn, which is this one.
             running.nic.coalesce(device.takes_joined());
             self.guest_acted |= running.nic.coalesce_due();
+            running.nic.set_hash(self.hash);
+            self.guest_acted |= running.nic.spread_due();
         }
         if alive && self.online {
             self.open_subs(now)?;

@@ -296,7 +296,7 @@ impl Other {
         let reason = Reason {
             sint,
             guest: !self.device.out.is_empty(),
-            reset: false,
+            ..Reason::default()
         };
         let (worker, below, device) = (&mut self.worker, &mut self.below, &mut self.device);
         side(true, || worker.turn(below, device, reason, now)).unwrap();

@@ -172,7 +172,7 @@ impl Second {
         let reason = Reason {
             sint: self.below.is_raised(),
             guest: !self.device.out.is_empty(),
-            reset: false,
+            ..Reason::default()
         };
         let turn = self
             .worker

@@ -95,6 +95,7 @@ impl Pc {
             link_up: false,
             processors: 1,
             queue_pairs: 1,
+            hash: Default::default(),
             epoch_seconds: 0,
             advertise_pm_timer: false,
         };

@@ -188,6 +188,10 @@ facts() {
         [ -e "$pci/config" ] || pci=$(readlink -f "$nic/..")
         [ -e "$pci/vendor" ] && see nic-pci "$(cat "$pci/vendor"):$(cat "$pci/device")"
         [ -d "$pci/msi_irqs" ] && see nic-msix-vectors "$(ls "$pci/msi_irqs" | wc -l)"
+        # A bit a character, in virtio's words: VIRTIO_NET_F_HASH_REPORT is 57.
+        report=no
+        [ "$(cut -c58 "$nic/features" 2>/dev/null)" = 1 ] && report=yes
+        see nic-hash-report "$report"
         see nic-queues "$(ls -d /sys/class/net/eth0/queues/rx-* | wc -l)"
         see nic-mac "$(cat /sys/class/net/eth0/address)"
         see nic-rx-packets "$(cat /sys/class/net/eth0/statistics/rx_packets)"
