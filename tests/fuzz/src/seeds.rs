@@ -158,6 +158,9 @@ pub fn valid() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         "from-the-start",
         &[&[0, 1, 15, 15, 15, 15, 15, 15], &to_guest],
     );
+    // Hashes of TCP over IPv4, of another kind, and none.
+    let asks = |bits: u8| [&[15, 0x8a | bits][..], &to_guest, &[15, 4]].concat();
+    add("nic", "hash", &[&[0, 0], &asks(0), &asks(0x40), &to_guest]);
     add("nic", "lie", &[&[0, 1, 15, 2, 3, 4, 4, 9, 15, 15]]);
     add(
         "nic",

@@ -7,9 +7,9 @@ mod joined;
 
 use crate::memory::{Arena, GuestRam, Race, Region, ring_headers};
 use crate::{Digest, Input};
-use abi::rndis::ppi;
 use host::{
-    FIRST_PFN, Host, Lie, MAC, PAGES, RECEIVE, RECEIVE_PAGES, RING_PAGES, SEND, SEND_PAGES,
+    FIRST_PFN, Host, INFORMATION, Lie, MAC, PAGES, RECEIVE, RECEIVE_PAGES, RING_PAGES, SEND,
+    SEND_PAGES,
 };
 use joined::{Joined, without_sums};
 use memory::GuestMemory;
@@ -17,7 +17,9 @@ use netvsc::limits::SECOND;
 use netvsc::{Config, Delivery, Event, Nic, Sending, TransmitError};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use validate::frame::{Arrived, MAX_SEGMENTED, Network, PartialSum, Request, Task};
+use validate::frame::{
+    Arrived, HASH_KEY, HashKinds, HashRequest, MAX_SEGMENTED, Network, PartialSum, Request, Task,
+};
 use vmbus::Channel;
 
 /// Accesses to shared memory that one poll may cost: 64 packets and 256 ranges, a few
@@ -38,6 +40,8 @@ struct World {
     /// Frames that an honest host has sent and that are still to come.
     coming: VecDeque<Vec<u8>>,
     told: Told,
+    /// Hashes that the guest has asked for.
+    asked: HashKinds,
     digest: Digest,
 }
 
@@ -107,6 +111,7 @@ impl World {
             whole: shape & 32 != 0,
             coming: VecDeque::new(),
             told: Told::Nothing,
+            asked: HashKinds::empty(),
             digest: Digest::new(),
         }
     }
@@ -125,7 +130,10 @@ impl World {
         let (room, coming, digest) = (&mut self.room, &mut self.coming, &mut self.digest);
         let (honest, told) = (self.host.honest, self.told);
         let (guest, whole) = (&self.guest, self.whole);
+        let asked = self.asked;
         let take = |parcel: &mut memory::Parcel<'_>, arrived: Arrived| {
+            let hash = arrived.hash();
+            assert!(hash.is_none_or(|hash| asked.contains(hash.kind)));
             assert!(
                 told == Told::Ready || !over,
                 "a frame from a NIC that is over"
@@ -276,8 +284,23 @@ impl World {
                     _ => self.arena.poke(offset, &value.to_le_bytes()),
                 }
             }
-            _ => self.turns(usize::from(input.u8() & 15)),
+            _ => {
+                let many = input.u8();
+                if many & 0x80 != 0 {
+                    self.ask_hash(many);
+                }
+                self.turns(usize::from(many & 15));
+            }
         }
+    }
+
+    /// The guest asks for other hashes, or for none.
+    fn ask_hash(&mut self, bits: u8) {
+        self.asked = HashKinds::from_bits(bits >> 2);
+        self.nic.set_hash(Some(HashRequest {
+            kinds: self.asked,
+            key: [bits; HASH_KEY],
+        }));
     }
 
     /// The host has a frame for the guest that it has joined of segments, or has when
@@ -311,9 +334,13 @@ impl World {
         let mut frames = Vec::new();
         for _ in 0..=input.u8() & 7 {
             let len = 14 + input.below(1505);
-            let mut frame = vec![input.u8(); len];
+            let filler = input.u8();
+            let mut frame = vec![filler; len];
             frame[..6].copy_from_slice(&MAC);
-            ranges.push(self.host.slot(&Host::packet(&frame, &[(ppi::CHECKSUM, 0)])));
+            if filler & 1 != 0 {
+                frame[12..14].copy_from_slice(&[8, 0]);
+            }
+            ranges.push(self.host.slot(&Host::packet(&frame, &INFORMATION)));
             frames.push(frame);
         }
         let lied = self.host.lie.is_some();
@@ -419,6 +446,7 @@ impl World {
         (self.nic, self.channel) = (nic, channel);
         self.host = Host::new(&self.arena);
         self.told = Told::Nothing;
+        self.asked = HashKinds::empty();
         self.coming.clear();
         self.room = usize::MAX;
     }

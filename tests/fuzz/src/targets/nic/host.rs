@@ -4,7 +4,7 @@
 use crate::Input;
 use crate::memory::Arena;
 use abi::nvsp::{self, message, status};
-use abi::rndis::{self, offload_parameter, oid};
+use abi::rndis::{self, hash, offload_parameter, oid, ppi};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use zerocopy::IntoBytes;
@@ -26,6 +26,14 @@ pub const SECTION: usize = 6144;
 pub const SECTIONS: usize = 14;
 pub const SEND_PAGES: usize = SECTION * SECTIONS / PAGE;
 pub const PAGES: usize = SEND + SEND_PAGES;
+
+/// A hash, whoever asked for it; what it is of stands where a lie can be.
+pub const HASH: [(u32, u32); 2] = [
+    (ppi::HASH_INFO, hash::TOEPLITZ | hash::TCP_IPV4),
+    (ppi::HASH_VALUE, 0xfeed_f00d),
+];
+/// What is said about a frame.
+pub const INFORMATION: [(u32, u32); 3] = [HASH[0], HASH[1], (ppi::CHECKSUM, 0)];
 
 /// A packet of the NIC.
 #[derive(Clone, Debug)]
