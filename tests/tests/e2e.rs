@@ -161,6 +161,8 @@ fn linux_uses_the_network(version: &str) {
     assert!(run.ok, "{}", run.error);
     audited_as_judged(&std::fs::read(&trace).unwrap(), &run.report);
     whole_and_clean(&run.report, "virtio_net");
+    // The host makes hashes, so the card offers them, and Linux takes them.
+    assert_eq!(run.report["guest"]["sees"]["nic-hash-report"], "yes");
 }
 
 fn whole_and_clean(report: &Value, driver: &str) {
@@ -226,6 +228,7 @@ fn debian_6_1_drives_an_82574l() {
     assert_eq!(sees["nic-pci"], "0x8086:0x10d3");
     // Receive, transmit, all else: the driver found MSI-X to its taste.
     assert_eq!(sees["nic-msix-vectors"], "3");
+    assert_eq!(sees["nic-hash-report"], "no");
 }
 
 /// Several processors: each has its queue of the card, its lane and its channel, and

@@ -4,7 +4,7 @@ use super::{BASE, frame, tcp};
 use crate::test_support::{DRIVER_RAM, HostCpu, NetDriver, Ram, VECTORS, config};
 use crate::{Machine, MachineConfig, NoBuffer};
 use abi::virtio::{feature, net, pci::common, queue};
-use memory::Parcel;
+use memory::{GuestMemory, Parcel};
 use std::vec::Vec;
 use validate::frame::{Arrived, FlowHash, HashKind, HashKinds, HashRequest, Headers};
 
@@ -193,6 +193,24 @@ fn v_5_1_6_2_the_header_of_sent_frames_is_as_long() {
         task.kind(),
         validate::frame::TaskKind::Segments(_, 1000)
     ));
+    // Split, the hash's fields among the pieces.
+    assert!(driver.send_with(&mut machine, &ram, &header, &sent));
+    let (desc, avail, _) = driver.rings(net::QUEUE_TX);
+    let slot = ram.get::<2>(avail + queue::IDX_OFFSET) - 1;
+    let head = ram.get::<2>(avail + queue::RING_OFFSET + 2 * slot);
+    let address = ram.get::<8>(desc + 16 * head);
+    let cuts = [0, 11, 12, 17, 30, 20 + sent.len() as u64];
+    for (index, cut) in (0..).zip(cuts.windows(2)) {
+        let at = desc + 16 * if index == 0 { head } else { 100 + index };
+        ram.set::<8>(at, address + cut[0]);
+        ram.set::<4>(at + 8, cut[1] - cut[0]);
+        let more = index + 2 != cuts.len() as u64;
+        ram.set::<2>(at + 12, u64::from(more) * u64::from(queue::DESC_NEXT));
+        ram.set::<2>(at + 14, 101 + index);
+    }
+    buf.fill(0);
+    let (len, _) = machine.take_frame(&ram, &mut buf).unwrap();
+    assert_eq!(buf[..len], sent);
     // The shortest frame, and one that is none: 20 bytes of header and 13.
     for (len, taken) in [(14, Some(14)), (13, None)] {
         assert!(driver.send(&mut machine, &ram, &frame(len, 1)));
@@ -238,6 +256,42 @@ fn v_5_1_6_5_6_4_the_driver_says_how_hashes_are_made() {
     assert!(machine.take_nic_events().hash_changed);
     assert_eq!(machine.hash_request(), None);
     assert_eq!(machine.counters().nic_broken, 0);
+}
+
+/// As Linux lays it out (`virtnet_commit_rss_command`): head, types and two fields of no
+/// meaning here, another one, another with the key's length, key, answer.
+#[test]
+fn v_5_1_6_5_6_4_the_command_may_be_split_anywhere() {
+    let (mut machine, ram, mut driver) = set_up();
+    ask(&mut machine, &ram, &mut driver, 1);
+    let before = machine.hash_request().unwrap();
+    let bytes = command(ALL_TYPES, 40, &key(40));
+    let (desc, avail, used) = driver.rings(2);
+    let mut at = 0x1000;
+    ram.write(at, &bytes).unwrap();
+    let lens = [2, 8, 2, 3, 40, 1];
+    for (index, len) in (0..).zip(lens) {
+        ram.set::<8>(desc + 16 * index, at);
+        ram.set::<4>(desc + 16 * index + 8, len);
+        let flags = match index {
+            5 => queue::DESC_WRITE,
+            _ => queue::DESC_NEXT,
+        };
+        ram.set::<2>(desc + 16 * index + 12, flags.into());
+        ram.set::<2>(desc + 16 * index + 14, index + 1);
+        at += len;
+    }
+    assert_eq!(at, 0x1000 + bytes.len() as u64 + 1);
+    ram.set::<1>(at - 1, 0xaa);
+    ram.set::<2>(avail + queue::RING_OFFSET + 2, 0);
+    ram.set::<2>(avail + queue::IDX_OFFSET, 2);
+    machine.mmio_write(driver.bar() + 0x3000 + 8, 2, 2, 0);
+    machine.serve_nic(&ram);
+    assert_eq!(ram.get::<2>(used + queue::IDX_OFFSET), 2);
+    assert_eq!(ram.get::<1>(at - 1), net::CTRL_OK.into());
+    let after = machine.hash_request().unwrap();
+    assert_eq!(after.kinds, HashKinds::of(|_| true));
+    assert_eq!(after.key, before.key);
 }
 
 /// What the driver may not ask for changes nothing.
