@@ -127,7 +127,14 @@ impl<M: SharedMemory> Nic<M> {
         let send = self.send.view(send, index, lanes);
         let requests = Requests::for_sections(self.config.seed, index, send.own_sections());
         let receive = self.receive.view(receive, self.config.coalescing);
-        let mut nic = Nic::unstarted(self.config, index, receive, send, requests);
+        let mut nic = Nic::unstarted(
+            self.config,
+            index,
+            receive,
+            send,
+            requests,
+            self.spread.of_lane(),
+        );
         nic.phase = Phase::Ready;
         nic.entered = now;
         nic.next_scan = now.saturating_add(limits::DEADLINE_SCAN);
@@ -138,7 +145,6 @@ impl<M: SharedMemory> Nic<M> {
         // It is not told when that is switched on.
         nic.coalesce.expected = self.may_coalesce();
         nic.subs.granted = self.subs.granted;
-        nic.spread = self.spread.of_lane();
         Ok(Lane { nic })
     }
 

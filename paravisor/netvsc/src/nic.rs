@@ -185,7 +185,8 @@ impl<M: SharedMemory> Nic<M> {
         let send = SendBuffer::new(send)?;
         let requests = Requests::new(config.seed, 0);
         let receive = ReceiveBuffer::new(receive);
-        Ok(Nic::unstarted(config, 0, receive, send, requests))
+        let spread = Spread::new();
+        Ok(Nic::unstarted(config, 0, receive, send, requests, spread))
     }
 
     pub(crate) fn unstarted(
@@ -194,12 +195,13 @@ impl<M: SharedMemory> Nic<M> {
         receive: ReceiveBuffer<M>,
         send: SendBuffer<M>,
         requests: Requests,
+        spread: Spread,
     ) -> Nic<M> {
         Nic {
             config,
             index,
             subs: Subs::default(),
-            spread: Spread::default(),
+            spread,
             coalesce: Coalesce::default(),
             phase: Phase::Idle,
             sent: false,

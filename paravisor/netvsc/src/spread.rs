@@ -27,7 +27,6 @@ const PRIMARY: u64 = 1;
 const REQUEST: Request = Request::Set(oid::RECEIVE_SCALE_PARAMETERS);
 
 /// What the host is told about frames for the guest.
-#[derive(Default)]
 pub(crate) struct Spread {
     /// Over these channels, one bit each; 0: over the primary alone.
     channels: u64,
@@ -59,10 +58,9 @@ enum Step {
 }
 
 /// The host's own state, as far as is known.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 enum Host {
     /// Scaling is off.
-    #[default]
     Off,
     /// It hashes these, with this key.
     On(HashRequest),
@@ -71,11 +69,26 @@ enum Host {
 }
 
 impl Spread {
+    /// Of a NIC that has said nothing.
+    pub fn new() -> Spread {
+        Spread::with(Arc::new(AtomicU8::new(0)))
+    }
+
     /// For a lane: it is told by its NIC what the host agreed to.
     pub fn of_lane(&self) -> Spread {
+        Spread::with(self.standing.clone())
+    }
+
+    fn with(standing: Arc<AtomicU8>) -> Spread {
         Spread {
-            standing: self.standing.clone(),
-            ..Spread::default()
+            channels: 0,
+            asked: None,
+            refused: false,
+            due: false,
+            step: Step::Idle,
+            agreed: false,
+            host: Host::Off,
+            standing,
         }
     }
 
