@@ -42,16 +42,7 @@ pub(super) fn offered(flags: u32) -> HashKinds {
 
 /// The hash beside a frame, if it is one of those that were asked for and the frame's
 /// head, as far as that is judged, is of the same version of IP.
-pub(super) fn beside(
-    frame: &[u8],
-    value: Option<u32>,
-    info: Option<u32>,
-    asked: HashKinds,
-) -> Option<FlowHash> {
-    if asked.is_empty() {
-        return None;
-    }
-    let (value, info) = (value?, info?);
+pub(super) fn beside(frame: &[u8], value: u32, info: u32, asked: HashKinds) -> Option<FlowHash> {
     if info & hash::FUNCTION_MASK != hash::TOEPLITZ {
         return None;
     }

@@ -74,7 +74,8 @@ pub struct Packet<'a> {
     checksum: Checksum,
     vlan: Option<u16>,
     hash: Option<u32>,
-    hash_info: Option<u32>,
+    /// What the hash was made of; 0 says nothing.
+    hash_info: u32,
     fragment: Option<Flags>,
 }
 
@@ -124,8 +125,12 @@ impl<'a> Packet<'a> {
     /// The same for a guest that has asked for hashes of these kinds. One of another
     /// kind, of none that is known, or of a frame that is not of its version of IP is
     /// none (RND-27).
+    #[inline]
     pub fn flow_hash(&self, asked: HashKinds) -> Option<FlowHash> {
-        hash::beside(self.frame, self.hash, self.hash_info, asked)
+        match asked.is_empty() {
+            true => None,
+            false => hash::beside(self.frame, self.hash?, self.hash_info, asked),
+        }
     }
 }
 
@@ -237,7 +242,7 @@ pub(super) fn judge<'a>(
         checksum: Checksum::default(),
         vlan: None,
         hash: None,
-        hash_info: None,
+        hash_info: 0,
         fragment: None,
     };
     if let Some(information) = information {
@@ -359,7 +364,7 @@ fn walk(
                 packet.vlan = Some(judge_vlan(value, at, context)?);
             }
             ppi::HASH_VALUE => packet.hash = Some(element.value()?.0),
-            ppi::HASH_INFO => packet.hash_info = Some(element.value()?.0),
+            ppi::HASH_INFO => packet.hash_info = element.value()?.0,
             ppi::PACKET_ID => {
                 // Version, flags and id in one word, in this order.
                 let (value, at) = element.value()?;
