@@ -8,6 +8,7 @@ use memory::Purpose;
 use paravisor_core::account::Account;
 use paravisor_core::uplink::{Standing, ring_pages};
 use validate::Rule;
+use validate::frame::{FlowHash, HashKind, HashRequest};
 use world::World;
 
 const UP: Standing = Standing::Ready { link: true };
@@ -180,6 +181,44 @@ fn a_nic_that_goes_calls_its_lanes_home() {
         assert!(on.iter().all(|count| *count > 10), "{on:?}");
     }
     assert_eq!(world.others[1].worker.relayed().tx_dropped_no_nic, 3);
+    clean(&world);
+}
+
+/// Traffic on all channels: whether all frames had a hash of that kind, or none had one.
+fn hashed(world: &mut World, kind: Option<HashKind>) {
+    traffic(world, 200);
+    let devices = world.others.iter_mut().map(|other| &mut other.device);
+    for device in [&mut world.device].into_iter().chain(devices) {
+        let seen: Vec<_> = device.hashes.drain(..).collect();
+        assert!(seen.len() > 10);
+        let kinds = |seen: &Option<FlowHash>| seen.map(|hash| hash.kind);
+        assert!(seen.iter().all(|seen| kinds(seen) == kind), "{seen:?}");
+    }
+}
+
+/// What the guest asks of the host holds on every VP, and for the next NIC, too.
+#[test]
+fn the_guests_hash_on_each_vp() {
+    let mut world = up(4);
+    let kinds = world.uplink.offers_hash();
+    assert!(kinds.contains(HashKind::TcpIpv4));
+    hashed(&mut world, None);
+    let asked = HashRequest {
+        kinds,
+        key: [0x5a; 40],
+    };
+    world.uplink.set_hash(Some(asked));
+    world.turns(20);
+    hashed(&mut world, Some(HashKind::TcpIpv4));
+    world.below.0.borrow_mut().rescind_nic();
+    world.turns(40);
+    assert!(world.uplink.offers_hash().is_empty(), "there is no NIC");
+    world.below.0.borrow_mut().offer_nic();
+    settle(&mut world, 3);
+    hashed(&mut world, Some(HashKind::TcpIpv4));
+    world.uplink.set_hash(None);
+    world.turns(20);
+    hashed(&mut world, None);
     clean(&world);
 }
 

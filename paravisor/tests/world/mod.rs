@@ -12,7 +12,7 @@ use hostkit::hv::NoHook;
 use hostkit::mem::{MemoryFault, VmMemory};
 use hostkit::{Machine, MachineConfig};
 use memory::doubles::PlainShared;
-use memory::{Backing, Purpose, ShareFailed, SharedMemory, SharedPool};
+use memory::{Backing, Parcel, Purpose, ShareFailed, SharedMemory, SharedPool};
 use paravisor_core::audit::Finding;
 use paravisor_core::lanes::{Hub, Worker};
 use paravisor_core::run::{End, Reason};
@@ -24,6 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
+use validate::frame::{Arrived, FlowHash};
 use vmbus::Target;
 
 pub const FIRST_PFN: u64 = 0x8801;
@@ -241,6 +242,8 @@ impl Platform for Below {
 pub struct Device {
     pub out: VecDeque<Vec<u8>>,
     pub received: Vec<Vec<u8>>,
+    /// The hashes of these.
+    pub hashes: Vec<Option<FlowHash>>,
     pub link: Vec<bool>,
 }
 
@@ -253,6 +256,10 @@ impl NetDevice for Device {
     fn deliver_rx(&mut self, frame: &[u8]) -> Result<(), NoBuffer> {
         side(false, || self.received.push(frame.to_vec()));
         Ok(())
+    }
+    fn deliver(&mut self, parcel: &mut Parcel<'_>, arrived: Arrived) -> Result<(), NoBuffer> {
+        side(false, || self.hashes.push(arrived.hash()));
+        self.deliver_rx(parcel.head())
     }
     fn publish(&mut self) {}
     fn set_link(&mut self, up: bool) {

@@ -3,9 +3,11 @@
 
 use crate::memory::{GuestRam, Race};
 use crate::{Digest, Input};
+use abi::virtio::feature;
 use devices::test_support::{HostCpu, NetDriver, Ram, config};
 use devices::{Machine, MachineConfig};
-use memory::GuestMemory;
+use memory::{GuestMemory, Parcel};
+use validate::frame::{Arrived, FlowHash, HashKind, HashKinds};
 
 /// Where the driver puts its rings.
 const BASE: u64 = 0x1_0000;
@@ -23,6 +25,7 @@ pub fn body(data: &[u8]) -> u64 {
     let mut digest = Digest::new();
     let shape = input.u8();
     let several = shape & 4 != 0;
+    let hashes = shape & 0x40 != 0;
     let (pairs, pages) = if several {
         (2, PAGES[1])
     } else {
@@ -32,6 +35,7 @@ pub fn body(data: &[u8]) -> u64 {
         &MachineConfig {
             processors: pairs as u8,
             queue_pairs: pairs,
+            hash: HashKinds::of(|_| hashes),
             ..config()
         },
         &HostCpu,
@@ -47,6 +51,8 @@ pub fn body(data: &[u8]) -> u64 {
     // empty, so that ours starts with the same bytes.
     let small = Ram::new(pages * 4096);
     let driver = NetDriver::start_pairs(&mut machines[0], &small, BASE, wanted, pairs);
+    let agreed = driver.features & feature::NET_HASH_REPORT != 0;
+    let queues = 2 * pairs + u16::from(several || agreed);
     let ram = GuestRam::new(pages);
     ram.spoil(shape & 2 != 0);
     let mut buffer = vec![0; validate::frame::MAX_SEGMENTED];
@@ -56,9 +62,9 @@ pub fn body(data: &[u8]) -> u64 {
             break;
         }
         // The last one is the control queue.
-        let queue = u16::from(input.u8()) % if several { 5 } else { 2 };
-        let control = queue == 4;
-        let machine = &mut machines[usize::from(queue % 4 / 2)];
+        let queue = u16::from(input.u8()) % queues;
+        let control = queue == 2 * pairs;
+        let machine = &mut machines[usize::from(if control { 0 } else { queue / 2 })];
         let (desc, ring, used) = driver.rings(queue);
         let before = ram.arena().accesses();
         match input.u8() % 12 {
@@ -97,6 +103,9 @@ pub fn body(data: &[u8]) -> u64 {
                 let in_use = machine.queue_pairs_in_use();
                 assert!((1..=pairs).contains(&in_use));
                 digest.number(in_use.into());
+                let asked = machine.hash_request();
+                assert!(agreed || asked.is_none());
+                digest.debug(&asked);
             }
             7 => {
                 let taken = machine.take_frame(&ram, &mut buffer);
@@ -112,7 +121,14 @@ pub fn body(data: &[u8]) -> u64 {
             }
             8 => {
                 let frame = vec![0x5a; 14 + input.below(1505)];
-                digest.debug(&machine.deliver_rx(&ram, &frame));
+                let hash = hashes.then(|| FlowHash {
+                    value: input.word(),
+                    kind: HashKind::ALL[input.below(6)],
+                });
+                let arrived = Arrived::default().with_hash(hash);
+                let mut parcel = Parcel::private(&frame);
+                digest.debug(&machine.deliver(&ram, &mut parcel, arrived));
+                machine.publish(&ram);
             }
             9 => {
                 let offset = u64::from(input.u8() & 0x3f);
