@@ -116,3 +116,34 @@ fn the_guest_gets_the_hashes_that_it_asks_for() {
     assert!(counters.validation.violations().next().is_none());
     assert_eq!(chain.machine.counters().tx_dropped, 0);
 }
+
+/// Segments that the host joins have the hash of the first, which is that of all.
+#[test]
+fn joined_segments_have_the_hash_of_their_flow() {
+    let mut chain = Chain::<NetDriver>::new();
+    chain.nic.coalesce(chain.machine.takes_joined());
+    chain.ask(1 << 1, &KEY);
+    let mut seen = Vec::new();
+    for count in [1, 3] {
+        let sent = super::joined::segments(chain.mac, count, 100);
+        for frame in &sent {
+            assert!(chain.driver.send(&mut chain.machine, &chain.ram, frame));
+        }
+        let mut got = Vec::new();
+        for _ in 0..20 {
+            chain.turn();
+            let next = || chain.driver.receive_with_hash(&chain.ram);
+            got.extend(core::iter::from_fn(next));
+        }
+        chain.driver.fill_rx(&mut chain.machine, &chain.ram);
+        chain.driver.reap_tx(&chain.ram);
+        let [(_, hash, frame)] = &got[..] else {
+            panic!("{} frames", got.len())
+        };
+        assert_eq!(frame.len(), 54 + count * 100);
+        seen.push(hash.unwrap());
+    }
+    assert_eq!(seen[0].1, net::HASH_REPORT_TCPV4);
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(chain.nic.counters().rx_coalesced, 1);
+}

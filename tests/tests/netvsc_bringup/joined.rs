@@ -8,7 +8,7 @@ use validate::frame::{Headers, fold, sum};
 const HEADERS: usize = 54;
 
 /// Segments of one flow, finished.
-fn segments(mac: [u8; 6], count: usize, payload: usize) -> Vec<Vec<u8>> {
+pub fn segments(mac: [u8; 6], count: usize, payload: usize) -> Vec<Vec<u8>> {
     let segment = |n: usize| {
         let mut frame = vec![0; HEADERS];
         frame[..6].copy_from_slice(&mac);
