@@ -1,6 +1,6 @@
 //! Segments of TCP that the host has joined: the fragments of one frame, one a range.
 
-use super::host::{Host, MAC};
+use super::host::{HASH, Host, MAC};
 use crate::Input;
 use abi::rndis::{checksum, packet_id, ppi};
 use validate::frame::{Headers, Network};
@@ -85,7 +85,8 @@ fn fragment(part: &[u8], flags: u8, id: u16) -> Vec<u8> {
     let [low, high] = id.to_le_bytes();
     let sums = checksum::RX_TCP_SUCCEEDED | checksum::RX_IP_SUCCEEDED;
     let place = u32::from_le_bytes([1, flags, low, high]);
-    Host::packet(part, &[(ppi::CHECKSUM, sums), (ppi::PACKET_ID, place)])
+    let own = [(ppi::CHECKSUM, sums), (ppi::PACKET_ID, place)];
+    Host::packet(part, &[HASH, own].concat())
 }
 
 /// Clears the sums of a frame that was joined, which are not the host's.
