@@ -411,8 +411,8 @@ enum Found {
 }
 
 impl Room {
-    /// Walks chains until header and frame of these lengths fit; each descriptor is fetched once. If
-    /// they do not, the chains still belong to the device: none was taken.
+    /// Walks chains until header and frame of these lengths fit; each descriptor is fetched
+    /// once. If they do not, the chains still belong to the device: none was taken.
     fn find(
         &mut self,
         queue: &mut Queue,
