@@ -27,7 +27,7 @@ pub struct Options {
     pub beat: Option<u64>,
     /// `digest=HEX`: refuse an image with another launch digest.
     pub digest: Option<&'static str>,
-    /// `vps=4`: virtual processors, as many as QEMU has (`-smp`).
+    /// `vps=4`: virtual processors. QEMU has one processor more (`-smp 5`), but for one.
     pub vps: usize,
     /// `selftest`, `selftest=leak`, `selftest=vps` or `selftest=cores`: the rig's own
     /// tests in place of an image.
@@ -90,7 +90,7 @@ fn one(options: &mut Options, word: &'static str) -> Option<()> {
             options.beat = Some(seconds.parse().ok().filter(|seconds| *seconds != 0)?);
         }
         Some(("vps", count)) => {
-            let known = 1..=crate::metal::smp::MAX_CORES;
+            let known = 1..=crate::metal::smp::MAX_VPS;
             options.vps = count.parse().ok().filter(|vps| known.contains(vps))?;
         }
         Some(("digest", hex)) if hex.len() == 96 => options.digest = Some(hex),

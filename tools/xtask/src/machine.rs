@@ -61,7 +61,7 @@ pub struct Extras {
     pub files: Vec<(&'static str, PathBuf)>,
     /// The boot file that DHCP names: a word for the guest that no image measures.
     pub boot_file: Option<String>,
-    /// Processors of the QEMU machine; 0 is the usual one.
+    /// Processors that run guests; 0 is the usual one.
     pub cpus: u32,
     /// QEMU's card; the rig drives virtio's.
     pub nic: Nic,
@@ -154,7 +154,11 @@ fn arguments(boot: &Boot, socket: &Path) -> Vec<OsString> {
     let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
     add(&["-M", "q35", "-cpu", "EPYC,phys-bits=48"]);
     // Several processors run at the same time or not at all as they would on hardware.
-    let cpus = boot.extras.cpus.max(1);
+    // The rig leaves the first of several alone (its module `cpu` says why).
+    let cpus = match boot.extras.cpus.max(1) {
+        several @ 2.. if boot.rig => several + 1,
+        cpus => cpus,
+    };
     let accel = if cpus > 1 { "tcg,thread=multi" } else { "tcg" };
     let cpus = cpus.to_string();
     add(&["-accel", accel]);

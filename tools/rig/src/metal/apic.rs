@@ -3,6 +3,7 @@
 
 use super::idt::{KICK_VECTOR, PCI_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
 use super::io::outb;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 const LAPIC: u64 = 0xfee0_0000;
 const IOAPIC: u64 = 0xfec0_0000;
@@ -88,9 +89,24 @@ pub fn kick(core: u8) {
     send(core, u32::from(KICK_VECTOR));
 }
 
+/// The core that the PCI lines interrupt.
+static PCI_CORE: AtomicU8 = AtomicU8::new(0);
+
+/// Lets the PCI lines interrupt `core` from now on: they must be masked, and from then
+/// on that core alone may touch the I/O APIC.
+pub fn route_pci(core: u8) {
+    PCI_CORE.store(core, Ordering::SeqCst);
+}
+
+/// Whether the PCI lines interrupt `core`.
+pub fn has_pci(core: usize) -> bool {
+    usize::from(PCI_CORE.load(Ordering::SeqCst)) == core
+}
+
 fn redirect(line: u32, low: u32) {
+    let core = u32::from(PCI_CORE.load(Ordering::SeqCst));
     write(IOAPIC, 0, 0x10 + 2 * line + 1);
-    write(IOAPIC, 0x10, 0);
+    write(IOAPIC, 0x10, core << 24);
     write(IOAPIC, 0, 0x10 + 2 * line);
     write(IOAPIC, 0x10, low);
 }

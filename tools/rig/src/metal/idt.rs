@@ -48,11 +48,11 @@ pub fn kicked(core: usize) -> bool {
         .is_some_and(|kick| kick.load(Ordering::SeqCst))
 }
 
-/// Whether something waits for `core`. PCI lines go to the first one.
+/// Whether something waits for `core`.
 pub fn pending(core: usize) -> bool {
     let timer = TIMERS.get(core);
     timer.is_some_and(|timer| timer.load(Ordering::Relaxed))
-        || core == 0 && PCI.load(Ordering::Relaxed)
+        || apic::has_pci(core) && PCI.load(Ordering::Relaxed)
         || kicked(core)
 }
 

@@ -12,11 +12,13 @@ use super::clock::Clock;
 use super::memory::Frames;
 use super::{apic, idt};
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
 
-/// Most cores that are woken.
-pub const MAX_CORES: usize = 64;
+/// Most virtual processors.
+pub const MAX_VPS: usize = 64;
+/// Most cores: one for each VP, and the one that boots.
+pub const MAX_CORES: usize = MAX_VPS + 1;
 /// Pages of a woken core's stack: the whole host side may run on it.
 const STACK_PAGES: u64 = 64;
 /// Pages below 1 MiB at which a core may begin, if nothing of QEMU's lies there.
@@ -31,8 +33,8 @@ pub type Entry = fn(usize) -> !;
 
 /// Stack of the core that is being woken.
 static STACK: AtomicU64 = AtomicU64::new(0);
-/// Cores that have said their first word, by bits.
-static ONLINE: AtomicU64 = AtomicU64::new(1);
+/// By core: it has said its first word.
+static ONLINE: [AtomicBool; MAX_CORES] = [const { AtomicBool::new(false) }; MAX_CORES];
 static ENTRY: Mutex<Option<Entry>> = Mutex::new(None);
 
 global_asm!(
@@ -106,7 +108,9 @@ extern "C" fn core_main() -> ! {
     apic::init_core();
     let entry = *ENTRY.lock();
     let index = index();
-    ONLINE.fetch_or(1 << index, Ordering::SeqCst);
+    if let Some(online) = ONLINE.get(index) {
+        online.store(true, Ordering::SeqCst);
+    }
     match entry {
         Some(entry) => entry(index),
         None => park(),
@@ -154,7 +158,7 @@ pub fn wait(clock: &Clock, time: u64, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Wakes cores 1 to `count` - 1, which must be QEMU's whole number (`-smp`).
+/// Wakes cores 1 to `count` - 1, of which QEMU must have as many (`-smp`).
 pub fn start(
     boot: &Boot,
     clock: &Clock,
@@ -174,15 +178,14 @@ pub fn start(
         let len = (&raw const core_trampoline_end as usize) - (from as usize);
         core::ptr::copy_nonoverlapping(from, page as *mut u8, len);
     }
-    for index in 1..count {
+    for (index, online) in ONLINE.iter().enumerate().take(count).skip(1) {
         let stack = frames.take(STACK_PAGES).ok_or("no frames for a stack")?;
         STACK.store(stack + STACK_PAGES * 4096, Ordering::SeqCst);
         apic::send_init(index as u8);
         wait(clock, SETTLE, || false);
         apic::send_start(index as u8, (page >> 12) as u8);
-        let online = || ONLINE.load(Ordering::SeqCst) >> index & 1 != 0;
-        if !wait(clock, PATIENCE, online) {
-            return Err("a core did not come up: QEMU's -smp must say as many as vps=");
+        if !wait(clock, PATIENCE, || online.load(Ordering::SeqCst)) {
+            return Err("a core did not come up: QEMU's -smp must say one more than vps=");
         }
     }
     Ok(())

@@ -62,7 +62,7 @@ impl Turn<'_> {
         let index = self.vp.index;
         loop {
             // Whatever the kick was for was left behind the lock before.
-            idt::take_kick(index);
+            idt::take_kick(cpu::core_of(index));
             match self.vm.vps[index].life {
                 Life::Off | Life::Stopped => return Ok(self.sleep()),
                 Life::Starting(gfn) => self.begin(gfn)?,
@@ -146,8 +146,8 @@ impl Turn<'_> {
 
     /// Gives the host side its turn where it has something to do.
     fn serve_host(&mut self) -> Result<(), End> {
-        let timer = idt::take_timer(self.vp.index);
-        // The lines go to the first core, which alone may touch the I/O APIC.
+        let timer = idt::take_timer(cpu::core_of(self.vp.index));
+        // The lines go to the core of VP 0, which alone may touch the I/O APIC.
         let pci = self.vp.index == 0 && idt::take_pci();
         let now = self.vm.clock.now();
         if timer || pci || self.vm.host.wants_turn || now >= self.vm.host.deadline {
