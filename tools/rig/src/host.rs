@@ -230,6 +230,7 @@ impl Host {
                 ("waiting", card.waiting),
                 ("received", card.received),
                 ("dropped", card.dropped),
+                ("interrupts", card.interrupts),
             ] {
                 count("card", format_args!("{key}"), value);
             }

@@ -17,7 +17,8 @@ pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// By core: its timer has fired.
 static TIMERS: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
-static PCI: AtomicBool = AtomicBool::new(false);
+/// Set at the start: the first look lets the lines through.
+static PCI: AtomicBool = AtomicBool::new(true);
 /// By core: somebody wants it to look up.
 static KICKS: [AtomicBool; smp::MAX_CORES] = [const { AtomicBool::new(false) }; smp::MAX_CORES];
 
@@ -28,8 +29,8 @@ pub fn take_timer(core: usize) -> bool {
         .is_some_and(|timer| timer.swap(false, Ordering::Relaxed))
 }
 
-/// Whether a PCI line was raised since the last call. The lines are masked until
-/// [`apic::unmask_pci`].
+/// Whether a PCI line was raised since the last call, or this is the first. The lines
+/// are masked until [`apic::unmask_pci`].
 pub fn take_pci() -> bool {
     PCI.swap(false, Ordering::Relaxed)
 }
